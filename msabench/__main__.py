@@ -1,0 +1,195 @@
+"""The command ``msabench``: hands each verb to the function that does it.
+
+Training verbs go to Lightning's command line; all others are plain functions with typed arguments, imported only when
+called, so that listing and tables do not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from msabench import __version__
+from msabench.errors import MSABenchError, one_of
+
+TRAINING_VERBS = {
+    "fit": "train one method: msabench fit --config configs/umdf_mosei.yaml",
+    "validate": "evaluate a checkpoint on the validation split",
+    "test": "evaluate a checkpoint on every cell of the grid, as Lightning does",
+    "predict": "write a checkpoint's test predictions for every cell of the grid",
+}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb that is a plain function.
+
+    Attributes:
+        target: ``module:function``.
+        help: One line for the overview.
+    """
+
+    target: str
+    help: str
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
+        module, _, name = self.target.partition(":")
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return function
+
+
+VERBS = {
+    "evaluate": Verb("msabench.evaluation.command:evaluate", "evaluate a checkpoint over a grid and store records"),
+    "run": Verb("msabench.runner.command:run", "run every job of a suite that the store does not have yet"),
+    "table": Verb("msabench.tables.command:table", "print result tables, or what the store holds"),
+    "regress": Verb("msabench.regression:regress", "train every method briefly and compare F1 with the record"),
+    "methods": Verb("msabench.listing:methods", "list the methods"),
+    "suites": Verb("msabench.runner.command:suites", "list the suites and their jobs"),
+    "data list": Verb("msabench.data.commands:data_list", "list corpora, feature files, and what is here"),
+    "data fetch": Verb("msabench.data.commands:data_fetch", "download a corpus, or say how to get it"),
+    "data convert": Verb("msabench.data.commands:data_convert", "convert a feature file into the fast store"),
+    "data verify": Verb("msabench.data.commands:data_verify", "check a feature file thoroughly"),
+    "data describe": Verb("msabench.data.probe:data_describe", "sizes, label shares and what a ridge probe reaches"),
+}
+
+
+def overview() -> str:
+    """The text of ``msabench --help``."""
+    rows = [*TRAINING_VERBS.items(), *((name, verb.help) for name, verb in VERBS.items())]
+    lines = "\n".join(f"  {name:<15}{text}" for name, text in rows)
+    return (
+        f"msabench {__version__}: multimodal sentiment analysis with missing modalities\n\n"
+        f"usage: msabench VERB [options]   (msabench VERB --help for its options)\n\n{lines}\n\n"
+        "  --debug        show the traceback of an error\n  --version      print the version"
+    )
+
+
+def dispatch(words: list[str]) -> int:
+    """Run one command line.
+
+    Args:
+        words: The words after ``msabench``.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        MSABenchError: The verb or one of its arguments is not allowed.
+    """
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    if words[0] in TRAINING_VERBS:
+        from msabench.cli import main as training_main
+
+        return training_main(words)
+    if words[0] == "data" and (len(words) == 1 or words[1] in ("-h", "--help")):
+        print("\n".join(f"msabench {name:<15}{verb.help}" for name, verb in VERBS.items() if name.startswith("data ")))
+        return 0
+    name, rest = (" ".join(words[:2]), words[2:]) if words[0] == "data" else (words[0], words[1:])
+    if name not in VERBS:
+        raise one_of("verb", name, [*TRAINING_VERBS, *VERBS])
+    return _call(name, VERBS[name], rest)
+
+
+def _call(name: str, verb: Verb, words: list[str]) -> int:
+    from jsonargparse import ArgumentParser
+
+    function = verb.load()
+    parser = ArgumentParser(prog=f"msabench {name}", description=verb.help, exit_on_error=False)
+    lists = _list_options(function)
+    for option, (default, text) in lists.items():
+        # A list[str] parameter would want JSON on the command line; a plain nargs takes words.
+        kind = _item_type(function, option)
+        if default is inspect.Parameter.empty:
+            parser.add_argument(option, nargs="+", type=kind, help=text)
+        else:
+            parser.add_argument(f"--{option}", nargs="+", type=kind, default=default, help=text)
+    for option in _positionals(function) - lists.keys():
+        parser.add_argument(option, type=get_type_hints(function)[option], help=_help_of(function).get(option, ""))
+    parser.add_function_arguments(function, skip={*lists, *_positionals(function)})
+    try:
+        given = parser.parse_args(words)
+    except Exception as error:
+        if type(error).__name__ != "ArgumentError":
+            raise
+        raise MSABenchError(f"msabench {name}: {' '.join(str(error).split())}") from error
+    given = parser.instantiate(given)
+    result = function(**{key: value for key, value in vars(given).items() if not key.startswith("_")})
+    if isinstance(result, str):
+        print(result)
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _list_options(function: Callable[..., Any]) -> dict[str, tuple[Any, str]]:
+    hints, helps = get_type_hints(function), _help_of(function)
+    parameters = inspect.signature(function).parameters
+    return {
+        name: (parameter.default, helps.get(name, ""))
+        for name, parameter in parameters.items()
+        if str(hints[name]).startswith("list[")
+    }
+
+
+def _item_type(function: Callable[..., Any], option: str) -> type:
+    hint = str(get_type_hints(function)[option])
+    return int if hint.startswith("list[int]") else str
+
+
+def _positionals(function: Callable[..., Any]) -> set[str]:
+    if not function.__name__.startswith("data_"):
+        return set()
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty}
+
+
+def _help_of(function: Callable[..., Any]) -> dict[str, str]:
+    from docstring_parser import parse
+
+    return {item.arg_name: item.description or "" for item in parse(function.__doc__ or "").params}
+
+
+def main() -> int:
+    """Entry point of the console script; turns errors into one sentence and an exit code."""
+    words = sys.argv[1:]
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return dispatch(words)
+    except KeyboardInterrupt:
+        print("msabench: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (msabench table | head).
+        sys.stderr.close()
+        return 0
+    except MSABenchError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"msabench: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"msabench: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            print(f"msabench: {type(error).__name__}: {error} (--debug shows the traceback)", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

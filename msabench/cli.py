@@ -1,0 +1,316 @@
+"""Training verbs: fit, validate, test, predict, as Lightning's command line over our two base classes.
+
+``build`` and ``resolve`` give the runner the same objects from the same configs, so that a suite and
+``msabench fit --config ...`` cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+from msabench import registry
+from msabench.data.datamodule import MSADataModule
+from msabench.errors import MSABenchError, one_of
+from msabench.evaluation.evaluate import CellPredictions, Evaluation
+from msabench.evaluation.predictions import write as write_predictions
+from msabench.methods.base import MSAMethod
+from msabench.missingness.patterns import Clips, dropped_share, mask_hash
+
+MONITOR = "val/task"
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 50,
+    "default_root_dir": "runs/fit",
+    # PRLF takes gradients in its forward pass, which inference mode forbids for good.
+    "inference_mode": False,
+    "num_sanity_val_steps": 0,
+    "deterministic": "warn",
+    "enable_model_summary": False,
+}
+
+
+@dataclass
+class Built:
+    """Everything a training needs.
+
+    Attributes:
+        model: The method.
+        datamodule: Its data.
+        trainer: Trainer with checkpoint on ``val/task`` and CSV log.
+        config: Resolved config as plain data.
+    """
+
+    model: MSAMethod
+    datamodule: MSADataModule
+    trainer: pl.Trainer
+    config: dict[str, Any]
+
+
+class KeepBest(ModelCheckpoint):
+    """Keeps ``best.ckpt``: the epoch with the lowest ``val/task``."""
+
+    def __init__(self, dirpath: Path | None = None) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="best",
+            monitor=MONITOR,
+            mode="min",
+            save_top_k=1,
+            enable_version_counter=False,
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save methods without a single optimisation step too; Lightning skips those."""
+        if not self.best_model_path and self.dirpath is not None:
+            self.best_model_path = str(Path(self.dirpath) / "best.ckpt")
+            trainer.save_checkpoint(self.best_model_path)
+
+
+class SavePredictions(BasePredictionWriter):
+    """Writes what ``predict`` predicted to ``predictions.parquet`` in the run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(write_interval="epoch")
+        self.path = folder / "predictions.parquet"
+
+    def write_on_epoch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, predictions: Any, batch_indices: Any
+    ) -> None:
+        """Write all cells' predictions, in the form of the result store."""
+        data: MSADataModule = trainer.datamodule  # type: ignore[attr-defined]
+        by_cell = predictions if len(data.cells) > 1 else [predictions]
+        split = data.corpus.splits["test"]
+        clips = Clips.of(split, data.corpus.padding)
+        entries = []
+        for cell, parts in zip(data.cells, by_cell, strict=True):
+            masks = data.cell_masks(cell, data.mask_seed)
+            seed = data.mask_seed if cell.is_random else None
+            preds = torch.cat(parts).float().cpu().numpy()
+            entries.append(CellPredictions(cell, seed, preds, mask_hash(masks), dropped_share(masks, clips)))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        labels = split.labels.cpu().numpy()
+        write_predictions(self.path, Evaluation(data.corpus.info.metric_set, list(split.ids), labels, entries, 0.0))
+
+
+class MSACLI(LightningCLI):
+    """Lightning's command line with our links and defaults."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        quiet()
+        registry.import_all()
+        super().__init__(
+            MSAMethod,
+            MSADataModule,
+            subclass_mode_model=True,
+            # A stray --optimizer would replace a method's own groups.
+            auto_configure_optimizers=False,
+            seed_everything_default=1111,
+            trainer_defaults=TRAINER_DEFAULTS,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"exit_on_error": False},
+            **kwargs,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add our own settings and what is derived rather than given."""
+        parser.add_argument(
+            "--early_stop", type=int | None, default=None, help="Epochs without a better val/task before stopping."
+        )
+        parser.add_argument("--wandb", type=bool, default=False, help="Log to Weights & Biases, offline.")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=_as_seed)
+        parser.link_arguments("data.spec", "model.init_args.spec", compute_fn=asdict, apply_on="instantiate")
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Add checkpoint, early stopping and loggers."""
+        config = self.config_init
+        if self.subcommand is not None:
+            config = self.config_init[self.subcommand]
+            # Lightning would unpickle anything by default.
+            config["weights_only"] = True
+        settings = config["trainer"]
+        root = Path(settings["default_root_dir"] or "runs/fit")
+        model = type(self.model).info.name
+        name = f"{self.datamodule.info.name}/{model}/seed_{self.datamodule.seed}"
+        loggers: list[Logger] = [CSVLogger(root, name=name)]
+        folder = Path(loggers[0].log_dir or root)
+        if config["wandb"]:
+            folder.mkdir(parents=True, exist_ok=True)
+            loggers.append(
+                WandbLogger(
+                    project="msabench",
+                    name=f"{model}-seed{self.datamodule.seed}",
+                    group=self.datamodule.info.name,
+                    job_type="fit",
+                    save_dir=folder,
+                    offline=True,
+                    log_model=False,
+                )
+            )
+        callbacks: list[Callback] = [KeepBest(folder), SavePredictions(folder)]
+        if config["early_stop"] is not None:
+            callbacks.append(EarlyStopping(MONITOR, mode="min", patience=config["early_stop"]))
+        given = settings["callbacks"] or []
+        kwargs["callbacks"] = [*callbacks, *(given if isinstance(given, list) else [given])]
+        if settings["logger"] in (None, True):
+            kwargs["logger"] = loggers
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Say where the checkpoint lies and what can be done with it."""
+        best = self.trainer.checkpoint_callback
+        if isinstance(best, KeepBest) and best.best_model_path:
+            print(f"best epoch's checkpoint: {best.best_model_path}")
+            print(f"next: msabench evaluate --checkpoint {best.best_model_path}")
+
+    def after_predict(self) -> None:
+        """Say where the predictions lie."""
+        print(f"predictions: {next(c.path for c in self.trainer.callbacks if isinstance(c, SavePredictions))}")  # type: ignore[attr-defined]
+
+    def after_test(self) -> None:
+        """Print metrics by cell."""
+        results = self.model.test_results
+        keys = list(next(iter(results.values()), {}))
+        print(f"{'cell':<12}" + "".join(f"{key:>18}" for key in keys))
+        for cell, values in results.items():
+            print(f"{cell:<12}" + "".join(f"{values[key]:>18.4f}" for key in keys))
+
+
+def _as_seed(seed: int | bool) -> int:
+    if isinstance(seed, bool):
+        raise MSABenchError(f"seed_everything {seed} is not allowed; give a number, so that the run can be repeated")
+    return seed
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Args:
+        arguments: Command line, beginning with the verb.
+    """
+    with _one_sentence():
+        MSACLI(args=arguments)
+    return 0
+
+
+def build(config_files: list[Path], overrides: list[str]) -> Built:
+    """Instantiate method, data module and trainer as ``msabench fit`` would.
+
+    Args:
+        config_files: Config files, later ones override earlier ones.
+        overrides: Command-line style settings, e.g. ``--trainer.max_epochs=8``.
+
+    Raises:
+        MSABenchError: A file is missing, a key unknown, a value not allowed.
+    """
+    with _one_sentence():
+        cli = MSACLI(args=_arguments(config_files, overrides), run=False)
+    return Built(cli.model, cli.datamodule, cli.trainer, _plain(cli.parser, cli.config))
+
+
+def resolve(config_files: list[Path], overrides: list[str]) -> dict[str, Any]:
+    """The resolved config as plain data, without instantiating anything.
+
+    Raises:
+        MSABenchError: A file is missing, a key unknown, a value not allowed.
+    """
+    with _one_sentence():
+        parser = _ParserOnly(run=False).parser
+        return _plain(parser, parser.parse_args(_arguments(config_files, overrides)))
+
+
+class _ParserOnly(MSACLI):
+    """Stops after setting up the parser."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.get_defaults()
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+
+def _arguments(config_files: list[Path], overrides: list[str]) -> list[str]:
+    for path in config_files:
+        if not path.is_file():
+            raise MSABenchError(f"there is no config {path}")
+    return [word for path in config_files for word in ("--config", str(path))] + overrides
+
+
+def _plain(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
+    text = parser.dump(config, skip_unset=False)
+    plain: dict[str, Any] = yaml.safe_load(text)
+    plain.pop("config", None)
+    return plain
+
+
+def quiet() -> None:
+    """Silence advice that does not apply: our loaders have no workers, our logs are flushed once an epoch."""
+    for message in (
+        ".*does not have many workers.*",
+        ".*smaller than the logging interval.*",
+        ".*LightningCLI's args parameter.*",
+        ".*LeafSpec.*is deprecated.*",
+        ".*returned `None`, this fit will run with no optimizer.*",
+        ".*exists and is not empty.*",
+        ".*The dirpath has changed from.*",
+        ".*infer the batch indices fetched from your dataloader.*",
+        ".*deprecated in v4.49.0.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except (argparse.ArgumentError, ValueError) as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            # The parser wraps what constructors raise; the sentence for the user is the innermost.
+            if isinstance(cause, MSABenchError):
+                raise cause from error
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(error, ValueError) and "Does not validate" not in str(error):
+            raise
+        raise MSABenchError(_sentence(str(error))) from error
+
+
+def _sentence(message: str) -> str:
+    """Reword the parser's report of a value that fits no type."""
+    text = " ".join(message.split())
+    unknown_class = re.search(r"Expected a dot import path string: ([\w.]+)", text)
+    if unknown_class:
+        names = [registry.class_path(name).rpartition(".")[2] for name in registry.methods()]
+        return str(one_of("method class", unknown_class[1], names))
+    key = re.search(r'Parser key "([\w.]+)"', text)
+    value = re.search(r"(?:Given value|Got value): (.+)$", text)
+    choices = re.search(r"Literal\[(.+?)\]", text)
+    types = re.search(r"Subtypes: \[(.+?)\] Errors", text)
+    if key and value and choices:
+        return f"{key[1]} {value[1]!r} is not allowed; allowed: {choices[1].replace(chr(39), '')}"
+    if key and value and types:
+        expected = " or ".join(re.sub(r"<class '(.+?)'>", r"\1", types[1]).split(", "))
+        return f"{key[1]} {value[1]!r} is not allowed; expected {expected.replace('NoneType', 'null')}"
+    return text

@@ -1,0 +1,1 @@
+"""Corpora: what they hold, how files are read, how batches are made."""

@@ -1,0 +1,89 @@
+"""The one description of what a method sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+from torch import Tensor
+
+MODALITIES = ("text", "audio", "vision")
+
+
+@dataclass
+class Batch:
+    """A batch of clips. B is the number of clips, T_m and D_m steps and features of modality m.
+
+    Two masks are kept apart: ``valid`` says which steps exist (padding is not valid), ``observed`` which of them
+    survived the missingness pattern. Neither may be inferred from zeros. A modality without any observed frame is
+    *removed*: its features are zero, its ``observed`` is False and, unless the protocol says ``lengths: keep``, its
+    ``valid`` is True over the whole length, so that not even its length is told.
+
+    Attributes:
+        features: modality -> float32 ``(B, T_m, D_m)``, 0 where not observed. ``text`` is absent when a text encoder
+            reads ``tokens`` instead.
+        valid: modality -> bool ``(B, T_m)``.
+        observed: modality -> bool ``(B, T_m)``; implies ``valid`` unless the modality is removed (then all False).
+        last: modality -> int64 ``(B,)``, index of the last valid step (T_m - 1 for files padded in front).
+        tokens: int64 ``(B, 3, T_l)``: ids, attention mask, token types, after the text drop; None unless asked for.
+        token_keep: bool ``(B, T_l)``, False where the token's *embedding* is to be zeroed; None unless the protocol
+            drops token embeddings.
+        text_level: Where text was dropped: ``tokens`` (they are corrupted already) or ``vectors`` (a text encoder's
+            states are to be zeroed where ``observed`` is False).
+        labels: float32 ``(B,)`` in label units, or int64 ``(B, 4)`` for IEMOCAP. None in evaluation's forward.
+        index: int64 ``(B,)``, row in the training split, stable over epochs. None outside training.
+        complete: The same clips without missingness, for methods that declare it. None outside training.
+        views: Two independently corrupted versions, for methods that declare it. None outside training.
+            ``views[0]`` has the same content as the batch itself.
+    """
+
+    features: dict[str, Tensor]
+    valid: dict[str, Tensor]
+    observed: dict[str, Tensor]
+    last: dict[str, Tensor]
+    tokens: Tensor | None = None
+    token_keep: Tensor | None = None
+    text_level: str = "vectors"
+    labels: Tensor | None = None
+    index: Tensor | None = None
+    complete: Batch | None = None
+    views: tuple[Batch, Batch] | None = None
+
+    @property
+    def text(self) -> Tensor:
+        """Text features ``(B, T_l, D_l)``."""
+        return self.features["text"]
+
+    @property
+    def audio(self) -> Tensor:
+        """Audio features ``(B, T_a, D_a)``."""
+        return self.features["audio"]
+
+    @property
+    def vision(self) -> Tensor:
+        """Vision features ``(B, T_v, D_v)``."""
+        return self.features["vision"]
+
+    @property
+    def size(self) -> int:
+        """Number of clips B."""
+        return self.valid["text"].shape[0]
+
+    def for_inference(self) -> Batch:
+        """The same batch with everything removed that a deployed model would not see."""
+        return replace(self, labels=None, index=None, complete=None, views=None)
+
+    def to(self, device: object) -> Batch:
+        """Copy every tensor to a device (a no-op for tensors that are there already)."""
+
+        def move(value: object) -> object:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)  # type: ignore[call-overload]
+            if isinstance(value, Batch):
+                return value.to(device)
+            if isinstance(value, dict):
+                return {key: move(item) for key, item in value.items()}
+            if isinstance(value, tuple):
+                return tuple(move(item) for item in value)
+            return value
+
+        return Batch(**{field.name: move(getattr(self, field.name)) for field in fields(self)})  # type: ignore[arg-type]

@@ -1,0 +1,165 @@
+"""The verbs ``msabench data list``, ``fetch``, ``convert`` and ``verify``. Only ``convert`` needs torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msabench.data.files import data_folder, feature_file, find_source, format_size, sha256_of
+from msabench.data.info import DATASETS, EMOTIONS, DatasetInfo, FeatureFile
+from msabench.data.raw import RawCorpus
+from msabench.data.readers import MODALITIES, READERS, SPLITS
+
+
+def data_list(root: Path | None = None) -> str:
+    """List corpora, their feature files, which of them are here and how to get the others.
+
+    Args:
+        root: Data folder; $MSABENCH_DATA or ./data if not given.
+    """
+    rows = [("dataset", "features", "file", "here", "to get it")]
+    for info in DATASETS.values():
+        for file in info.files:
+            rows.append((info.name, file.features, file.filename or "-", *_state(info, file, root)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    caveats = [f"{info.name}: {info.caveat}" for info in DATASETS.values() if info.caveat]
+    folder = data_folder(root)
+    return "\n".join(
+        [f"data folder: {folder.resolve()}{'' if folder.is_dir() else ' (not there)'}", *lines, "", *caveats]
+    )
+
+
+def _state(info: DatasetInfo, file: FeatureFile, root: Path | None) -> tuple[str, str]:
+    """Whether a file is here, and how to get it."""
+    if not file.filename:
+        return ("built in", "-") if file.reader == "generator" else ("-", "your own file: give its path")
+    path = data_folder(root) / file.filename
+    here = format_size(path.stat().st_size) if path.is_file() else "no"
+    command = f"msabench data fetch {info.name} --features {file.features}"
+    return here, command if file.hub_repo else f"{command} (prints the steps)"
+
+
+def data_fetch(dataset: str, features: str | None = None, root: Path | None = None) -> int:
+    """Download a feature file to its place below the data folder, or print the exact steps to get it by hand.
+
+    Args:
+        dataset: Name of the corpus, e.g. mosi.
+        features: Feature family, e.g. mmsa-unaligned; the corpus's first if not given.
+        root: Data folder; $MSABENCH_DATA or ./data if not given.
+
+    Returns:
+        0 if the file is there now, 1 if steps by hand remain.
+
+    Raises:
+        MSABenchError: Unknown names, no network, a damaged download, no space.
+    """
+    from msabench.data.fetch import fetch
+
+    fetched = fetch(dataset, features, root)
+    print(fetched.message)
+    nothing_to_get = DATASETS[dataset].file(features).reader == "generator"
+    return 0 if fetched.path is not None or nothing_to_get else 1
+
+
+def data_convert(
+    dataset: str,
+    features: str | None = None,
+    root: Path | None = None,
+    cache: Path | None = None,
+    path: Path | None = None,
+    task: Literal["regression", "emotions"] = "regression",
+) -> str:
+    """Convert a feature file into the fast store, as the first training on it would.
+
+    Args:
+        dataset: Name of the corpus, e.g. mosi.
+        features: Feature family, e.g. mmsa-unaligned; the corpus's first if not given.
+        root: Data folder; $MSABENCH_DATA or ./data if not given.
+        cache: Folder for converted files; $XDG_CACHE_HOME/msabench or ~/.cache/msabench if not given.
+        path: Feature file, for the dataset custom or in place of the default location.
+        task: Kind of labels of a custom file.
+
+    Raises:
+        MSABenchError: Unknown names; the file is missing, damaged or in another layout; no space in the cache.
+    """
+    from msabench.data.store import open_corpus
+
+    corpus = open_corpus(dataset, features, root=root, cache=cache, path=path, task=task)
+    sizes = "/".join(str(len(corpus.splits[name])) for name in SPLITS)
+    head = f"{corpus.info.name} ({corpus.features}), revision {corpus.revision}: {sizes} clips, ready in the cache"
+    return "\n".join([head, *(f"  {note}" for note in corpus.notes)])
+
+
+def data_verify(
+    dataset: str,
+    features: str | None = None,
+    root: Path | None = None,
+    path: Path | None = None,
+    task: Literal["regression", "emotions"] = "regression",
+) -> str:
+    """Read a feature file, check all of it, and say what is in it and what was found wrong and cleaned.
+
+    Args:
+        dataset: Name of the corpus, e.g. mosi.
+        features: Feature family, e.g. mmsa-unaligned; the corpus's first if not given.
+        root: Data folder; $MSABENCH_DATA or ./data if not given.
+        path: Feature file, for the dataset custom or in place of the default location.
+        task: Kind of labels of a custom file.
+
+    Raises:
+        MSABenchError: Unknown names; the file is missing, damaged or in another layout.
+    """
+    info, file = feature_file(dataset, features, path=path, task=task)
+    if file.reader == "generator":
+        return file.how_to_get
+    source = find_source(info, file, root, path)
+    sha256 = sha256_of(source)
+    raw = READERS[file.reader](source, info, file)
+    lines = [f"{source} ({format_size(source.stat().st_size)}): {info.title}, {file.features}"]
+    if not file.sha256:
+        lines.append(f"sha256 {sha256} (none is published)")
+    elif sha256 == file.sha256:
+        lines.append(f"sha256 {sha256}, as published")
+    else:
+        lines.append(f"sha256 {sha256} DIFFERS from the published {file.sha256}: another release, or damaged")
+    lines += [line for name in SPLITS for line in _split_lines(raw, name)]
+    if info.test_counts is not None:
+        counts = _signs(raw.splits["test"].labels)
+        agree = "as known" if counts == info.test_counts else f"but {_slashed(info.test_counts)} are known"
+        lines.append(f"test labels negative/zero/positive: {_slashed(counts)}, {agree}")
+    lines.append("padding: " + ", ".join(f"{modality} {raw.padding[modality]}" for modality in MODALITIES))
+    lines.append(f"ids: {'in the file' if raw.ids_from_file else 'none in the file, rows stand in for them'}")
+    lines += [f"note: {note}" for note in raw.notes] or ["nothing had to be cleaned"]
+    return "\n".join(lines)
+
+
+def _split_lines(raw: RawCorpus, name: str) -> list[str]:
+    split = raw.splits[name]
+    shapes = ", ".join(f"{modality} {_shape(split.features[modality])}" for modality in MODALITIES)
+    tokens = "" if split.tokens is None else f", tokens {_shape(split.tokens)}"
+    spans = ", ".join(f"{m} {n.min()}/{n.mean():.1f}/{n.max()}" for m, n in split.lengths.items())
+    if split.labels.ndim == 2:
+        counts = ", ".join(f"{emotion} {n}" for emotion, n in zip(EMOTIONS, split.labels.sum(axis=0), strict=True))
+    else:
+        counts = f"negative/zero/positive {_slashed(_signs(split.labels))}"
+    return [
+        f"{name}: {len(split.ids)} clips, {counts}",
+        f"  shapes: {shapes}{tokens}",
+        f"  lengths, least/mean/most: {spans}",
+    ]
+
+
+def _signs(labels: NDArray[Any]) -> tuple[int, int, int]:
+    return int((labels < 0).sum()), int((labels == 0).sum()), int((labels > 0).sum())
+
+
+def _shape(array: NDArray[np.generic]) -> str:
+    return "x".join(map(str, array.shape))
+
+
+def _slashed(counts: tuple[int, ...]) -> str:
+    return "/".join(map(str, counts))

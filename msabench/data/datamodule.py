@@ -1,0 +1,466 @@
+"""The one data module of all methods.
+
+Features stay in memory (mapped from the store, or on the accelerator); a batch is an index into them. There are no
+worker processes and no per-clip Python: masks are computed for a whole split once per epoch, and a batch is one
+index-select and one multiplication per modality.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from msabench.data.batch import MODALITIES, Batch
+from msabench.data.corpus import Corpus, SplitData
+from msabench.data.info import DataSpec, dataset_info
+from msabench.data.store import open_corpus
+from msabench.errors import MSABenchError, one_of
+from msabench.missingness.apply import build_batch
+from msabench.missingness.conditions import Cell, distinct, parse_grid
+from msabench.missingness.config import MissingConfig
+from msabench.missingness.patterns import Clips, Masks, cell_masks, complete_masks, training_masks, validation_masks
+
+Scale = dict[str, tuple[Tensor, Tensor]]
+_MIN_STD = 1e-6
+_RESIDENT_SHARE = 0.5
+
+
+@dataclass
+class Rows:
+    """What a loader yields: which clips, and for what. The data module turns it into a ``Batch`` on the device.
+
+    Attributes:
+        index: int64 ``(B,)`` rows of the split.
+        stage: ``train``, ``val``, ``test`` or ``predict``.
+        position: Position of the loader's cell in ``MSADataModule.cells`` (test and predict).
+    """
+
+    index: Tensor
+    stage: str
+    position: int = 0
+
+
+class RowLoader:
+    """Yields ``Rows``. On several devices each takes its contiguous share of every global batch.
+
+    Args:
+        stage: Passed on in ``Rows``.
+        n_clips: Clips in the split.
+        batch_size: Clips in a global batch.
+        order: Called at the start of an epoch; returns a permutation of the clips.
+        rank: Index of this device.
+        world_size: Number of devices.
+        position: Passed on in ``Rows``.
+
+    Raises:
+        MSABenchError: The last batch has fewer clips than there are devices.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        n_clips: int,
+        batch_size: int,
+        *,
+        order: Callable[[], Tensor] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        position: int = 0,
+    ) -> None:
+        self.stage = stage
+        self.n_clips = n_clips
+        self.batch_size = batch_size
+        self.order = order
+        self.rank = rank
+        self.world_size = world_size
+        self.position = position
+        smallest = min(batch_size, n_clips % batch_size or batch_size)
+        if smallest < world_size:
+            raise MSABenchError(
+                f"a batch of {smallest} clips cannot be shared by {world_size} devices; choose a batch_size whose "
+                f"remainder over {n_clips} clips is at least {world_size}"
+            )
+
+    def __len__(self) -> int:
+        return -(-self.n_clips // self.batch_size)
+
+    def __iter__(self) -> Iterator[Rows]:
+        order = torch.arange(self.n_clips) if self.order is None else self.order()
+        for batch in torch.split(order, self.batch_size):
+            yield Rows(batch.tensor_split(self.world_size)[self.rank], self.stage, self.position)
+
+
+class MSADataModule(pl.LightningDataModule):
+    """Reads a corpus, applies seeded missingness, yields batches.
+
+    Args:
+        dataset: Corpus name (``msabench data list``).
+        features: Feature family and alignment, e.g. ``mult-aligned``; None for the corpus's first.
+        path: The feature file, instead of its usual place below ``root``; required for ``custom``.
+        root: Data folder; None for the environment variable MSABENCH_DATA, else ``data``.
+        cache: Folder of converted files; None for the user's cache folder.
+        batch_size: Clips in a training batch, over all devices together.
+        missing: Training regime and missingness protocol.
+        seed: Seed of the training order and training masks; follows ``seed_everything`` on the command line.
+        mask_seed: Seed of validation masks, and of test masks under ``test`` and ``predict``.
+        selection: Split that selects the checkpoint: ``val``, or ``test_best`` to measure how much selecting on the
+            test split flatters.
+        normalise: ``zscore`` standardises features with the training split's statistics; None for the corpus's
+            default.
+        grid: Grids and cells for ``test`` and ``predict``.
+        task: Kind of labels of a ``custom`` corpus.
+        size: Clips in train, valid and test of ``synth``.
+        length: Steps per clip of ``synth``.
+
+    Raises:
+        MSABenchError: Unknown dataset, features, cell; missing or broken file; values outside their range.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        features: str | None = None,
+        path: Path | None = None,
+        root: Path | None = None,
+        cache: Path | None = None,
+        batch_size: int = 32,
+        missing: MissingConfig = MissingConfig(),
+        seed: int = 1111,
+        mask_seed: int = 0,
+        selection: Literal["val", "test_best"] = "val",
+        normalise: Literal["none", "zscore"] | None = None,
+        grid: list[str] | None = None,
+        task: Literal["regression", "emotions"] = "regression",
+        size: tuple[int, int, int] | None = None,
+        length: int | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise MSABenchError(f"batch_size {batch_size} is not allowed; give a positive number")
+        if normalise not in (None, "none", "zscore"):
+            raise one_of("normalisation", normalise, ("none", "zscore"))
+        if selection not in ("val", "test_best"):
+            raise one_of("selection", selection, ("val", "test_best"))
+        self.info = dataset_info(dataset)
+        self._open: dict[str, Any] = {
+            "features": features,
+            "path": path,
+            "root": root,
+            "cache": cache,
+            "task": task,
+            "size": tuple(size) if size else None,
+            "length": length,
+        }
+        self.batch_size = batch_size
+        self.missing = missing
+        self.seed = seed
+        self.mask_seed = mask_seed
+        self.selection = selection
+        self.normalise = normalise or self.info.normalise
+        self.cells = distinct(parse_grid(grid or ["paper"]))
+        self._corpus: Corpus | None = None
+        self._scale: Scale | None = None
+        self._resident: dict[tuple[str, torch.device], tuple[SplitData, Clips]] = {}
+        self._epoch_masks: tuple[int, tuple[Masks, ...]] | None = None
+        self._fixed_masks: dict[tuple[str, torch.device], Masks] = {}
+
+    # The corpus.
+
+    @property
+    def corpus(self) -> Corpus:
+        """The corpus; opened on first use."""
+        if self._corpus is None:
+            self._corpus = open_corpus(self.info.name, **self._open)
+        return self._corpus
+
+    @property
+    def spec(self) -> DataSpec:
+        """What methods are told about the data."""
+        train = self.corpus.splits["train"]
+        return DataSpec(
+            feature_dims={m: train.features[m].shape[2] for m in MODALITIES},
+            seq_lens={m: train.features[m].shape[1] for m in MODALITIES},
+            task=self.corpus.info.task,
+            metric_set=self.corpus.info.metric_set,
+            label_range=self.corpus.info.label_range,
+            n_train=len(train),
+        )
+
+    def protocol(self) -> dict[str, Any]:
+        """What a result's key says of the data and the missingness: plain values."""
+        tokens = self.missing.level == "tokens"
+        return {
+            "dataset": self.info.name,
+            "revision": self.corpus.revision,
+            "features": self.corpus.features,
+            "regime": self.missing.label,
+            "level": self.missing.level,
+            "lengths": self.missing.lengths,
+            "token_fill": self.missing.token_fill if tokens else "",
+            "selection": self.selection,
+        }
+
+    # Loaders.
+
+    def train_dataloader(self) -> RowLoader:
+        """Shuffled training clips; the order depends on seed and epoch alone."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return RowLoader(
+            "train",
+            len(self.corpus.splits["train"]),
+            self.batch_size,
+            order=lambda: self.train_order(self._epoch),
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def val_dataloader(self) -> RowLoader:
+        """The split that selects, in file order. Every device sees all of it, so no result is averaged over parts."""
+        return RowLoader("val", len(self.corpus.splits[self._selection_split]), self._eval_batch_size)
+
+    def test_dataloader(self) -> list[RowLoader]:
+        """One loader over the test split per distinct cell of the grid."""
+        return self._cell_loaders("test")
+
+    def predict_dataloader(self) -> list[RowLoader]:
+        """As for test."""
+        return self._cell_loaders("predict")
+
+    def _cell_loaders(self, stage: str) -> list[RowLoader]:
+        n_clips = len(self.corpus.splits["test"])
+        return [RowLoader(stage, n_clips, self._eval_batch_size, position=i) for i in range(len(self.cells))]
+
+    @property
+    def _eval_batch_size(self) -> int:
+        return max(self.batch_size, 96)
+
+    @property
+    def _selection_split(self) -> str:
+        return "valid" if self.selection == "val" else "test"
+
+    @property
+    def _epoch(self) -> int:
+        return self.trainer.current_epoch if self.trainer else 0
+
+    def train_order(self, epoch: int) -> Tensor:
+        """Permutation of the training clips, int64 ``(N,)``: a function of seed and epoch."""
+        digest = hashlib.sha256(f"order/{self.seed}/{epoch}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        return torch.randperm(len(self.corpus.splits["train"]), generator=generator)
+
+    # Batches.
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Turn ``Rows`` into a ``Batch`` on the device."""
+        if not isinstance(batch, Rows):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        method: Any = self.trainer.lightning_module if self.trainer else None
+        tokens = bool(getattr(method, "needs_tokens", False))
+        if batch.stage == "train":
+            wants: tuple[str, ...] = method.info.trains_with if method is not None else ()
+            return self.training_batch(batch.index, self._epoch, wants=wants, with_tokens=tokens, device=device)
+        if batch.stage == "val":
+            return self.validation_batch(batch.index, with_tokens=tokens, device=device)
+        split = self._split_on("test", device)
+        key = (f"{self.cells[batch.position]}", device)
+        if key not in self._fixed_masks:
+            self._fixed_masks = {key: self.cell_masks(self.cells[batch.position], self.mask_seed, device=device)}
+        return self._build(split, self._fixed_masks[key], batch.index, device, tokens)
+
+    def training_batch(
+        self,
+        index: Tensor,
+        epoch: int,
+        *,
+        wants: tuple[str, ...] = (),
+        with_tokens: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> Batch:
+        """Corrupted training clips under the regime.
+
+        Args:
+            index: int64 ``(B,)`` rows of the training split.
+            epoch: Epoch, which the masks depend on.
+            wants: ``views`` for two corrupted versions, ``complete`` for the uncorrupted clips.
+            with_tokens: Whether text comes as tokens.
+            device: Where the batch is to be.
+        """
+        split = self._split_on("train", device)
+        masks = self._training_masks(epoch, 2 if "views" in wants else 1, device)
+        batch = self._build(split, masks[0], index, device, with_tokens)
+        batch.index = index.to(device)
+        if "views" in wants:
+            batch.views = (batch.for_inference(), self._build(split, masks[1], index, device, with_tokens))
+            batch.views[1].labels = None
+        if "complete" in wants:
+            batch.complete = self._build(split, complete_masks(split[1], self.missing), index, device, with_tokens)
+        return batch
+
+    def validation_batch(
+        self, index: Tensor, *, with_tokens: bool = False, device: torch.device | str = "cpu"
+    ) -> Batch:
+        """Clips of the selecting split under the training regime, with masks that do not depend on the epoch."""
+        split = self._split_on(self._selection_split, device)
+        key = ("val", torch.device(device))
+        if key not in self._fixed_masks:
+            self._fixed_masks = {key: validation_masks(self.missing, split[1], self.mask_seed)}
+        return self._build(split, self._fixed_masks[key], index, device, with_tokens)
+
+    def cell_masks(self, cell: Cell, mask_seed: int, split: str = "test", device: torch.device | str = "cpu") -> Masks:
+        """Masks of one cell over a whole split."""
+        return cell_masks(cell, self.missing, self._split_on(split, device)[1], mask_seed)
+
+    def cell_batches(
+        self,
+        cell: Cell,
+        mask_seed: int,
+        *,
+        batch_size: int = 96,
+        split: str = "test",
+        with_tokens: bool = False,
+        device: torch.device | str = "cpu",
+        masks: Masks | None = None,
+    ) -> Iterator[Batch]:
+        """A whole split under one cell, in file order.
+
+        Args:
+            cell: The test situation.
+            mask_seed: Seed of the holes.
+            batch_size: Clips per batch; results do not depend on it.
+            split: Which split.
+            with_tokens: Whether text comes as tokens.
+            device: Where the batches are to be.
+            masks: The cell's masks if they have been computed already.
+        """
+        data = self._split_on(split, device)
+        masks = masks or self.cell_masks(cell, mask_seed, split, device)
+        for start in range(0, len(data[0]), batch_size):
+            yield self._build(data, masks, slice(start, start + batch_size), device, with_tokens)
+
+    def _build(
+        self,
+        split: tuple[SplitData, Clips],
+        masks: Masks,
+        index: Tensor | slice,
+        device: torch.device | str,
+        with_tokens: bool,
+    ) -> Batch:
+        data, clips = split
+        home = clips.uid.device
+        rows = index if isinstance(index, slice) else index.to(home)
+        batch = build_batch(data, masks, rows, config=self.missing, with_tokens=with_tokens, scale=self._scale_on(home))
+        batch.index = None
+        return batch if home == torch.device(device) else batch.to(device)
+
+    def _training_masks(self, epoch: int, n_views: int, device: torch.device | str) -> tuple[Masks, ...]:
+        if self._epoch_masks is None or self._epoch_masks[0] != epoch or len(self._epoch_masks[1]) != n_views:
+            clips = self._split_on("train", device)[1]
+            self._epoch_masks = (epoch, training_masks(self.missing, clips, self.seed, epoch, n_views))
+        return self._epoch_masks[1]
+
+    def _split_on(self, split: str, device: torch.device | str) -> tuple[SplitData, Clips]:
+        # Splits that fit stay on the accelerator; others are indexed on the host and batches are copied.
+        key = (split, torch.device(device))
+        if key not in self._resident:
+            data = self.corpus.splits[split]
+            clips = Clips.of(data, self.corpus.padding)
+            if key[1].type == "cuda" and _size_in_bytes(data) < _RESIDENT_SHARE * torch.cuda.mem_get_info(key[1])[0]:
+                data, clips = _moved(data, key[1]), clips.to(key[1])
+            self._resident[key] = (data, clips)
+        return self._resident[key]
+
+    # Normalisation.
+
+    def _scale_on(self, device: torch.device) -> Scale | None:
+        if self.normalise == "none":
+            return None
+        if self._scale is None:
+            self._scale = _statistics(self.corpus.splits["train"], self.corpus.padding)
+        if next(iter(self._scale.values()))[0].device != device:
+            self._scale = {m: (mean.to(device), std.to(device)) for m, (mean, std) in self._scale.items()}
+        return self._scale
+
+    # Checkpoints.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Settings and statistics, as plain values and tensors, so that a checkpoint can rebuild its data."""
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in self._open.items()}
+        scale = self._scale_on(torch.device("cpu"))
+        return {
+            "init_args": {
+                "dataset": self.info.name,
+                **plain,
+                "batch_size": self.batch_size,
+                "missing": asdict(self.missing),
+                "seed": self.seed,
+                "mask_seed": self.mask_seed,
+                "selection": self.selection,
+                "normalise": self.normalise,
+                "grid": [str(cell) for cell in self.cells],
+            },
+            "scale": {m: list(pair) for m, pair in (scale or {}).items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the statistics of the training run; they must not be recomputed from other data."""
+        self._scale = {m: (mean, std) for m, (mean, std) in state_dict["scale"].items()} or None
+
+    @classmethod
+    def from_state(cls, state_dict: dict[str, Any], **changes: Any) -> MSADataModule:
+        """Rebuild the data module of a checkpoint.
+
+        Args:
+            state_dict: What ``state_dict`` returned.
+            changes: Constructor arguments to replace, e.g. ``root``.
+        """
+        init_args = {**state_dict["init_args"], **changes}
+        for name in ("path", "root", "cache"):
+            init_args[name] = Path(init_args[name]) if init_args[name] is not None else None
+        init_args["missing"] = MissingConfig(**{**init_args["missing"], "rate": tuple(init_args["missing"]["rate"])})
+        made = cls(**init_args)
+        made.load_state_dict(state_dict)
+        return made
+
+
+def _statistics(split: SplitData, padding: dict[str, str], chunk: int = 512) -> Scale:
+    """Mean and standard deviation of every feature over the existing frames of a split, in float64."""
+    clips = Clips.of(split, padding)
+    valid = complete_masks(clips).observed
+    scale = {}
+    for modality, values in split.features.items():
+        count = valid[modality].sum().clamp(min=1)
+        total = torch.zeros(values.shape[2], dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for start in range(0, len(split), chunk):
+            frames = values[start : start + chunk][valid[modality][start : start + chunk]].double()
+            total += frames.sum(0)
+        mean = total / count
+        for start in range(0, len(split), chunk):
+            frames = values[start : start + chunk][valid[modality][start : start + chunk]].double()
+            squares += (frames - mean).square().sum(0)
+        std = (squares / count).sqrt()
+        # A constant column carries nothing; dividing by its spread would blow up rounding noise.
+        scale[modality] = (mean.float(), torch.where(std > _MIN_STD, std, torch.ones_like(std)).float())
+    return scale
+
+
+def _size_in_bytes(split: SplitData) -> int:
+    return sum(t.numel() * t.element_size() for t in split.features.values())
+
+
+def _moved(split: SplitData, device: torch.device) -> SplitData:
+    return SplitData(
+        features={m: t.to(device) for m, t in split.features.items()},
+        lengths={m: t.to(device) for m, t in split.lengths.items()},
+        labels=split.labels.to(device),
+        ids=split.ids,
+        uid=split.uid.to(device),
+        tokens=None if split.tokens is None else split.tokens.to(device),
+    )

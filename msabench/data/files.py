@@ -1,0 +1,196 @@
+"""Which file holds a corpus, where it lies, its hash, and how files are written. Free of torch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from msabench.data.info import DatasetInfo, FeatureFile, dataset_info
+from msabench.errors import MSABenchError, one_of
+
+DATA_VARIABLE = "MSABENCH_DATA"
+"""Environment variable that names the data folder."""
+
+TASKS = ("regression", "emotions")
+"""Kinds of labels that a custom file may have."""
+
+_BLOCK = 1 << 22
+
+
+def data_folder(root: Path | None = None) -> Path:
+    """The folder with feature files: ``root``, else the one that MSABENCH_DATA names, else ``data``."""
+    return Path(root or os.environ.get(DATA_VARIABLE) or "data").expanduser()
+
+
+def cache_folder(cache: Path | None = None) -> Path:
+    """The folder of converted files: ``cache``, else ``msabench`` in XDG_CACHE_HOME, else in ``~/.cache``."""
+    if cache is not None:
+        return Path(cache).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "msabench"
+
+
+def feature_file(
+    dataset: str, features: str | None = None, *, path: Path | None = None, task: str = "regression"
+) -> tuple[DatasetInfo, FeatureFile]:
+    """Facts of a corpus and of the file to read; for ``custom`` they follow from ``path`` and ``task``.
+
+    Raises:
+        MSABenchError: Unknown dataset, features or task; ``path`` ends in neither .npz nor .pkl.
+    """
+    info = dataset_info(dataset)
+    file = info.file(features)
+    if task not in TASKS:
+        raise one_of("task", task, TASKS)
+    if dataset != "custom":
+        if task == "emotions" and info.task != task:
+            raise MSABenchError(f"task emotions is not allowed for {dataset}, whose labels are {info.task} labels")
+        return info, file
+    if task == "emotions":
+        info = replace(info, task=task, metric_set="emotions", label_range=(0.0, 1.0), default_metric="f1_mean")
+    suffix = "" if path is None else Path(path).suffix
+    if suffix in (".pkl", ".pickle"):
+        file = replace(file, reader="mult" if task == "emotions" else "mmsa")
+    elif suffix not in ("", ".npz"):
+        raise MSABenchError(f"path {path} is not allowed for custom; give a file that ends in .npz, .pkl or .pickle")
+    return info, file
+
+
+def find_source(info: DatasetInfo, file: FeatureFile, root: Path | None = None, path: Path | None = None) -> Path:
+    """The resolved path of a feature file that exists.
+
+    Args:
+        info: The corpus.
+        file: Its feature file.
+        root: Data folder; see ``data_folder``.
+        path: The file itself, instead of its usual place below the data folder.
+
+    Raises:
+        MSABenchError: There is no such file; says what was looked for, where, and how to get it.
+    """
+    if path is None and not file.filename:
+        raise MSABenchError(f"{info.name} needs path, the feature file to read (.npz or .pkl)")
+    source = data_folder(root) / file.filename if path is None else Path(path).expanduser()
+    if source.is_file():
+        return source.resolve()
+    problem = f"{source} is a folder, not a feature file" if source.is_dir() else f"there is no file {source}"
+    if path is not None:
+        raise MSABenchError(f"{problem}; path must name the {file.features} features of {info.name}")
+    raise MSABenchError(
+        f"{problem} with the {file.features} features of {info.name}; get it with "
+        f"`msabench data fetch {info.name} --features {file.features}`, or let {DATA_VARIABLE} name the folder that "
+        f"holds {file.filename}"
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, as 64 hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What tells a file from its later versions without reading it.
+
+    Attributes:
+        path: Resolved path.
+        size: Bytes.
+        mtime_ns: Time of the last change.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> Stamp:
+        """The stamp of a file as it is now."""
+        status = path.stat()
+        return cls(str(path.resolve()), status.st_size, status.st_mtime_ns)
+
+
+class HashMemory:
+    """Remembers hashes of files by their stamps, so that 13 GB are not hashed at every start.
+
+    Args:
+        folder: Where to remember; one small file for each path, so that processes do not overwrite each other.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def recall(self, stamp: Stamp) -> str | None:
+        """The hash of a file that has not changed since it was remembered, else None."""
+        try:
+            known = json.loads(self._entry(stamp).read_text(encoding="utf-8"))
+            return str(known["sha256"]) if known["stamp"] == asdict(stamp) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def remember(self, stamp: Stamp, sha256: str) -> None:
+        """Remember a hash; where the cache cannot be written, the file is hashed again next time."""
+        entry = self._entry(stamp)
+        with contextlib.suppress(OSError):
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(entry) as stream:
+                stream.write(json.dumps({"stamp": asdict(stamp), "sha256": sha256}).encode())
+
+    def _entry(self, stamp: Stamp) -> Path:
+        return self._folder / f"{hashlib.sha256(stamp.path.encode()).hexdigest()[:32]}.json"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file atomically: it appears whole when the block ends, or not at all.
+
+    Yields:
+        A binary stream onto a temporary file in the same folder, which must exist.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with temporary.open("xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file while in the block; other processes wait. Its folder must exist.
+
+    The lock only saves double work. Where locking does not work (some network folders, Windows), the block runs all
+    the same, so what it does must be safe without.
+    """
+    try:
+        with path.open("wb") as stream:
+            try:
+                import fcntl
+
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            except (ImportError, OSError):
+                pass
+            yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def format_size(n_bytes: int) -> str:
+    """A size for people, e.g. ``0.6 GB``."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= 0.1 * factor:
+            return f"{n_bytes / factor:.1f} {unit}"
+    return f"{n_bytes} bytes"

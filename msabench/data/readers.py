@@ -1,0 +1,484 @@
+"""Readers of feature files: MMSA pickles, MulT pickles and our npz. Free of torch.
+
+Every reader checks what it reads and says in one sentence which file, split and key is wrong and what was expected.
+What it can mend it mends and counts in the notes: values that are not finite become 0, frames beyond a clip's length
+become 0. What it cannot mend is an error: labels that are missing or out of range, ids that occur twice, lengths beyond
+the steps. A length of 0 is allowed and kept: the modality has no frame in that clip, and is treated as removed.
+
+Layouts: MMSA, https://github.com/thuiar/MMSA (README, "Datasets"); MulT,
+https://github.com/yaohungt/Multimodal-Transformer (``src/dataset.py``).
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msabench.data.info import EMOTIONS, DatasetInfo, FeatureFile
+from msabench.data.raw import RawCorpus, RawSplit
+from msabench.data.unpickle import load
+from msabench.errors import MSABenchError
+
+MODALITIES = ("text", "audio", "vision")
+SPLITS = ("train", "valid", "test")
+
+MULT_EMOTIONS = ("neutral", "happy", "sad", "angry")
+"""Emotions in the order of the MulT files (``src/eval_metrics.py`` of its repository)."""
+
+_CHUNK = 512
+_LABEL_SLACK = 1e-4
+
+_Floats = NDArray[np.float32]
+_Ints = NDArray[np.int64]
+_Bools = NDArray[np.bool_]
+
+
+@dataclass
+class _Split:
+    """The arrays of one split, taken out one by one so that a large file is not held twice."""
+
+    path: Path
+    name: str
+    arrays: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    def error(self, key: str, problem: str, expected: str) -> MSABenchError:
+        return MSABenchError(f"{self.path}: {self.name}/{key} {problem}; expected {expected}")
+
+    def note(self, key: str, text: str) -> None:
+        self.notes.append(f"{self.name}/{key}: {text}")
+
+    def take(self, key: str, expected: str) -> Any:
+        if key not in self.arrays:
+            found = ", ".join(sorted(map(str, self.arrays))) or "nothing"
+            raise MSABenchError(f"{self.path}: {self.name} has no key {key!r} (it has {found}); expected {expected}")
+        return self.arrays.pop(key)
+
+    def numbers(self, key: str, expected: str, dtype: Any = np.float32) -> NDArray[Any]:
+        """An array of one of the number kinds, writable, contiguous, owned."""
+        value = self.take(key, expected)
+        try:
+            array = np.asarray(value)
+            if array.dtype == object and not any(isinstance(item, (str, bytes)) for item in array.flat):
+                array = array.astype(np.float64)
+        except (ValueError, TypeError):
+            raise self.error(key, "is ragged, or holds no numbers", expected) from None
+        if array.dtype.kind not in "fiub":
+            raise self.error(key, f"holds no numbers (dtype {array.dtype})", expected)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.require(array, dtype, ["C", "W", "O"])
+
+    def integers(self, key: str, expected: str) -> _Ints:
+        """As ``numbers``, for counts and token ids that files may store as floats."""
+        values = self.numbers(key, expected, np.float64)
+        if not np.isfinite(values).all() or (values != np.rint(values)).any() or (values < 0).any():
+            raise self.error(key, "holds values that are no whole numbers of at least 0", expected)
+        return values.astype(np.int64)
+
+    def features(self, modality: str, n_clips: int) -> _Floats:
+        expected = f"numbers of shape ({n_clips}, T, D)"
+        values: _Floats = self.numbers(modality, expected)
+        if values.ndim != 3 or len(values) != n_clips or 0 in values.shape:
+            raise self.error(modality, f"has shape {values.shape}", expected)
+        cleaned = 0
+        for start in range(0, n_clips, _CHUNK):
+            part = values[start : start + _CHUNK]
+            bad = ~np.isfinite(part)
+            if bad.any():
+                cleaned += int(bad.sum())
+                part[bad] = 0.0
+        if cleaned:
+            self.note(modality, f"{cleaned:,} values were not finite and are 0 now")
+        return values
+
+    def scores(self, key: str, info: DatasetInfo) -> _Floats:
+        """Regression labels ``(N,)``; range and finiteness are checked once the ids are known."""
+        low, high = info.label_range
+        expected = f"one number in [{low:g}, {high:g}] for each clip"
+        values: _Floats = self.numbers(key, expected)
+        if values.ndim == 0 or len(values) == 0 or values.size != len(values):
+            raise self.error(key, f"has shape {values.shape}", expected)
+        return values.reshape(-1)
+
+    def check_scores(self, key: str, labels: _Floats, ids: list[str], info: DatasetInfo) -> None:
+        low, high = info.label_range
+        bad = ~((labels >= low - _LABEL_SLACK) & (labels <= high + _LABEL_SLACK))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise self.error(
+                key, f"is {labels[row]:g} for clip {ids[row]!r}", f"a number in [{low:g}, {high:g}] for {info.name}"
+            )
+
+    def ids(self, key: str, n_clips: int) -> list[str]:
+        expected = f"{n_clips} ids"
+        rows = self.take(key, expected)
+        if not isinstance(rows, (list, tuple, np.ndarray)) or (isinstance(rows, np.ndarray) and rows.ndim == 0):
+            raise self.error(key, f"is a {type(rows).__name__}", expected)
+        if len(rows) != n_clips:
+            raise self.error(key, f"has {len(rows)} ids", expected)
+        return _clip_names(rows)
+
+    def check_unique(self, key: str, names: list[str]) -> None:
+        (name, count), *_ = Counter(names).most_common(1)
+        if count > 1:
+            raise self.error(key, f"has {name!r} {count} times", "ids that are unique in a split")
+
+    def lengths(self, key: str, n_clips: int, steps: int) -> _Ints:
+        expected = f"{n_clips} whole numbers from 0 to {steps}"
+        values = self.integers(key, expected)
+        if values.size != n_clips:
+            raise self.error(key, f"has shape {values.shape}", expected)
+        values = values.reshape(-1)
+        if values.max() > steps:
+            raise self.error(key, f"has the length {values.max()} in row {values.argmax()}", expected)
+        return values
+
+    def tokens(self, n_clips: int, steps: int) -> _Ints:
+        expected = f"ids, attention mask and token types of shape ({n_clips}, 3, {steps})"
+        values = self.integers("text_bert", expected)
+        if values.shape != (n_clips, 3, steps):
+            raise self.error("text_bert", f"has shape {values.shape}", expected)
+        mask = values[:, 1]
+        if mask.max() > 1 or (np.diff(mask, axis=1) > 0).any():
+            raise self.error("text_bert", "has an attention mask of another form", "ones followed by zeros")
+        return values
+
+    def zero_padding(self, modality: str, values: _Floats, lengths: _Ints) -> None:
+        """Zero the frames at or beyond each clip's length."""
+        cleared = 0
+        steps = np.arange(values.shape[1])
+        for start in range(0, len(values), _CHUNK):
+            part = values[start : start + _CHUNK]
+            beyond = steps >= lengths[start : start + _CHUNK, None]
+            cleared += int(part[beyond].any(axis=1).sum())
+            part[beyond] = 0.0
+        if cleared:
+            self.note(modality, f"{cleared:,} frames beyond their clip's length were not 0 and are 0 now")
+        if empty := int((lengths == 0).sum()):
+            self.note(modality, f"{empty:,} clips have no frame")
+
+
+def _clip_names(rows: Any) -> list[str]:
+    """Ids as strings; rows of several fields (video, start, end) become ``video$_$start-end``."""
+    names = []
+    for row in rows.tolist() if isinstance(rows, np.ndarray) else rows:
+        fields = [_as_text(item) for item in np.asarray(row, dtype=object).ravel()]
+        names.append(fields[0] + (f"$_${'-'.join(fields[1:])}" if len(fields) > 1 else "") if fields else "")
+    return names
+
+
+def _as_text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _splits(path: Path, content: object) -> dict[str, _Split]:
+    """Look up the three splits of a pickle."""
+    if not isinstance(content, dict):
+        raise MSABenchError(
+            f"{path} holds a {type(content).__name__}; expected a dict with the keys {', '.join(SPLITS)}"
+        )
+    for name in SPLITS:
+        if name not in content:
+            found = ", ".join(map(str, content)) or "nothing"
+            raise MSABenchError(f"{path} has no split {name!r} (it has {found}); expected {', '.join(SPLITS)}")
+        if not isinstance(content[name], dict):
+            kind = type(content[name]).__name__
+            raise MSABenchError(f"{path}: split {name!r} is a {kind}; expected a dict of arrays")
+    return {name: _Split(path, name, content[name]) for name in SPLITS}
+
+
+def _finish(
+    path: Path,
+    file: FeatureFile,
+    info: DatasetInfo,
+    splits: dict[str, RawSplit],
+    notes: list[str],
+    padding: dict[str, str] | None = None,
+    ids_from_file: bool = True,
+) -> RawCorpus:
+    """Check the splits against each other and against what is known of the file."""
+    train = splits["train"]
+    for name, split in splits.items():
+        for modality in MODALITIES:
+            shape, first = split.features[modality].shape[1:], train.features[modality].shape[1:]
+            if shape != first:
+                raise MSABenchError(
+                    f"{path}: {name}/{modality} has {shape[0]} steps of {shape[1]} features; expected {first[0]} of "
+                    f"{first[1]} as in train"
+                )
+    notes = list(notes)
+    for what, axis, known in (("steps", 1, file.lengths), ("features", 2, file.dims)):
+        for modality, listed in known.items():
+            found = train.features[modality].shape[axis]
+            if found != listed:
+                notes.append(f"{modality} has {found} {what}; {listed} are listed for {info.name} {file.features}")
+    sizes = tuple(len(splits[name].ids) for name in SPLITS)
+    if info.split_sizes is not None and sizes != info.split_sizes:
+        found, listed_sizes = ("/".join(map(str, s)) for s in (sizes, info.split_sizes))
+        notes.append(f"the splits have {found} clips; {listed_sizes} are listed for {info.name}")
+    if not ids_from_file:
+        notes.append("the file has no usable ids: rows stand in for them, and every clip is its own conversation")
+    sides = padding or dict.fromkeys(MODALITIES, "end")
+    return RawCorpus(splits=splits, padding=sides, ids_from_file=ids_from_file, notes=notes)
+
+
+def read_mmsa(path: Path, info: DatasetInfo, file: FeatureFile) -> RawCorpus:
+    """Read a pickle in the layout of MMSA.
+
+    The number of words is that of the attention mask in ``text_bert``. In aligned files audio and vision have a frame
+    for each token, so that they take the text's length; in others their lengths are ``audio_lengths`` and
+    ``vision_lengths``, or, where a file lacks these, end at the last frame that is not all zero. Padding is at the end.
+
+    Args:
+        path: The pickle.
+        info: The corpus, for label range and split sizes.
+        file: What is listed of the file.
+
+    Returns:
+        Splits with tokens.
+
+    Raises:
+        MSABenchError: The file is damaged or not in this layout; labels, ids or lengths are wrong.
+    """
+    splits: dict[str, RawSplit] = {}
+    notes: list[str] = []
+    for name, split in _splits(path, load(path)).items():
+        labels = split.scores("regression_labels", info)
+        n_clips = len(labels)
+        ids = split.ids("id", n_clips)
+        split.check_unique("id", ids)
+        split.check_scores("regression_labels", labels, ids, info)
+        features = {modality: split.features(modality, n_clips) for modality in MODALITIES}
+        steps = {modality: values.shape[1] for modality, values in features.items()}
+        tokens = split.tokens(n_clips, steps["text"])
+        lengths = {"text": tokens[:, 1].sum(axis=1)}
+        aligned = file.features.endswith("-aligned") or (
+            file.features == "custom" and "audio_lengths" not in split.arrays and len(set(steps.values())) == 1
+        )
+        for modality in ("audio", "vision"):
+            if aligned:
+                if steps[modality] != steps["text"]:
+                    raise split.error(
+                        modality, f"has {steps[modality]} steps", f"{steps['text']} as text in aligned files"
+                    )
+                lengths[modality] = lengths["text"].copy()
+            elif f"{modality}_lengths" in split.arrays:
+                lengths[modality] = split.lengths(f"{modality}_lengths", n_clips, steps[modality])
+            else:
+                lengths[modality] = steps[modality] - _zero_frames(_present(features[modality]))[1]
+                split.note(modality, f"there is no {modality}_lengths; lengths end at the last frame that is not zero")
+        for modality in MODALITIES:
+            split.zero_padding(modality, features[modality], lengths[modality])
+        splits[name] = RawSplit(features, lengths, labels, ids, tokens)
+        notes += split.notes
+    return _finish(path, file, info, splits, notes)
+
+
+def _present(values: _Floats) -> _Bools:
+    """Bool ``(N, T)``, True on frames that are not all zero."""
+    parts = [values[start : start + _CHUNK].any(axis=2) for start in range(0, len(values), _CHUNK)]
+    return np.concatenate(parts)
+
+
+def _zero_frames(present: _Bools) -> tuple[_Ints, _Ints]:
+    """Leading and trailing absent frames of each clip, int64 ``(N,)`` each; both are T where all frames are absent."""
+    steps = present.shape[1]
+    none = ~present.any(axis=1)
+    leading = np.where(none, steps, present.argmax(axis=1)).astype(np.int64)
+    trailing = np.where(none, steps, present[:, ::-1].argmax(axis=1)).astype(np.int64)
+    return leading, trailing
+
+
+def _detect_padding(presences: Mapping[str, list[_Bools]]) -> tuple[str, dict[str, _Ints]]:
+    """Find the padded side of a modality, or of several that share their time line, and the clips' lengths.
+
+    The side is the one with more all-zero frames over all clips. A frame exists from the first (padding in front) or up
+    to the last (padding at the end) that is not zero in any of the arrays.
+
+    Args:
+        presences: split -> bool ``(N, T)`` for each modality that shares the time line.
+
+    Returns:
+        The side, and split -> int64 ``(N,)``.
+    """
+    zeros = {name: _zero_frames(np.logical_or.reduce(arrays)) for name, arrays in presences.items()}
+    steps = {name: arrays[0].shape[1] for name, arrays in presences.items()}
+    leading, trailing = (
+        sum(int(zero[side][zero[side] < steps[name]].sum()) for name, zero in zeros.items()) for side in (0, 1)
+    )
+    side = "front" if leading > trailing else "end"
+    return side, {name: steps[name] - zero[0 if side == "front" else 1] for name, zero in zeros.items()}
+
+
+def read_mult(path: Path, info: DatasetInfo, file: FeatureFile) -> RawCorpus:
+    """Read a pickle in the layout of MulT.
+
+    The files have no lengths; they are found from all-zero frames on the padded side. In aligned files a frame exists
+    where any modality has it, since a word without vector or face is still a word. IEMOCAP's labels are reordered from
+    ``MULT_EMOTIONS`` to ``EMOTIONS``.
+
+    Args:
+        path: The pickle.
+        info: The corpus, for task, label range and split sizes.
+        file: What is listed of the file.
+
+    Returns:
+        Splits without tokens. Without usable ids (IEMOCAP), ids are row numbers.
+
+    Raises:
+        MSABenchError: The file is damaged or not in this layout; labels are wrong.
+    """
+    splits: dict[str, RawSplit] = {}
+    notes: list[str] = []
+    ids_from_file = True
+    found = _splits(path, load(path))
+    for name, split in found.items():
+        scores = None if info.task == "emotions" else split.scores("labels", info)
+        labels = _mult_emotions(split) if scores is None else scores
+        n_clips = len(labels)
+        ids = split.ids("id", n_clips) if "id" in split.arrays else []
+        if len(set(ids)) < n_clips:
+            if ids:
+                split.note("id", f"only {len(set(ids)):,} of {n_clips:,} ids are different; they are not used")
+            ids_from_file = False
+            ids = [str(row) for row in range(n_clips)]
+        if scores is not None:
+            split.check_scores("labels", scores, ids, info)
+        features = {modality: split.features(modality, n_clips) for modality in MODALITIES}
+        splits[name] = RawSplit(features, {}, labels, ids)
+    if not ids_from_file:
+        for raw in splits.values():
+            raw.ids = [str(row) for row in range(len(raw.ids))]
+
+    padding: dict[str, str] = {}
+    groups = [MODALITIES] if file.features.endswith("-aligned") else [(modality,) for modality in MODALITIES]
+    for group in groups:
+        presences = {}
+        for name, raw in splits.items():
+            steps = {modality: raw.features[modality].shape[1] for modality in group}
+            if len(set(steps.values())) > 1:
+                raise found[name].error(
+                    "text, audio, vision", f"have {steps} steps", "as many in each, in aligned files"
+                )
+            presences[name] = [_present(raw.features[modality]) for modality in group]
+        side, lengths = _detect_padding(presences)
+        for modality in group:
+            padding[modality] = side
+            for name, raw in splits.items():
+                raw.lengths[modality] = lengths[name].copy()
+    for name, raw in splits.items():
+        for modality in MODALITIES:
+            if empty := int((raw.lengths[modality] == 0).sum()):
+                found[name].note(modality, f"{empty:,} clips have no frame")
+        notes += found[name].notes
+    return _finish(path, file, info, splits, notes, padding, ids_from_file)
+
+
+def _mult_emotions(split: _Split) -> _Ints:
+    """IEMOCAP's one-hot labels ``(N, 4, 2)`` as int64 ``(N, 4)`` in the order of ``EMOTIONS``."""
+    expected = "one-hot labels of shape (N, 4, 2)"
+    values = split.numbers("labels", expected)
+    if values.ndim != 3 or values.shape[1:] != (len(MULT_EMOTIONS), 2) or len(values) == 0:
+        raise split.error("labels", f"has shape {values.shape}", expected)
+    if not (np.isin(values, (0.0, 1.0)).all() and (values.sum(axis=2) == 1.0).all()):
+        raise split.error("labels", "is not one-hot", expected)
+    order = [MULT_EMOTIONS.index(emotion) for emotion in EMOTIONS]
+    labels: _Ints = values.argmax(axis=2)[:, order].astype(np.int64)
+    return labels
+
+
+def read_npz(path: Path, info: DatasetInfo, file: FeatureFile) -> RawCorpus:
+    """Read our npz: all clips in one set of arrays, with an array that names each clip's split.
+
+    Arrays: ``id`` str (N,), ``split`` str (N,) of train, valid, test; ``regression_labels`` (N,), or for emotions
+    ``emotion_labels`` (N, 4) of 0 and 1 in the order of ``EMOTIONS``; ``text``, ``audio``, ``vision`` (N, T, D).
+    Optional: ``text_lengths``, ``audio_lengths``, ``vision_lengths`` (N,), without which all steps exist, and
+    ``text_bert`` (N, 3, T) with token ids, attention mask and token types. Padding is at the end.
+
+    Args:
+        path: The npz.
+        info: The corpus, for task, label range and split sizes.
+        file: What is listed of the file.
+
+    Returns:
+        The splits.
+
+    Raises:
+        MSABenchError: The file is damaged or not in this layout; labels, ids or lengths are wrong.
+    """
+    label_key = "emotion_labels" if info.task == "emotions" else "regression_labels"
+    whole = _Split(path, "npz", _npz_arrays(path, ("id", "split", label_key, *MODALITIES)))
+    names = np.asarray(_clip_names(whole.take("split", "the split of each clip")))
+    n_all = len(names)
+    if unknown := sorted(set(names.tolist()) - set(SPLITS)):
+        raise whole.error("split", f"names {unknown[0]!r}", f"one of {', '.join(SPLITS)} for each clip")
+    for key, value in whole.arrays.items():
+        if value.ndim == 0 or len(value) != n_all:
+            raise whole.error(key, f"has shape {value.shape}", f"{n_all} rows, as in split")
+
+    splits: dict[str, RawSplit] = {}
+    notes: list[str] = []
+    for name in SPLITS:
+        rows = names == name
+        if not rows.any():
+            raise whole.error("split", f"names no clip {name!r}", f"clips in each of {', '.join(SPLITS)}")
+        split = _Split(path, name, {key: value[rows] for key, value in whole.arrays.items()})
+        n_clips = int(rows.sum())
+        ids = split.ids("id", n_clips)
+        split.check_unique("id", ids)
+        labels: NDArray[Any]
+        if info.task == "emotions":
+            expected = f"0 or 1 for {', '.join(EMOTIONS)}, shape (N, {len(EMOTIONS)})"
+            labels = split.integers(label_key, expected)
+            if labels.shape != (n_clips, len(EMOTIONS)) or labels.max() > 1:
+                raise split.error(label_key, f"has shape {labels.shape} and goes to {labels.max()}", expected)
+        else:
+            labels = split.scores(label_key, info)
+            split.check_scores(label_key, labels, ids, info)
+        features = {modality: split.features(modality, n_clips) for modality in MODALITIES}
+        lengths = {}
+        for modality, values in features.items():
+            steps = values.shape[1]
+            if f"{modality}_lengths" in split.arrays:
+                lengths[modality] = split.lengths(f"{modality}_lengths", n_clips, steps)
+            else:
+                lengths[modality] = np.full(n_clips, steps, dtype=np.int64)
+            split.zero_padding(modality, values, lengths[modality])
+        tokens = split.tokens(n_clips, features["text"].shape[1]) if "text_bert" in split.arrays else None
+        splits[name] = RawSplit(features, lengths, labels, ids, tokens)
+        notes += split.notes
+    return _finish(path, file, info, splits, notes)
+
+
+def _npz_arrays(path: Path, required: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    optional = ("text_bert", *(f"{modality}_lengths" for modality in MODALITIES))
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise MSABenchError(f"{path} holds a single array; expected an npz with {', '.join(required)}")
+        with archive:
+            for key in required:
+                if key not in archive.files:
+                    found = ", ".join(archive.files) or "nothing"
+                    raise MSABenchError(f"{path} has no array {key!r} (it has {found}); expected {', '.join(required)}")
+            return {key: archive[key] for key in (*required, *optional) if key in archive.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
+        # NumPy says "allow_pickle" both for arrays of Python objects and for files that are no npz at all.
+        reason = "it is damaged, or holds arrays of Python objects"
+        raise MSABenchError(f"{path} is not a readable npz ({reason}: {error}); get or write the file again") from error
+
+
+READERS: dict[str, Callable[[Path, DatasetInfo, FeatureFile], RawCorpus]] = {
+    "mmsa": read_mmsa,
+    "mult": read_mult,
+    "npz": read_npz,
+}
+"""``FeatureFile.reader`` -> function."""

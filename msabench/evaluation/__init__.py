@@ -1,0 +1,1 @@
+"""From a trained method to predictions and records."""

@@ -1,0 +1,169 @@
+"""Evaluates one trained method in every distinct cell of a grid, from features that are loaded once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from msabench.data.datamodule import MSADataModule
+from msabench.errors import MSABenchError
+from msabench.evaluation.predictions import stored_metrics
+from msabench.evaluation.record import CellRecord
+from msabench.methods.base import MSAMethod
+from msabench.metrics import functional
+from msabench.missingness.conditions import Cell, distinct
+from msabench.missingness.patterns import Clips, Masks, dropped_share, mask_hash
+
+CPU_BATCH = 96
+"""Clips per forward pass on a CPU, the fastest size when measured; accelerators take the whole split if it fits."""
+
+
+@dataclass
+class CellPredictions:
+    """What a method predicted in one cell, with what is known of the cell's masks. N clips in file order.
+
+    Attributes:
+        cell: The test situation.
+        mask_seed: Seed of the holes; None for cells without random holes.
+        preds: float32 ``(N,)`` scores, or ``(N, 4, 2)`` logits of the emotions.
+        mask_hash: Hash of the masks, 16 hex digits.
+        dropped: modality -> share of existing frames that were dropped, in [0, 1].
+    """
+
+    cell: Cell
+    mask_seed: int | None
+    preds: NDArray[np.float32]
+    mask_hash: str
+    dropped: dict[str, float]
+
+
+@dataclass
+class Evaluation:
+    """A method's predictions over a grid.
+
+    Attributes:
+        metric_set: Which metrics apply: ``sentiment``, ``sims`` or ``emotions``.
+        ids: Clip ids, N.
+        labels: float32 ``(N,)``, or int64 ``(N, 4)`` for the emotions.
+        cells: One entry per cell, and per mask seed where holes are random, in table order.
+        seconds: Wall time of everything, metrics apart.
+    """
+
+    metric_set: str
+    ids: list[str]
+    labels: NDArray[Any]
+    cells: list[CellPredictions]
+    seconds: float
+
+    def records(self, job_id: str) -> list[CellRecord]:
+        """The rows to store for a job: metrics of every entry of ``cells``."""
+        return [
+            CellRecord(
+                job_id=job_id,
+                cell=str(entry.cell),
+                mask_seed=entry.mask_seed,
+                mask_hash=entry.mask_hash,
+                n=len(self.ids),
+                dropped=entry.dropped,
+                collapsed=functional.is_collapsed(self.metric_set, entry.preds),
+                metrics=stored_metrics(self.metric_set, self.labels, entry.preds),
+            )
+            for entry in self.cells
+        ]
+
+
+def evaluate_grid(
+    method: MSAMethod,
+    datamodule: MSADataModule,
+    cells: Iterable[Cell],
+    mask_seeds: Iterable[int] = (0, 1, 2),
+    *,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Evaluation:
+    """Predict the test split in every distinct cell.
+
+    Cells with random holes are predicted once per mask seed, others once. The method is left in evaluation mode on
+    the device. Gradients are off through ``no_grad``, so that a method may switch them on locally.
+
+    Args:
+        method: The trained method.
+        datamodule: Its data; gives missingness protocol and normalisation.
+        cells: Cells to evaluate; repetitions count once.
+        mask_seeds: Seeds of the test holes, at least one, without repetition.
+        batch_size: Clips per forward pass; None for 96 on a CPU and for the whole split, halved until it fits, on
+            an accelerator. Predictions do not depend on it, up to rounding on an accelerator.
+        device: Where to compute.
+
+    Raises:
+        MSABenchError: No mask seed, a repeated or negative one, or predictions that are not finite.
+    """
+    seeds = tuple(mask_seeds)
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise MSABenchError(f"mask seeds {list(seeds)} are not allowed; give one or more distinct numbers from 0 on")
+    started = time.perf_counter()
+    device = torch.device(device)
+    method.eval().to(device)
+    split = datamodule.corpus.splits["test"]
+    clips = Clips.of(split, datamodule.corpus.padding)
+    size = batch_size or (CPU_BATCH if device.type == "cpu" else len(split))
+    entries = []
+    for cell in distinct(cells):
+        for seed in seeds if cell.is_random else (None,):
+            masks = datamodule.cell_masks(cell, seed or 0, device=device)
+            preds, size = _predict_or_halve(method, datamodule, cell, seed or 0, masks, size, device)
+            if not np.isfinite(preds).all():
+                raise MSABenchError(f"{method.info.name} predicts values that are not finite in cell {cell}")
+            home = clips if masks.observed["text"].device.type == "cpu" else clips.to(device)
+            entries.append(CellPredictions(cell, seed, preds, mask_hash(masks), dropped_share(masks, home)))
+    return Evaluation(
+        metric_set=datamodule.corpus.info.metric_set,
+        ids=list(split.ids),
+        labels=split.labels.cpu().numpy(),
+        cells=entries,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _predict_or_halve(
+    method: MSAMethod,
+    datamodule: MSADataModule,
+    cell: Cell,
+    mask_seed: int,
+    masks: Masks,
+    size: int,
+    device: torch.device,
+) -> tuple[NDArray[np.float32], int]:
+    while True:
+        try:
+            return _predict(method, datamodule, cell, mask_seed, masks, size, device), size
+        except torch.cuda.OutOfMemoryError:
+            if size == 1:
+                raise
+        # Outside the handler, so that the failed pass's tensors are no longer held by its traceback.
+        torch.cuda.empty_cache()
+        size = -(-size // 2)
+
+
+def _predict(
+    method: MSAMethod,
+    datamodule: MSADataModule,
+    cell: Cell,
+    mask_seed: int,
+    masks: Masks,
+    size: int,
+    device: torch.device,
+) -> NDArray[np.float32]:
+    batches = datamodule.cell_batches(
+        cell, mask_seed, batch_size=size, with_tokens=method.needs_tokens, device=device, masks=masks
+    )
+    with torch.no_grad():
+        parts = [method(batch.for_inference()).pred for batch in batches]
+        preds: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+    return preds

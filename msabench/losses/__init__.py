@@ -1,0 +1,1 @@
+"""Loss functions that more than one method may use."""

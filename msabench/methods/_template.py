@@ -1,0 +1,58 @@
+"""Copy this file to ``foo.py`` to add the method ``foo``; nothing else needs to know about it.
+
+Replace this docstring by: paper title, authors, venue, URL; official code and commit, licence; and then
+
+Deviations:
+    One line for each departure from the paper, with its reason.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from msabench.data.batch import MODALITIES, Batch
+from msabench.data.info import DataSpec
+from msabench.methods.base import MSAMethod, Output
+from msabench.methods.info import MethodInfo
+
+
+class Template(MSAMethod):
+    """Mean of the observed frames of each modality, concatenated, into a two-layer perceptron.
+
+    Args:
+        spec: What the data look like; filled in from the data module.
+        variant: Only ``default``.
+        hidden: Width H of the hidden layer.
+        lr: Learning rate of Adam.
+    """
+
+    # Written as a literal: the list of methods is read without importing this file.
+    info = MethodInfo(
+        name="_template",
+        title="Title of the paper",
+        venue="Venue",
+        year=2026,
+        url="https://example.org/paper",
+        fidelity="reference",
+        smoke={"hidden": 8},
+    )
+
+    def __init__(self, spec: DataSpec, *, variant: str = "default", hidden: int = 64, lr: float = 1e-3) -> None:
+        super().__init__(spec, variant=variant, lr=lr, task_loss="l1")
+        self.hidden = nn.Linear(sum(spec.feature_dims.values()), hidden)
+        self.out = nn.Linear(hidden, self.n_outputs)
+
+    def forward(self, batch: Batch) -> Output:
+        """Predict from the features and masks of a batch."""
+        means = []
+        for modality in MODALITIES:
+            frames = batch.observed[modality].sum(1, keepdim=True).clamp(min=1)
+            means.append(batch.features[modality].sum(1) / frames)
+        joint = torch.relu(self.hidden(torch.cat(means, dim=1)))
+        return Output(pred=self.to_pred(self.out(joint)), representation=joint)
+
+    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
+        """The task term."""
+        assert batch.labels is not None
+        return {"task": self.task_loss(out.pred, batch.labels)}

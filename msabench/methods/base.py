@@ -1,0 +1,269 @@
+"""The contract of a method, and everything that all methods share."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from msabench.data.batch import Batch
+from msabench.data.info import DataSpec
+from msabench.errors import MSABenchError, one_of
+from msabench.methods.info import MethodInfo
+from msabench.metrics.collection import PredictionMetrics
+
+CHECKPOINT_KEY = "msabench"
+
+
+@dataclass
+class Output:
+    """What a forward pass returns. B is the number of clips.
+
+    Attributes:
+        pred: float32 ``(B,)``, score in label units; for IEMOCAP logits ``(B, 4, 2)``.
+        logits: float32 ``(B, C)`` where the task head classifies; None otherwise.
+        unimodal: modality -> float32 ``(B,)``, scores of unimodal heads.
+        representation: float32 ``(B, H)``, the joint representation, for figures; None if there is none.
+        aux: Whatever ``loss`` needs besides; nothing outside the method reads it. The first axis is the batch.
+    """
+
+    pred: Tensor
+    logits: Tensor | None = None
+    unimodal: dict[str, Tensor] = field(default_factory=dict)
+    representation: Tensor | None = None
+    aux: dict[str, Tensor] = field(default_factory=dict)
+
+
+class MSAMethod(pl.LightningModule, ABC):
+    """Base of all methods.
+
+    A method writes ``info``, ``__init__``, ``forward`` and ``loss``; the base owns the steps, optimisation, logging,
+    metrics and selection. Validation, test and prediction are never overridden, so every number in a table went
+    through the same lines.
+
+    Args:
+        spec: What the data look like; filled in from the data module.
+        variant: ``default`` or one of ``info.variants``.
+        lr: Learning rate of Adam.
+        weight_decay: L2 weight decay of Adam.
+        task_loss: Task loss for scores: ``l1`` or ``mse``. IEMOCAP's emotions always use cross-entropy.
+        lr_patience: Epochs without a better ``val/task`` after which the learning rate is multiplied by
+            ``lr_factor``; None keeps it constant.
+        lr_factor: See ``lr_patience``.
+    """
+
+    info: ClassVar[MethodInfo]
+    init_args: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> MSAMethod:
+        # Checkpoints carry the constructor's arguments as plain values, so that they load without pickle.
+        self = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        given = {name: value for name, value in bound.arguments.items() if name not in ("self", "spec")}
+        object.__setattr__(self, "init_args", given)
+        return self
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        variant: str = "default",
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        task_loss: Literal["l1", "mse"] = "l1",
+        lr_patience: int | None = None,
+        lr_factor: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if variant not in ("default", *self.info.variants):
+            raise one_of(f"variant of {self.info.name}", variant, ("default", *self.info.variants))
+        if spec.task not in self.info.tasks:
+            raise one_of(f"task for {self.info.name}", spec.task, self.info.tasks)
+        self.spec = spec
+        self.variant = variant
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.criterion = task_loss
+        self.lr_patience = lr_patience
+        self.lr_factor = lr_factor
+        self._epoch_sums: dict[str, Tensor] = {}
+        self._epoch_clips = 0
+        self._val_metrics = PredictionMetrics(spec.metric_set)
+        self._test_metrics: dict[int, PredictionMetrics] = {}
+        self.test_results: dict[str, dict[str, float]] = {}
+
+    # What a method writes.
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Output:
+        """Predict from what a deployed model sees. Reads features, masks and tokens of ``batch``, nothing else."""
+
+    def training_forward(self, batch: Batch) -> Output:
+        """Forward pass in training; may read ``batch.views`` and ``batch.complete``."""
+        return self(batch)
+
+    @abstractmethod
+    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
+        """Named loss terms, already weighted; the base sums them.
+
+        On several devices ``out`` and the batch's labels, index, masks and complete version have been gathered, so
+        means and batch-level losses are over the global batch.
+        """
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups for Adam."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the text comes in as tokens."""
+        return any(getattr(module, "reads_tokens", False) for module in self.modules() if module is not self)
+
+    # Task head.
+
+    @property
+    def n_outputs(self) -> int:
+        """Width of the last layer: 1 score, or 4 emotions x 2 logits."""
+        return 8 if self.spec.task == "emotions" else 1
+
+    def to_pred(self, outputs: Tensor) -> Tensor:
+        """Shape the last layer's ``(B, n_outputs)`` as predictions: ``(B,)`` or ``(B, 4, 2)``."""
+        return outputs.view(-1, 4, 2) if self.spec.task == "emotions" else outputs.squeeze(-1)
+
+    def task_loss(self, pred: Tensor, labels: Tensor) -> Tensor:
+        """The task term: L1 or MSE of the score, or cross-entropy averaged over clips and emotions.
+
+        Args:
+            pred: ``(B,)`` or ``(B, 4, 2)``.
+            labels: ``(B,)`` float or ``(B, 4)`` int64.
+        """
+        if self.spec.task == "emotions":
+            return F.cross_entropy(pred.reshape(-1, 2), labels.reshape(-1))
+        return F.l1_loss(pred, labels) if self.criterion == "l1" else F.mse_loss(pred, labels)
+
+    # Steps.
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One optimisation step's loss."""
+        out = self.training_forward(batch)
+        terms = self.loss(*self._gathered(out, batch))
+        total = torch.stack(list(terms.values())).sum()
+        self._accumulate({"loss": total, **{f"loss_{name}": term for name, term in terms.items()}}, batch.size)
+        return total
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean of every loss term; a loss that is not finite ends the run."""
+        means = {f"train/{name}": value / self._epoch_clips for name, value in self._epoch_sums.items()}
+        self._epoch_sums, self._epoch_clips = {}, 0
+        for name, value in means.items():
+            if not torch.isfinite(value):
+                raise MSABenchError(f"{name} of {self.info.name} is {value.item()} in epoch {self.current_epoch}")
+        self.log_dict(means)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Predict one validation batch."""
+        assert batch.labels is not None
+        self._val_metrics.update(self(batch.for_inference()).pred, batch.labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/task`` (the selection criterion) and all metrics over the whole split."""
+        pred, labels = self._val_metrics.predictions()
+        self.log("val/task", self.task_loss(pred, labels), prog_bar=True)
+        self.log_dict({f"val/{key}": value for key, value in self._val_metrics.compute().items()})
+        self._val_metrics.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Predict one test batch; one data loader per cell."""
+        assert batch.labels is not None
+        metrics = self._test_metrics.setdefault(dataloader_idx, PredictionMetrics(self.spec.metric_set))
+        metrics.update(self(batch.for_inference()).pred, batch.labels)
+
+    def on_test_epoch_end(self) -> None:
+        """Compute every cell's metrics; loggers get them as ``test/<cell>/<metric>``."""
+        cells = self.trainer.datamodule.cells  # type: ignore[attr-defined]
+        self.test_results = {str(cells[i]): metrics.compute() for i, metrics in sorted(self._test_metrics.items())}
+        self._test_metrics = {}
+        flat = {f"test/{cell}/{key}": v for cell, values in self.test_results.items() for key, v in values.items()}
+        for logger in self.trainer.loggers:
+            logger.log_metrics(flat)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Predictions of one batch."""
+        return self(batch.for_inference()).pred
+
+    def configure_optimizers(self) -> Any:
+        """Adam over ``param_groups()``, with the learning rate reduced on plateaus of ``val/task`` if asked for."""
+        groups = [group for group in self.param_groups() if group["params"]]
+        if not groups:
+            return None
+        optimizer = torch.optim.Adam(groups, lr=self.lr, weight_decay=self.weight_decay)
+        if self.lr_patience is None:
+            return optimizer
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, mode="min", factor=self.lr_factor, patience=self.lr_patience
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/task"}}
+
+    # Checkpoints.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to rebuild the method, as plain values."""
+        checkpoint[CHECKPOINT_KEY] = {
+            "method": self.info.name,
+            "method_version": self.info.method_version,
+            "init_args": self.init_args,
+            "spec": asdict(self.spec),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another method or variant."""
+        made_by = checkpoint.get(CHECKPOINT_KEY, {})
+        theirs = (made_by.get("method"), made_by.get("init_args", {}).get("variant", "default"))
+        if theirs != (self.info.name, self.variant):
+            raise MSABenchError(
+                f"the checkpoint is of method {theirs[0]!r} (variant {theirs[1]!r}); "
+                f"expected {self.info.name!r} (variant {self.variant!r})"
+            )
+
+    # Bookkeeping.
+
+    def _accumulate(self, values: Mapping[str, Tensor], clips: int) -> None:
+        # Logging once an epoch: a self.log call per step and term costs more than a step of a small method.
+        for name, value in values.items():
+            weighted = value.detach() * clips
+            self._epoch_sums[name] = self._epoch_sums[name] + weighted if name in self._epoch_sums else weighted
+        self._epoch_clips += clips
+
+    def _gathered(self, out: Output, batch: Batch) -> tuple[Output, Batch]:
+        if self._trainer is None or self.trainer.world_size == 1:
+            return out, batch
+        gathered_sizes = self.all_gather(torch.tensor(batch.size, device=self.device))
+        assert isinstance(gathered_sizes, Tensor)
+        sizes = gathered_sizes.tolist()
+
+        def gather(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return self._gather_rows(value, sizes)
+            if isinstance(value, dict):
+                return {key: gather(item) for key, item in value.items()}
+            if isinstance(value, Batch):
+                return replace(value, **{f.name: gather(getattr(value, f.name)) for f in fields(value)})
+            return value
+
+        everything = Output(**{f.name: gather(getattr(out, f.name)) for f in fields(out)})
+        for_loss = ("labels", "index", "valid", "observed", "complete")
+        return everything, replace(batch, **{name: gather(getattr(batch, name)) for name in for_loss})
+
+    def _gather_rows(self, rows: Tensor, sizes: list[int]) -> Tensor:
+        # Devices may hold different numbers of clips in the last batch: pad, gather, cut.
+        padding = rows.new_zeros(max(sizes) - len(rows), *rows.shape[1:])
+        gathered = self.all_gather(torch.cat([rows, padding]), sync_grads=rows.requires_grad)
+        return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])

@@ -1,0 +1,48 @@
+"""Rebuilds a method from its checkpoint alone, without unpickling code."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msabench.data.info import DataSpec
+from msabench.errors import MSABenchError
+from msabench.methods.base import CHECKPOINT_KEY, MSAMethod
+from msabench.registry import method_class
+
+DATA_KEY = "MSADataModule"
+
+
+def load_checkpoint(path: Path) -> tuple[MSAMethod, dict[str, Any]]:
+    """Rebuild a trained method.
+
+    Args:
+        path: Checkpoint written by ``msabench fit`` or ``msabench run``.
+
+    Returns:
+        The method in evaluation mode on the CPU, and the data module's state for ``MSADataModule.from_state``.
+
+    Raises:
+        MSABenchError: There is no such file, it is no checkpoint of msabench, or it was made by another version of
+            the method.
+    """
+    if not path.is_file():
+        raise MSABenchError(f"there is no checkpoint {path}; give a file such as runs/.../best.ckpt")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        made_by, data_state = checkpoint[CHECKPOINT_KEY], checkpoint[DATA_KEY]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, TypeError) as error:
+        raise MSABenchError(f"{path} is not a checkpoint of msabench ({str(error).splitlines()[0]})") from error
+    cls = method_class(made_by["method"])
+    if cls.info.method_version != made_by["method_version"]:
+        raise MSABenchError(
+            f"{path} was made by version {made_by['method_version']} of {cls.info.name}; "
+            f"this is version {cls.info.method_version}"
+        )
+    spec = made_by["spec"]
+    method = cls(DataSpec(**{**spec, "label_range": tuple(spec["label_range"])}), **made_by["init_args"])
+    method.load_state_dict(checkpoint["state_dict"])
+    return method.eval(), data_state

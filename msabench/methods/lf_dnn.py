@@ -1,0 +1,158 @@
+"""LF-DNN: late fusion of one small network per modality.
+
+No single paper stands behind it; its parts are those of TFN (Zadeh et al., EMNLP 2017) without the tensor product.
+Code: https://github.com/thuiar/MMSA at a94e65d, MIT licence, which names Cambria et al., "Benchmarking Multimodal
+Sentiment Analysis", CICLing 2017, https://arxiv.org/abs/1707.09538, and https://github.com/rhoposit/MultimodalDNN.
+
+Deviations:
+    A training batch of a single clip is normalised with the running statistics; BatchNorm fails on it otherwise.
+    The validation score that selects is weighted by clips; MMSA averages over batches and rounds to 4 decimals.
+    IEMOCAP's emotions get eight outputs and cross-entropy as in MulT; MMSA has no such task.
+
+As in MMSA, audio and vision are averaged over all stored steps and the LSTM runs over all stored steps of the text,
+padding included.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from msabench.data.batch import Batch
+from msabench.data.info import DataSpec
+from msabench.methods.base import MSAMethod, Output
+from msabench.methods.info import MethodInfo
+from msabench.nn.text import TextInput, parameter_groups
+
+
+class _ClipNorm(nn.BatchNorm1d):
+    """BatchNorm1d that uses its running statistics for a single clip, whose own variance is undefined."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and len(input) == 1:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        return super().forward(input)
+
+
+class _PooledNet(nn.Module):
+    """Normalisation, dropout and three ReLU layers on a modality's mean over time."""
+
+    def __init__(self, features: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = _ClipNorm(features)
+        self.drop = nn.Dropout(dropout)
+        self.linear_1 = nn.Linear(features, hidden)
+        self.linear_2 = nn.Linear(hidden, hidden)
+        self.linear_3 = nn.Linear(hidden, hidden)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        hidden = self.drop(self.norm(sequence.mean(dim=1)))
+        for linear in (self.linear_1, self.linear_2, self.linear_3):
+            hidden = F.relu(linear(hidden))
+        return hidden
+
+
+class _TextNet(nn.Module):
+    """LSTM over the text, read at its last step."""
+
+    def __init__(self, features: int, hidden: int, out: int) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(features, hidden, batch_first=True)
+        self.linear_1 = nn.Linear(hidden, out)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        _, (last, _) = self.rnn(sequence)
+        return self.linear_1(last[0])
+
+
+class LFDNN(MSAMethod):
+    """Encodes each modality on its own and joins the three codes in a three-layer perceptron.
+
+    Args:
+        spec: What the data look like; filled in from the data module.
+        variant: Only ``default``.
+        hidden_text: Units of the text's LSTM.
+        hidden_audio: Units of the audio network's layers.
+        hidden_vision: Units of the vision network's layers.
+        text_out: Width of the text code.
+        fusion_width: Units of the fusion layers.
+        dropout_audio: Dropout on normalised audio means.
+        dropout_vision: Dropout on normalised vision means.
+        dropout_fusion: Dropout on the joined codes.
+        text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
+        finetune: Whether the text encoder is trained.
+        text_lr: Learning rate of a trained text encoder.
+        lr: Learning rate of Adam.
+        weight_decay: L2 weight decay of Adam, on all parameters.
+    """
+
+    info = MethodInfo(
+        name="lf_dnn",
+        title="Late fusion DNN (MMSA)",
+        venue="-",
+        year=2020,
+        url="https://github.com/thuiar/MMSA",
+        fidelity="parity",
+        code_url="https://github.com/thuiar/MMSA",
+        code_commit="a94e65d",
+        licence="MIT",
+        smoke={"hidden_text": 8, "hidden_audio": 6, "hidden_vision": 6, "text_out": 8, "fusion_width": 8},
+    )
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        variant: str = "default",
+        hidden_text: int = 128,
+        hidden_audio: int = 16,
+        hidden_vision: int = 128,
+        text_out: int = 256,
+        fusion_width: int = 128,
+        dropout_audio: float = 0.2,
+        dropout_vision: float = 0.2,
+        dropout_fusion: float = 0.2,
+        text_encoder: str | None = None,
+        finetune: bool = False,
+        text_lr: float = 5e-5,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(spec, variant=variant, lr=lr, weight_decay=weight_decay, task_loss="l1")
+        self.text_lr = text_lr
+        self.text = TextInput(spec, text_encoder, finetune=finetune)
+        self.audio_subnet = _PooledNet(spec.feature_dims["audio"], hidden_audio, dropout_audio)
+        self.video_subnet = _PooledNet(spec.feature_dims["vision"], hidden_vision, dropout_vision)
+        self.text_subnet = _TextNet(self.text.width, hidden_text, text_out)
+        self.post_fusion_dropout = nn.Dropout(dropout_fusion)
+        self.post_fusion_layer_1 = nn.Linear(hidden_audio + hidden_vision + text_out, fusion_width)
+        self.post_fusion_layer_2 = nn.Linear(fusion_width, fusion_width)
+        self.post_fusion_layer_3 = nn.Linear(fusion_width, self.n_outputs)
+
+    def forward(self, batch: Batch) -> Output:
+        """Predict; ``representation`` is the joined codes of audio, vision and text, before dropout."""
+        joint = torch.cat(
+            [
+                self.audio_subnet(batch.audio),
+                self.video_subnet(batch.vision),
+                self.text_subnet(self.text(batch)),
+            ],
+            dim=1,
+        )
+        hidden = F.relu(self.post_fusion_layer_1(self.post_fusion_dropout(joint)))
+        hidden = F.relu(self.post_fusion_layer_2(hidden))
+        return Output(pred=self.to_pred(self.post_fusion_layer_3(hidden)), representation=joint.detach())
+
+    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
+        """The task term."""
+        assert batch.labels is not None
+        return {"task": self.task_loss(out.pred, batch.labels)}
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """A trained text encoder has its own learning rate."""
+        return parameter_groups(self, self.text_lr)

@@ -1,0 +1,1 @@
+"""Metric definitions, each with its protocol in its key."""

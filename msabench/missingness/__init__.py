@@ -1,0 +1,1 @@
+"""Which frames of which modality are missing: cells, masks, and their application."""

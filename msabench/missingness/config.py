@@ -1,0 +1,66 @@
+"""Which missingness a model trains under, and how a dropped frame looks. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from msabench.errors import MSABenchError, one_of
+
+REGIMES = ("complete", "intra", "inter", "mixed", "mixed_fsrf", "lnln")
+CHOICES = {
+    "per": ("sample", "modality"),
+    "subsets": ("all", "proper"),
+    "level": ("vectors", "tokens"),
+    "token_fill": ("unk", "zero_embedding"),
+    "lengths": ("hide", "keep"),
+}
+
+
+@dataclass(frozen=True)
+class MissingConfig:
+    """Training regime and missingness protocol.
+
+    Attributes:
+        regime: ``complete``; ``intra`` (every frame dropped with a rate); ``inter`` (a subset of modalities kept);
+            ``mixed`` (UMDF: complete, intra or inter with probability 1/3 each); ``mixed_fsrf`` (FSRF: a subset of
+            the seven, then with probability 1/2 a frame drop with rate U(0, 0.9)); ``lnln`` (LNLN, RECAP: per sample
+            and modality, rate 0 with probability 1/2, else U(0, 1)).
+        rate: Lowest and highest rate of ``intra``, in [0, 1]; equal values fix the rate.
+        per: Whether ``intra`` draws one rate per ``sample``, or one per sample and ``modality``.
+        subsets: Whether ``inter`` draws from ``all`` seven subsets or from the six ``proper`` ones.
+        level: Where text is dropped: ``vectors`` (token states, which still carry dropped words through their
+            neighbours) or ``tokens`` (before the text encoder). Numbers of the two levels are not comparable.
+        token_fill: What replaces a token dropped at level ``tokens``: ``unk`` ([UNK], with [CLS] and [SEP] kept) or
+            ``zero_embedding`` (its word embedding is zeroed, [CLS] and [SEP] kept).
+        lengths: ``hide`` gives a removed modality the full length, so that nothing about it can be told; ``keep``
+            leaves its own length and token count visible, as the papers' code does.
+    """
+
+    regime: Literal["complete", "intra", "inter", "mixed", "mixed_fsrf", "lnln"] = "complete"
+    rate: tuple[float, float] = (0.1, 0.9)
+    per: Literal["sample", "modality"] = "sample"
+    subsets: Literal["all", "proper"] = "all"
+    level: Literal["vectors", "tokens"] = "vectors"
+    token_fill: Literal["unk", "zero_embedding"] = "unk"
+    lengths: Literal["hide", "keep"] = "hide"
+
+    def __post_init__(self) -> None:
+        if self.regime not in REGIMES:
+            raise one_of("training regime", self.regime, REGIMES)
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise one_of(f"missingness setting {name}", getattr(self, name), allowed)
+        low, high = self.rate
+        if not 0 <= low <= high <= 1:
+            raise MSABenchError(f"missing rate range {list(self.rate)} is not allowed; give 0 <= low <= high <= 1")
+
+    @property
+    def label(self) -> str:
+        """The regime with its rates, as it stands in the key of a job, e.g. ``intra(0.1-0.9,sample)``."""
+        if self.regime == "intra":
+            low, high = self.rate
+            return f"intra({low:g})" if low == high else f"intra({low:g}-{high:g},{self.per})"
+        if self.regime == "inter":
+            return f"inter({self.subsets})"
+        return self.regime

@@ -1,0 +1,337 @@
+"""Which frames are missing: test cells, validation, and the training regimes.
+
+Every mask is a pure function of (seed, purpose, epoch, clip, modality, frame); see ``philox``. A missingness pattern
+is drawn in two steps: per clip, which modalities are available and with which rate their frames are dropped, then per
+frame ``observed = draw >= threshold``. All choices are made on 24-bit integers, so that no rounding can differ between
+devices, and one draw thresholded at growing rates gives nested masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msabench.data.batch import MODALITIES
+from msabench.data.corpus import SplitData
+from msabench.missingness.conditions import LETTERS, MISSING_CONDITIONS, SUBSETS, Cell
+from msabench.missingness.config import MissingConfig
+from msabench.missingness.philox import DRAW_BITS, draws24
+
+_ONE = 1 << DRAW_BITS
+
+
+class Purpose(IntEnum):
+    """What draws are for. The numbers enter the counter, so they are part of the protocol and never change."""
+
+    TEST_FRAMES = 0
+    VALIDATION_FRAMES = 1
+    VALIDATION_CLIPS = 2
+    TRAINING_FRAMES_VIEW0 = 3
+    TRAINING_FRAMES_VIEW1 = 4
+    TRAINING_CLIPS_VIEW0 = 5
+    TRAINING_CLIPS_VIEW1 = 6
+
+
+# A clip's own draws are eight frames of modality text under a purpose of their own. Their order is part of the
+# protocol: which case of the regime; the clip's rate; the rates, then the coins, of text, audio, vision.
+_CASE, _RATE, _RATES, _COINS, _N_CLIP_DRAWS = 0, slice(1, 2), slice(2, 5), slice(5, 8), 8
+
+
+@dataclass
+class Clips:
+    """What masks depend on: who the clips are and which of their frames exist.
+
+    Attributes:
+        uid: int64 ``(N, 2)`` in [0, 2**32), low and high word of each clip's key.
+        lengths: modality -> int64 ``(N,)`` in [0, T_m].
+        seq_lens: modality -> T_m, at least 1.
+        padding: modality -> ``end`` or ``front``, the side on which the file pads.
+    """
+
+    uid: Tensor
+    lengths: dict[str, Tensor]
+    seq_lens: dict[str, int]
+    padding: dict[str, str]
+
+    @classmethod
+    def of(cls, split: SplitData, padding: dict[str, str]) -> Clips:
+        """The clips of a split; ``padding`` is the corpus's."""
+        seq_lens = {modality: split.features[modality].shape[1] for modality in MODALITIES}
+        return cls(split.uid, split.lengths, seq_lens, padding)
+
+    def to(self, device: torch.device | str) -> Clips:
+        """The same clips on a device; masks are made where the clips are."""
+        lengths = {modality: length.to(device) for modality, length in self.lengths.items()}
+        return Clips(self.uid.to(device), lengths, self.seq_lens, self.padding)
+
+    def valid(self, modality: str) -> Tensor:
+        """Which frames exist: bool ``(N, T_m)``, a new tensor."""
+        length, steps = self.lengths[modality].unsqueeze(1), self.seq_lens[modality]
+        position = torch.arange(steps, device=self.uid.device)
+        return position >= steps - length if self.padding[modality] == "front" else position < length
+
+    def last(self, modality: str) -> Tensor:
+        """Index of the last existing frame: int64 ``(N,)``, 0 for a clip without frames that is padded at the end."""
+        length, steps = self.lengths[modality], self.seq_lens[modality]
+        return torch.full_like(length, steps - 1) if self.padding[modality] == "front" else (length - 1).clamp_(min=0)
+
+
+@dataclass
+class Masks:
+    """The masks of N clips, in the order of the clips; the fields are those of ``Batch``.
+
+    Attributes:
+        observed: modality -> bool ``(N, T_m)``.
+        valid: modality -> bool ``(N, T_m)``; all True for a removed modality unless lengths are kept.
+        last: modality -> int64 ``(N,)``; T_m - 1 for a removed modality unless lengths are kept.
+    """
+
+    observed: dict[str, Tensor]
+    valid: dict[str, Tensor]
+    last: dict[str, Tensor]
+
+
+@dataclass
+class Pattern:
+    """A missingness pattern before its frames are drawn. Columns are text, audio, vision.
+
+    Attributes:
+        available: bool ``(N, 3)``.
+        threshold: int64 ``(N, 3)`` in [0, 2**24]: a frame is dropped when its draw is below it.
+    """
+
+    available: Tensor
+    threshold: Tensor
+
+
+def training_masks(config: MissingConfig, clips: Clips, seed: int, epoch: int, n_views: int = 1) -> tuple[Masks, ...]:
+    """Masks of one training epoch.
+
+    Args:
+        config: The training regime.
+        clips: The training clips.
+        seed: The run's seed, in [0, 2**64).
+        epoch: In [0, 2**24).
+        n_views: 1, or 2 for methods that see two corrupted versions of a clip. View 0 does not depend on it.
+
+    Returns:
+        One ``Masks`` per view.
+
+    Raises:
+        MSABenchError: The seed or the epoch is out of its range.
+    """
+    purposes = (Purpose.TRAINING_FRAMES_VIEW0, Purpose.TRAINING_FRAMES_VIEW1)
+    patterns = training_patterns(config, clips, seed, epoch, n_views)
+    return tuple(
+        _draw_frames(pattern, clips, config, seed, purpose, epoch)
+        for pattern, purpose in zip(patterns, purposes[:n_views], strict=True)
+    )
+
+
+def training_patterns(
+    config: MissingConfig, clips: Clips, seed: int, epoch: int, n_views: int = 1
+) -> tuple[Pattern, ...]:
+    """The patterns behind ``training_masks``; same arguments."""
+    if n_views not in (1, 2):
+        raise ValueError(f"n_views is {n_views}; expected 1 or 2")
+    draws = _clip_draws(clips, seed, Purpose.TRAINING_CLIPS_VIEW0, epoch)
+    case = _first_case(config, draws)
+    views = [_pattern(config, draws, case)]
+    if n_views == 2:
+        draws = _clip_draws(clips, seed, Purpose.TRAINING_CLIPS_VIEW1, epoch)
+        views.append(_pattern(config, draws, _second_case(config, draws, case)))
+    return tuple(views)
+
+
+def validation_masks(config: MissingConfig, clips: Clips, mask_seed: int) -> Masks:
+    """Masks of the validation split: drawn as in training, the same in every epoch and for every seed of a run.
+
+    Args:
+        config: The training regime.
+        clips: The validation clips.
+        mask_seed: In [0, 2**64).
+
+    Raises:
+        MSABenchError: The seed is out of its range.
+    """
+    draws = _clip_draws(clips, mask_seed, Purpose.VALIDATION_CLIPS, 0)
+    pattern = _pattern(config, draws, _first_case(config, draws))
+    return _draw_frames(pattern, clips, config, mask_seed, Purpose.VALIDATION_FRAMES, 0)
+
+
+def cell_masks(cell: Cell, config: MissingConfig, clips: Clips, mask_seed: int) -> Masks:
+    """Masks of one test situation. They do not depend on the regime that a model was trained under.
+
+    Args:
+        cell: Which modalities are available, and the rate at which their frames are dropped.
+        config: Says at which level text is dropped and whether lengths are kept.
+        clips: The clips to evaluate on.
+        mask_seed: In [0, 2**64).
+
+    Raises:
+        MSABenchError: The seed is out of its range.
+    """
+    shape, device = (len(clips.uid), len(MODALITIES)), clips.uid.device
+    available = torch.tensor(_is_available(cell.available), device=device).expand(shape)
+    threshold = torch.tensor(cell.threshold, device=device).expand(shape)
+    return _draw_frames(Pattern(available, threshold), clips, config, mask_seed, Purpose.TEST_FRAMES, 0)
+
+
+def complete_masks(clips: Clips, config: MissingConfig | None = None) -> Masks:
+    """Masks without missingness, which are those of the cell ``inter/lav``.
+
+    Args:
+        clips: Any clips.
+        config: Says whether a modality that a clip never had shows its length; default ``MissingConfig()``.
+    """
+    return cell_masks(Cell(), config or MissingConfig(), clips, mask_seed=0)
+
+
+def inner_steps(valid: Tensor) -> Tensor:
+    """The steps between the first and the last valid one: the words between [CLS] and [SEP].
+
+    Args:
+        valid: bool ``(N, T)``, one run of True per row.
+
+    Returns:
+        bool ``(N, T)``.
+    """
+    inner = valid.clone()
+    inner[:, 1:] &= valid[:, :-1]
+    inner[:, :-1] &= valid[:, 1:]
+    inner[:, 0] = False
+    inner[:, -1] = False
+    return inner
+
+
+def mask_hash(masks: Masks) -> str:
+    """Sixteen hex digits that identify the holes: sha256 over shapes and packed ``observed`` bits."""
+    digest = hashlib.sha256()
+    for modality in MODALITIES:
+        observed = masks.observed[modality].cpu().numpy()
+        digest.update(f"{modality}:{observed.shape[0]}x{observed.shape[1]};".encode())
+        digest.update(np.packbits(observed).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def dropped_share(masks: Masks, clips: Clips) -> dict[str, float]:
+    """Share of the clips' existing frames that are not observed, which is what a nominal rate came to.
+
+    Returns:
+        modality -> number in [0, 1]; 0 where no clip has a frame.
+    """
+    shares = {}
+    for modality in MODALITIES:
+        existing = int(clips.lengths[modality].sum())
+        observed = int(masks.observed[modality].sum())
+        shares[modality] = 1 - observed / existing if existing else 0.0
+    return shares
+
+
+def _draw_frames(
+    pattern: Pattern, clips: Clips, config: MissingConfig, seed: int, purpose: Purpose, epoch: int
+) -> Masks:
+    masks = Masks({}, {}, {})
+    for column, modality in enumerate(MODALITIES):
+        valid, last, steps = clips.valid(modality), clips.last(modality), clips.seq_lens[modality]
+        available, threshold = pattern.available[:, column], pattern.threshold[:, column]
+        marked = modality == "text" and config.level == "tokens"
+        words = inner_steps(valid) if marked else valid
+        observed = valid & available.unsqueeze(1)
+        rows = (available & (threshold > 0)).nonzero().squeeze(1)
+        if len(rows):
+            draws = draws24(seed, purpose, epoch, clips.uid[rows], {modality: steps})[modality]
+            survives = draws >= threshold[rows].unsqueeze(1)
+            # [CLS] and [SEP] are never dropped by chance.
+            observed[rows] &= survives | ~words[rows] if marked else survives
+        removed = ~(observed & words).any(1)
+        observed &= ~removed.unsqueeze(1)
+        if config.lengths == "hide":
+            valid |= removed.unsqueeze(1)
+            last = torch.where(removed, steps - 1, last)
+        masks.observed[modality], masks.valid[modality], masks.last[modality] = observed, valid, last
+    return masks
+
+
+# Regimes. A regime is a list of cases of equal probability. A case says which modalities are available and whether
+# frames are dropped.
+
+
+@dataclass(frozen=True)
+class _Regime:
+    available: tuple[str, ...]
+    drops: tuple[bool, ...]
+    rate: tuple[float, float] = (0.0, 0.0)
+    per_modality: bool = False
+    coins: bool = False
+    distinct_views: bool = False
+
+    def repeats(self, case: int) -> tuple[int, int]:
+        """First and number of the cases that are the same pattern as a case; they stand side by side."""
+        if not self.distinct_views or self.drops[case]:
+            return 0, 0
+        same = [
+            other
+            for other, letters in enumerate(self.available)
+            if letters == self.available[case] and not self.drops[other]
+        ]
+        return same[0], len(same)
+
+
+def _regime(config: MissingConfig) -> _Regime:
+    if config.regime == "intra":
+        return _Regime(("lav",), (True,), config.rate, per_modality=config.per == "modality")
+    if config.regime == "inter":
+        subsets = SUBSETS if config.subsets == "all" else MISSING_CONDITIONS
+        return _Regime(subsets, (False,) * len(subsets))
+    if config.regime == "mixed":
+        # UMDF, "Two heterogeneous versions": complete, intra with p ~ U(0.1, 0.9) and inter, 1/3 each.
+        available: tuple[str, ...] = ("lav",) * 12 + MISSING_CONDITIONS
+        return _Regime(available, (False,) * 6 + (True,) * 6 + (False,) * 6, (0.1, 0.9), distinct_views=True)
+    if config.regime == "mixed_fsrf":
+        # FSRF: a subset of the seven; with probability 1/2 its frames are dropped as well, with p ~ U(0, 0.9).
+        available = tuple(subset for subset in SUBSETS for _ in range(2))
+        return _Regime(available, (False, True) * len(SUBSETS), (0.0, 0.9), distinct_views=True)
+    if config.regime == "lnln":
+        return _Regime(("lav",), (True,), (0.0, 1.0), per_modality=True, coins=True)
+    return _Regime(("lav",), (False,))
+
+
+def _clip_draws(clips: Clips, seed: int, purpose: Purpose, epoch: int) -> Tensor:
+    return draws24(seed, purpose, epoch, clips.uid, {MODALITIES[0]: _N_CLIP_DRAWS})[MODALITIES[0]]
+
+
+def _first_case(config: MissingConfig, draws: Tensor) -> Tensor:
+    return draws[:, _CASE] * len(_regime(config).available) >> DRAW_BITS
+
+
+def _second_case(config: MissingConfig, draws: Tensor, first: Tensor) -> Tensor:
+    # Uniform over the cases that are not the first view's pattern: what redrawing until they differ comes to.
+    regime = _regime(config)
+    n_cases = len(regime.available)
+    repeats = torch.tensor([regime.repeats(case) for case in range(n_cases)], device=draws.device)
+    start, count = repeats[first].unbind(1)
+    case = draws[:, _CASE] * (n_cases - count) >> DRAW_BITS
+    return torch.where(case >= start, case + count, case)
+
+
+def _pattern(config: MissingConfig, draws: Tensor, case: Tensor) -> Pattern:
+    regime = _regime(config)
+    available = torch.tensor([_is_available(letters) for letters in regime.available], device=draws.device)[case]
+    # Multiplying by a power of two is exact, so this is the threshold of the rate that the config names.
+    low, high = (math.ceil(rate * _ONE) for rate in regime.rate)
+    threshold = low + (draws[:, _RATES if regime.per_modality else _RATE] * (high - low) >> DRAW_BITS)
+    dropped = torch.tensor(regime.drops, device=draws.device)[case].unsqueeze(1)
+    if regime.coins:
+        dropped = draws[:, _COINS] >= _ONE // 2
+    return Pattern(available, torch.where(dropped, threshold, 0).expand(available.shape))
+
+
+def _is_available(letters: str) -> list[bool]:
+    return [letter in letters for letter in LETTERS]

@@ -1,0 +1,97 @@
+"""Counter-based random numbers in integer tensor arithmetic.
+
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps a 128-bit counter and a
+64-bit key to four 32-bit words. A draw is thus a pure function of what it is for, and no batch order, batch size,
+device or number of processes can change it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from msabench.data.batch import MODALITIES
+from msabench.errors import MSABenchError
+
+Words = tuple[Tensor, Tensor, Tensor, Tensor]
+
+WORD = 1 << 32
+DRAW_BITS = 24
+"""Bits of a draw; a draw ``r`` stands for ``r / 2**24`` in [0, 1)."""
+
+# Multipliers and key increments of the paper's section 5.3. The multipliers are reduced by 2**32: this keeps the
+# product of a word and a multiplier within int64, leaves its low word alone, and lowers its high word by the word.
+_MULTIPLIERS = (0xD2511F53 - WORD, 0xCD9E8D57 - WORD)
+_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
+_MASK = WORD - 1
+
+# Blocks drawn at once: intermediate results stay in the cache on a CPU, launches stay few on an accelerator.
+_CPU_BLOCKS, _ACCELERATOR_BLOCKS = 1 << 15, 1 << 22
+
+
+def philox4x32(counter: Words, key: tuple[int, int], rounds: int = 10) -> Words:
+    """Philox4x32 of a tensor of counters (Salmon et al. 2011, section 5.3).
+
+    Args:
+        counter: Four int64 tensors with values in [0, 2**32), of shapes that broadcast; first word first.
+        key: Two integers in [0, 2**32), first word first.
+        rounds: Number of rounds; 10 is the recommended and tested number.
+
+    Returns:
+        Four int64 tensors with values in [0, 2**32), of the broadcast shape.
+    """
+    word0, word1, word2, word3 = counter
+    key0, key1 = key
+    for _ in range(rounds):
+        product0, product1 = word0 * _MULTIPLIERS[0], word2 * _MULTIPLIERS[1]
+        high0, high1 = (product0 >> 32).add_(word0), (product1 >> 32).add_(word2)
+        # Words 1 and 3 keep dirt above their 32 bits: they are only ever combined by xor, and cleaned after it.
+        word0 = (high1 ^ word1).bitwise_xor_(key0).bitwise_and_(_MASK)
+        word2 = (high0 ^ word3).bitwise_xor_(key1).bitwise_and_(_MASK)
+        word1, word3 = product1, product0
+        key0, key1 = (key0 + _INCREMENTS[0]) & _MASK, (key1 + _INCREMENTS[1]) & _MASK
+    words = torch.broadcast_tensors(word0, word1 & _MASK, word2, word3 & _MASK)  # type: ignore[no-untyped-call]
+    return words[0], words[1], words[2], words[3]
+
+
+def draws24(seed: int, purpose: int, epoch: int, uid: Tensor, n_frames: dict[str, int]) -> dict[str, Tensor]:
+    """One draw per clip, modality and frame.
+
+    The key is ``seed`` (low, high word), the counter ``(uid low, uid high, frame >> 2, purpose << 28 | modality << 24 |
+    epoch)`` with modalities numbered in the order text, audio, vision; a frame's draw is the upper 24 bits of output
+    word ``frame & 3``.
+
+    Args:
+        seed: In [0, 2**64).
+        purpose: What the draws are for, in [0, 16).
+        epoch: In [0, 2**24).
+        uid: int64 ``(N, 2)`` in [0, 2**32): low and high word of each clip's key. Draws are made on its device.
+        n_frames: modality -> number of frames T_m.
+
+    Returns:
+        modality -> int64 ``(N, T_m)`` in [0, 2**24).
+
+    Raises:
+        MSABenchError: A number is out of its range.
+    """
+    for what, value, bits in (("seed", seed, 64), ("purpose of draws", purpose, 4), ("epoch", epoch, 24)):
+        if not 0 <= value < 1 << bits:
+            raise MSABenchError(f"{what} {value} is not allowed; give an integer in [0, 2**{bits})")
+    key = (seed & _MASK, seed >> 32)
+    return {
+        modality: _draws(key, purpose << 28 | MODALITIES.index(modality) << 24 | epoch, uid, length)
+        for modality, length in n_frames.items()
+    }
+
+
+def _draws(key: tuple[int, int], label: int, uid: Tensor, length: int) -> Tensor:
+    n_blocks = -(-length // 4)
+    words = uid.new_empty(len(uid), n_blocks, 4)
+    block = torch.arange(n_blocks, device=uid.device).unsqueeze(0)
+    last_word = torch.full_like(block, label)
+    budget = _CPU_BLOCKS if uid.device.type == "cpu" else _ACCELERATOR_BLOCKS
+    clips_at_once = max(1, budget // max(1, n_blocks))
+    for chunk, out in zip(torch.split(uid, clips_at_once), torch.split(words, clips_at_once), strict=True):
+        for position, word in enumerate(philox4x32((chunk[:, :1], chunk[:, 1:], block, last_word), key)):
+            torch.bitwise_right_shift(word, 32 - DRAW_BITS, out=out[:, :, position])
+    return words.flatten(1)[:, :length]

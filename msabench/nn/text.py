@@ -1,0 +1,147 @@
+"""Where a method's text comes from: precomputed features, or a BERT that reads the tokens."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from msabench.data.batch import Batch
+from msabench.data.info import DataSpec
+from msabench.errors import MSABenchError
+
+
+class TextInput(nn.Module):
+    """Gives the text as a sequence of vectors, whatever it comes in as.
+
+    At text level ``vectors`` the encoder's states are zeroed wherever they are not observed (padding included), as
+    precomputed features are; at level ``tokens`` the batch's tokens are already corrupted and the states are left as
+    the encoder gives them, padding included. Either way a removed text comes out the same for every clip.
+
+    Args:
+        spec: What the data look like.
+        text_encoder: Folder or hub name of a BERT in the format of transformers, e.g. ``bert-base-uncased``; None
+            for the precomputed features of the file.
+        finetune: Whether the encoder is trained; a frozen one also keeps its dropout off.
+
+    Attributes:
+        width: Features D_l of the output.
+        steps: Steps T_l of the output.
+        reads_tokens: Whether batches must carry tokens.
+
+    Raises:
+        MSABenchError: The encoder cannot be loaded, is no BERT, or reads fewer tokens than the clips have.
+    """
+
+    def __init__(self, spec: DataSpec, text_encoder: str | None = None, *, finetune: bool = False) -> None:
+        super().__init__()
+        self.steps = spec.seq_lens["text"]
+        self.finetune = finetune
+        self.encoder: nn.Module | None = None
+        self.width = spec.feature_dims["text"]
+        if text_encoder is not None:
+            self.encoder = _load_bert(text_encoder).requires_grad_(finetune)
+            config: Any = self.encoder.config
+            self.width = config.hidden_size
+            if config.max_position_embeddings < self.steps:
+                raise MSABenchError(
+                    f"text_encoder {text_encoder!r} reads at most {config.max_position_embeddings} tokens, "
+                    f"the clips have {self.steps}; choose an encoder that reads longer text"
+                )
+        self.train(self.training)
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether batches must carry tokens."""
+        return self.encoder is not None
+
+    def train(self, mode: bool = True) -> TextInput:
+        """Set training mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.encoder is not None and not self.finetune:
+            self.encoder.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Text of a batch.
+
+        Returns:
+            float32 ``(B, T_l, width)``.
+
+        Raises:
+            MSABenchError: Token ids are outside the encoder's vocabulary.
+        """
+        if self.encoder is None:
+            return batch.text
+        assert batch.tokens is not None
+        ids, attention, types = batch.tokens.unbind(1)
+        vocabulary: Any = self.encoder.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        if int(ids.max()) >= vocabulary:
+            raise MSABenchError(
+                f"token id {int(ids.max())} is outside the text encoder's vocabulary of {vocabulary}; "
+                "choose the encoder whose tokenizer made the file"
+            )
+        with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()):
+            words = self.encoder.get_input_embeddings()(ids)  # type: ignore[operator]
+            if batch.token_keep is not None:
+                words = words * batch.token_keep.unsqueeze(2)
+            states: Tensor = self.encoder(
+                inputs_embeds=words, attention_mask=attention, token_type_ids=types
+            ).last_hidden_state
+        if batch.text_level == "vectors":
+            states = states.masked_fill(~batch.observed["text"].unsqueeze(2), 0.0)
+        return states
+
+
+def parameter_groups(method: nn.Module, text_lr: float) -> list[dict[str, Any]]:
+    """Trainable parameters for the optimiser, those of a fine-tuned text encoder at their own learning rate.
+
+    Args:
+        method: Holds at most one ``TextInput``.
+        text_lr: Learning rate of the text encoder.
+
+    Returns:
+        One group for everything else, and one for the encoder (empty if it is frozen or absent).
+    """
+    encoders = [part.encoder for part in method.modules() if isinstance(part, TextInput) and part.encoder is not None]
+    in_encoder = {id(parameter) for encoder in encoders for parameter in encoder.parameters()}
+    trainable = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trainable if id(p) not in in_encoder]},
+        {"params": [p for p in trainable if id(p) in in_encoder], "lr": text_lr},
+    ]
+
+
+def _load_bert(name: str) -> nn.Module:
+    # Importing transformers takes seconds; runs on precomputed features never need it.
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, BertModel
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    # It reports the heads of pretraining, which nobody asked for, as unexpected; what matters is checked below.
+    logging.set_verbosity_error()
+    try:
+        model_type = AutoConfig.from_pretrained(name).model_type
+        if model_type != "bert":
+            raise MSABenchError(
+                f"text_encoder {name!r} is a {model_type}, but the token ids of the files are BERT's; "
+                "choose a BERT such as bert-base-uncased"
+            )
+        loaded: Any = BertModel.from_pretrained(
+            name, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise MSABenchError(
+            f"text_encoder {name!r} cannot be loaded; set it to null for precomputed features, give a local folder "
+            "with config.json and the weights, or run on a machine with network or with the model in its hub cache"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    encoder, report = loaded
+    if report["missing_keys"]:
+        raise MSABenchError(
+            f"text_encoder {name!r} has no weights for {min(report['missing_keys'])}; give a complete model"
+        )
+    return cast(nn.Module, encoder)

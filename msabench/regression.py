@@ -1,0 +1,169 @@
+"""``msabench regress``: is every method's F1 still what it was?
+
+Each method is trained for a small fixed budget on a small ``synth``, in one process, and its F1 per cell compared with
+``benchmarks/regression/expected.json``. The tolerance stands beside each number. It comes from the spread over seeds:
+a change of rounding may move a run about as far as another seed would, a bug moves it further.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from msabench.data.files import replacing
+from msabench.errors import MSABenchError
+from msabench.missingness.conditions import parse_grid
+from msabench.registry import method_info
+from msabench.registry import methods as registered
+
+METRIC = "f1_non0"
+CELLS = parse_grid(["inter", "intra/0.5"])
+CHECK_SEEDS = (1, 2)
+"""Seeds that a check trains; the expectation is their mean."""
+SPREAD_SEEDS = (1, 2, 3, 4, 5)
+"""Seeds that ``--update`` trains to learn the spread."""
+OVERRIDES = (
+    "--data.size=[240,60,300]",
+    "--data.length=10",
+    "--data.batch_size=24",
+    "--data.missing.regime=mixed",
+    "--trainer.max_epochs=8",
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+    "--trainer.enable_progress_bar=false",
+    "--early_stop=null",
+)
+MIN_TOLERANCE = 0.01
+"""Two of 300 clips more or less right; smaller spreads over five seeds are luck."""
+MAX_DEVIATIONS = 3.0
+
+
+def regress(
+    methods: list[str] | None = None,
+    update: bool = False,
+    expected: Path = Path("benchmarks/regression/expected.json"),
+    configs: Path = Path("configs"),
+) -> int:
+    """Train every method briefly and compare F1 per cell with the expectation.
+
+    Args:
+        methods: Methods to check; all registered ones if not given.
+        update: Rewrite the expectations of these methods, for review.
+        expected: File with the expectations.
+        configs: Folder with ``<method>_synth.yaml``.
+
+    Returns:
+        0 if every F1 is within its tolerance, 1 otherwise.
+
+    Raises:
+        MSABenchError: Unknown method, or a config or the file of expectations is missing or broken.
+    """
+    names = methods or sorted(registered())
+    for name in names:
+        method_info(name)
+    known = _read(expected, missing_is_empty=update)
+    failures = []
+    for name in names:
+        if update:
+            known[name] = _expectation([measure(name, seed, configs) for seed in SPREAD_SEEDS])
+            print(
+                f"{name:<12}"
+                + "  ".join(f"{cell} {v['f1']:.3f}+-{v['tolerance']:.3f}" for cell, v in known[name].items())
+            )
+            continue
+        if name not in known:
+            print(f"{name:<12}no expectation in {expected}; run: msabench regress --methods {name} --update")
+            failures.append(name)
+            continue
+        wrong = compare(known[name], [measure(name, seed, configs) for seed in CHECK_SEEDS])
+        print(f"{name:<12}" + ("; ".join(wrong) if wrong else f"ok, {len(known[name])} cells within tolerance"))
+        failures += [name] if wrong else []
+    if update:
+        _write(expected, known)
+        print(f"wrote {expected}; review the difference before committing it")
+    elif failures:
+        print(f"F1 has moved: {', '.join(failures)}")
+    return 1 if failures else 0
+
+
+def measure(method: str, seed: int, configs: Path) -> dict[str, float]:
+    """Train a method once with the fixed budget.
+
+    Args:
+        method: Its name.
+        seed: Seed of the training.
+        configs: Folder with its config for ``synth``.
+
+    Returns:
+        Cell name -> F1 in [0, 1] on the test split, of the epoch selected on validation.
+    """
+    from msabench.cli import build
+    from msabench.evaluation.evaluate import evaluate_grid
+    from msabench.methods.checkpoint import load_checkpoint
+    from msabench.metrics.functional import compute
+
+    with tempfile.TemporaryDirectory(prefix="msabench-regress-") as folder:
+        overrides = [*OVERRIDES, f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}"]
+        built = build([configs / f"{method}_synth.yaml"], overrides)
+        built.trainer.fit(built.model, datamodule=built.datamodule)
+        best, _ = load_checkpoint(Path(built.trainer.checkpoint_callback.best_model_path))  # type: ignore[union-attr]
+        result = evaluate_grid(best, built.datamodule, CELLS, mask_seeds=(0,))
+    return {str(entry.cell): compute(result.metric_set, result.labels, entry.preds)[METRIC] for entry in result.cells}
+
+
+def compare(expectation: dict[str, Any], runs: list[dict[str, float]]) -> list[str]:
+    """What differs from an expectation by more than its tolerance, one phrase per cell.
+
+    Args:
+        expectation: Cell -> ``f1`` and ``tolerance``.
+        runs: Cell -> F1, one per seed of ``CHECK_SEEDS``.
+    """
+    wrong = []
+    for cell, known in expectation.items():
+        f1 = statistics.fmean(run[cell] for run in runs)
+        if not abs(f1 - known["f1"]) <= known["tolerance"]:
+            wrong.append(f"{cell}: F1 {f1:.4f}, expected {known['f1']:.4f} +- {known['tolerance']:.4f}")
+    return wrong
+
+
+def _expectation(runs: list[dict[str, float]]) -> dict[str, Any]:
+    checked = len(CHECK_SEEDS)
+    entries = {}
+    for cell in runs[0]:
+        spread = statistics.stdev(run[cell] for run in runs)
+        entries[cell] = {
+            "f1": round(statistics.fmean(run[cell] for run in runs[:checked]), 6),
+            "tolerance": round(max(MIN_TOLERANCE, MAX_DEVIATIONS * spread / math.sqrt(checked)), 6),
+            "std_over_seeds": round(spread, 6),
+        }
+    return entries
+
+
+def _read(path: Path, *, missing_is_empty: bool) -> dict[str, Any]:
+    if not path.is_file():
+        if missing_is_empty:
+            return {}
+        raise MSABenchError(f"there is no file of expectations {path}; run msabench regress --update in the repository")
+    try:
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["methods"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise MSABenchError(f"{path} is no file of expectations ({error}); restore it from git") from error
+    return known
+
+
+def _write(path: Path, known: dict[str, Any]) -> None:
+    about = {
+        "metric": METRIC,
+        "check_seeds": CHECK_SEEDS,
+        "spread_seeds": SPREAD_SEEDS,
+        "settings": OVERRIDES,
+        "tolerance": f"max({MIN_TOLERANCE}, {MAX_DEVIATIONS:g} x std over seeds / sqrt({len(CHECK_SEEDS)}))",
+    }
+    text = json.dumps({**about, "methods": dict(sorted(known.items()))}, indent=1) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as stream:
+        stream.write(text.encode())

@@ -1,0 +1,124 @@
+"""Summaries of records over mask seeds and training seeds.
+
+Two rules keep them honest. Records of different protocols (corpus revision, features, where text is dropped, what a
+removed modality leaks, how the checkpoint was selected) are never put together. And nothing is filled in: an average
+over conditions exists only where all of them exist, and an undefined value makes every mean over it undefined, since
+leaving it out would flatter a method that collapsed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msabench.missingness.conditions import INTER, INTRA, MISSING_CONDITIONS, Cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROTOCOL = ("dataset", "revision", "features", "level", "lengths", "token_fill", "selection")
+"""Fields that must agree before two numbers may stand in one table."""
+
+ROW = ("method", "method_version", "variant", "regime", "config_hash")
+"""Fields that tell the rows of a table apart."""
+
+AVERAGES: dict[str, tuple[Cell, ...]] = {
+    "avg_missing": tuple(cell for cell in INTER if cell.available in MISSING_CONDITIONS),
+    "avg_intra": INTRA,
+}
+"""Average -> the cells it is taken over: the six missing-modality conditions, and the ten rates 0.0 to 0.9."""
+
+
+def by_seed(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One value per training seed and cell: the mean over mask seeds; averages over conditions come as further cells.
+
+    Args:
+        frame: Records as ``ResultStore.frame`` gives them.
+        metric: Metric key, a column of ``frame``.
+
+    Returns:
+        Columns ``PROTOCOL``, ``ROW``, ``seed``, ``cell`` (cell name or key of ``AVERAGES``), ``value`` (NaN if any
+        mask seed's value is undefined), ``n_mask_seeds`` (test masks drawn; the fewest and, in an average, over its
+        random cells), ``collapsed`` (whether predictions fell into one class under any mask seed, in any cell).
+    """
+    import pandas as pd
+
+    keys = [*PROTOCOL, *ROW, "seed"]
+    per_cell = _strict_mean(frame.assign(value=frame[metric]), [*keys, "cell"], n_mask_seeds=("mask_seed", "count"))
+    parts = [per_cell]
+    for name, cells in AVERAGES.items():
+        over = per_cell[per_cell["cell"].isin([str(cell) for cell in cells])]
+        # Cells without random holes have no mask seed and would hide how often the others were drawn.
+        drawn = over.assign(drawn=over["n_mask_seeds"].where(over["n_mask_seeds"] > 0))
+        average = _strict_mean(drawn, keys, n_mask_seeds=("drawn", "min"))
+        complete = average[average["rows"] == len(cells)]
+        parts.append(complete.assign(cell=name, n_mask_seeds=complete["n_mask_seeds"].fillna(0).astype("int64")))
+    columns = [*keys, "cell", "value", "n_mask_seeds", "collapsed"]
+    return pd.concat([part[columns] for part in parts], ignore_index=True)
+
+
+def _strict_mean(frame: pd.DataFrame, keys: list[str], **more: tuple[str, str]) -> pd.DataFrame:
+    """Mean of ``value`` per group, NaN if any value is; with ``rows``, ``collapsed`` (any) and further aggregates."""
+    groups = frame.groupby(keys, sort=False, dropna=False)
+    result = groups.agg(
+        value=("value", "mean"),
+        defined=("value", "count"),
+        rows=("value", "size"),
+        collapsed=("collapsed", "any"),
+        **more,
+    ).reset_index()
+    result["value"] = result["value"].where(result["defined"] == result["rows"])
+    return result
+
+
+def over_seeds(frame: pd.DataFrame, metric: str, *, keep_seeds: bool = False) -> pd.DataFrame:
+    """Mean and spread over training seeds, after the mean over mask seeds within each.
+
+    Args:
+        frame: Records as ``ResultStore.frame`` gives them.
+        metric: Metric key, a column of ``frame``.
+        keep_seeds: Whether each training seed stays a row of its own.
+
+    Returns:
+        Columns ``PROTOCOL``, ``ROW``, ``seed`` if kept, ``cell``, ``mean``, ``std`` (ddof = 1; NaN for one seed),
+        ``n_seeds``, ``n_mask_seeds`` (the fewest of any seed), ``n_collapsed`` (seeds that collapsed). Mean and
+        standard deviation are NaN if any seed's value is undefined.
+    """
+    keys = [*PROTOCOL, *ROW, *(["seed"] if keep_seeds else []), "cell"]
+    summary = (
+        by_seed(frame, metric)
+        .groupby(keys, sort=False, dropna=False)
+        .agg(
+            mean=("value", "mean"),
+            std=("value", "std"),
+            defined=("value", "count"),
+            n_seeds=("seed", "size"),
+            n_mask_seeds=("n_mask_seeds", "min"),
+            n_collapsed=("collapsed", "sum"),
+        )
+    )
+    undefined = summary["defined"] != summary["n_seeds"]
+    summary[["mean", "std"]] = summary[["mean", "std"]].mask(undefined)
+    return summary.drop(columns="defined").reset_index()
+
+
+def inconsistencies(frame: pd.DataFrame) -> list[str]:
+    """What must be the same for all methods of a protocol and is not: the test masks and the number of clips.
+
+    Args:
+        frame: Records as ``ResultStore.frame`` gives them.
+
+    Returns:
+        One sentence per protocol and kind; empty if every method saw the same clips with the same holes.
+    """
+    problems: list[str] = []
+    same = frame.assign(mask_seed=frame["mask_seed"].fillna(-1))
+    for column, what in (("mask_hash", "test masks"), ("n", "numbers of test clips")):
+        counts = same.groupby([*PROTOCOL, "cell", "mask_seed"], sort=False)[column].nunique()
+        differing = counts[counts > 1].reset_index()
+        for dataset, group in differing.groupby("dataset"):
+            cells = sorted({Cell.parse(cell) for cell in group["cell"]})
+            problems.append(
+                f"{dataset}: records of one protocol have different {what} in {', '.join(map(str, cells))}; "
+                "their numbers are not comparable"
+            )
+    return problems

@@ -1,0 +1,215 @@
+"""``msabench run`` and ``msabench suites``."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from msabench.errors import MSABenchError
+from msabench.results.store import ResultStore
+from msabench.runner.executor import RECORDED_FAILURE, Executor, Finished, Task, record_failure, run_folder
+from msabench.runner.local import LocalExecutor, cpu_slots, gpu_slots, visible_gpus
+from msabench.runner.plan import Plan, make_plan
+from msabench.runner.progress import Progress
+from msabench.runner.suite import expand, read_suite, select
+
+INTERRUPTED = 130
+
+
+def run(
+    suite: Path,
+    store: Path = Path("leaderboard/results"),
+    runs: Path = Path("runs"),
+    methods: list[str] | None = None,
+    datasets: list[str] | None = None,
+    seeds: list[int] | None = None,
+    slots: int | None = None,
+    devices: list[str] | None = None,
+    per_device: int = 1,
+    executor: Literal["local", "slurm"] = "local",
+    slurm: Path | None = None,
+    keep_checkpoints: bool = False,
+    dry_run: bool = False,
+    fail_fast: bool = False,
+) -> int:
+    """Run every job of a suite that the store does not have yet.
+
+    Interrupting is safe: what is recorded stays, and the same command goes on with the rest.
+
+    Args:
+        suite: Suite file, e.g. benchmarks/suites/demo.yaml.
+        store: Folder of the result store.
+        runs: Folder for logs, configs and checkpoints, one folder per job below <dataset>/<method>/.
+        methods: Only these methods of the suite.
+        datasets: Only these corpora of the suite.
+        seeds: Only these seeds of the suite.
+        slots: Jobs at a time on the CPU; default one per core. Each runs with one thread.
+        devices: GPUs to use, by index or UUID, or the word cpu; default all visible GPUs, else the CPU.
+        per_device: Jobs at a time on each GPU.
+        executor: local, or slurm for an array of jobs (needs the extra msabench[slurm]).
+        slurm: YAML file with parameters of submitit, e.g. timeout_min and slurm_partition.
+        keep_checkpoints: Keep best.ckpt of every job; by default it is deleted once the records are stored.
+        dry_run: Print the plan with an estimate of its cost and stop.
+        fail_fast: Stop at the first job that fails.
+
+    Returns:
+        0 if every job is recorded, 1 if one failed, 130 if interrupted.
+
+    Raises:
+        MSABenchError: The suite or a filter is not allowed, or there is no such GPU.
+    """
+    jobs = expand(select(read_suite(suite), methods, datasets, seeds))
+    plan = make_plan(jobs, ResultStore(store))
+    engine = _slurm(slurm, runs) if executor == "slurm" else _local(slots, devices, per_device)
+    if dry_run:
+        print(plan.describe(engine.slots))
+        return 0
+    print(f"{len(jobs)} jobs, {len(plan.done)} done already, {len(plan.todo)} to run, {engine.slots} at a time")
+    for warning in plan.warnings():
+        print(warning)
+    failures: list[tuple[Task, str]] = []
+    try:
+        with _termination_interrupts():
+            code = _execute(plan, engine, store, runs, keep_checkpoints, fail_fast, failures)
+    except KeyboardInterrupt:
+        print("\ninterrupted; what is recorded stays, and the same command goes on with the rest", file=sys.stderr)
+        return INTERRUPTED
+    for task, error in failures:
+        log = f"\n        log: {task.log}" if task.log.is_file() else ""
+        print(f"failed: {task.job.title}: {error}{log}", file=sys.stderr)
+    there = sorted({job.key.dataset for job in jobs})
+    print(f"records: {store}/<dataset>/<method>/   predictions: {store / 'predictions'}/")
+    print(f"tables:  msabench table --datasets {' '.join(there)} --store {shlex.quote(str(store))}")
+    return code
+
+
+def suites(folder: Path = Path("benchmarks/suites")) -> str:
+    """List the suites of a folder with their number of jobs.
+
+    Args:
+        folder: Where to look.
+
+    Raises:
+        MSABenchError: There is no such folder or no suite in it.
+    """
+    rows = []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            suite = read_suite(path)
+        except MSABenchError as error:
+            rows.append(f"{path}: {error}")
+            continue
+        n_methods, n_datasets = (len({getattr(d, name) for d in suite.drafts}) for name in ("method", "dataset"))
+        counts = f"{len(suite.drafts)} jobs, {n_methods} methods, {n_datasets} datasets"
+        rows.append(f"{path}: {counts}" + (f"; {suite.description}" if suite.description else ""))
+    if not rows:
+        raise MSABenchError(f"there are no suites in {folder}; go to the repository's root or name another folder")
+    return "\n".join(rows)
+
+
+def _execute(
+    plan: Plan,
+    engine: Executor,
+    store: Path,
+    runs: Path,
+    keep_checkpoints: bool,
+    fail_fast: bool,
+    failures: list[tuple[Task, str]],
+) -> int:
+    tasks = [Task(entry.job, run_folder(runs, entry.job), store, keep_checkpoints) for entry in plan.todo]
+    progress = Progress(plan.todo, engine.slots, sys.stdout)
+    # Jobs whose data are not here need no process to fail.
+    for task in [task for task in tasks if task.job.problem]:
+        failures.append((task, task.job.problem))
+        progress.ended(task, task.job.problem)
+        _record(task, task.job.problem)
+        if fail_fast:
+            return 1
+    try:
+        with contextlib.closing(engine.run([t for t in tasks if not t.job.problem], progress.tick)) as ended:
+            for finished in ended:
+                error = _error_of(finished)
+                progress.ended(finished.task, error)
+                if error:
+                    failures.append((finished.task, error))
+                    if fail_fast:
+                        break
+    finally:
+        progress.clear()
+    return 1 if failures else 0
+
+
+def _error_of(finished: Finished) -> str:
+    """Why a task failed, recorded by its worker or else here; empty if it did not."""
+    task, code = finished.task, finished.code
+    if code == 0:
+        return ""
+    if code == RECORDED_FAILURE:
+        return _last_line(task)
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+        error = f"the worker was ended by {name}{hint}"
+    else:
+        error = f"the worker ended with code {code}: {_last_line(task)}"
+    _record(task, error)
+    return error
+
+
+def _record(task: Task, error: str) -> None:
+    try:
+        record_failure(task, error)
+    except MSABenchError as problem:
+        # The other jobs need not suffer from it.
+        print(f"the failure of {task.job.title} could not be recorded: {problem}", file=sys.stderr)
+
+
+def _last_line(task: Task) -> str:
+    try:
+        lines = task.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+
+
+def _local(slots: int | None, devices: list[str] | None, per_device: int) -> Executor:
+    if devices == ["cpu"]:
+        return LocalExecutor(cpu_slots(slots))
+    found = visible_gpus()
+    if devices is not None and not found:
+        raise MSABenchError(f"devices {' '.join(devices)} are not here; no GPU is visible, so leave --devices out")
+    if not found or (devices is None and slots is not None):
+        return LocalExecutor(cpu_slots(slots))
+    if slots is not None:
+        raise MSABenchError("slots are CPU cores; with GPUs give --per_device, or --devices cpu")
+    return LocalExecutor(gpu_slots(devices or found, per_device))
+
+
+def _slurm(parameters: Path | None, runs: Path) -> Executor:
+    from msabench.runner.slurm import SlurmExecutor
+
+    return SlurmExecutor.from_file(parameters, runs / "slurm")
+
+
+@contextlib.contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C, so that workers are ended in either case."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

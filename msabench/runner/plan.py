@@ -1,0 +1,157 @@
+"""What a run will do: drops jobs that the store has, and estimates what the others cost. Free of torch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from msabench.data.info import DATASETS
+from msabench.data.synthetic import DEFAULT_SIZE
+from msabench.evaluation.record import JobRecord
+from msabench.missingness.conditions import distinct, parse_grid
+from msabench.results.store import ResultStore
+from msabench.runner.suite import Job
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job to run.
+
+    Attributes:
+        job: The job.
+        seconds: Estimated wall time on one slot; None if nothing comparable is stored.
+        basis: Where the estimate comes from.
+    """
+
+    job: Job
+    seconds: float | None
+    basis: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run.
+
+    Attributes:
+        todo: Jobs without a record, in the suite's order.
+        done: Jobs with a record.
+        lacking: Those of ``done`` whose records lack cells or mask seeds that are asked for now.
+    """
+
+    todo: tuple[Planned, ...]
+    done: tuple[Job, ...]
+    lacking: tuple[Job, ...] = ()
+
+    def seconds(self, slots: int) -> float | None:
+        """Estimated wall time of the whole run; None if a job's is unknown."""
+        costs = [planned.seconds for planned in self.todo]
+        if any(cost is None for cost in costs):
+            return None
+        # No run is shorter than its longest job.
+        return max(sum(c for c in costs if c) / max(slots, 1), *(c or 0.0 for c in costs), 0.0)
+
+    def describe(self, slots: int) -> str:
+        """The plan in words, one line per job to run."""
+        lines = [f"{len(self.todo)} of {len(self.todo) + len(self.done)} jobs to run, {slots} at a time"]
+        for planned in self.todo:
+            job = planned.job
+            cost = duration(planned.seconds) if planned.seconds is not None else "?"
+            note = f"cannot run: {job.problem}" if job.problem else f"{cost:>9}  ({planned.basis})"
+            lines.append(f"  {job.key.job_id}  {job.title:<50} {note}")
+        total = self.seconds(slots)
+        unknown = sum(planned.seconds is None for planned in self.todo)
+        if self.todo:
+            lines.append(
+                f"estimated time: {duration(total)}"
+                if total is not None
+                else f"estimated time: unknown, since nothing comparable to {unknown} of the jobs is stored"
+            )
+        return "\n".join([*lines, *self.warnings()])
+
+    def warnings(self) -> list[str]:
+        """What the user should know besides."""
+        if not self.lacking:
+            return []
+        ids = ", ".join(job.key.job_id for job in self.lacking)
+        return [f"note: records of {len(self.lacking)} done jobs lack cells or mask seeds asked for here: {ids}"]
+
+
+def make_plan(jobs: Iterable[Job], store: ResultStore) -> Plan:
+    """Compare jobs with a store.
+
+    Args:
+        jobs: The suite's jobs.
+        store: Where records are.
+    """
+    records = [record for record in store.jobs() if record.status == "ok"]
+    have = {record.key.job_id for record in records}
+    jobs = list(jobs)
+    done = tuple(job for job in jobs if job.key.job_id in have)
+    todo = [job for job in jobs if job.key.job_id not in have]
+    return Plan(tuple(_estimates(todo, records)), done, _lacking(done, store))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: ``45 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _lacking(done: Sequence[Job], store: ResultStore) -> tuple[Job, ...]:
+    if not done:
+        return ()
+    frame = store.frame(sorted({job.key.dataset for job in done}))
+    stored: dict[str, set[tuple[str, int | None]]] = defaultdict(set)
+    no_seed = frame["mask_seed"].isna()
+    seeds = frame["mask_seed"].fillna(0).astype(int)
+    for job_id, cell, seed, none in zip(frame["job_id"], frame["cell"], seeds, no_seed, strict=True):
+        stored[job_id].add((cell, None if none else seed))
+    return tuple(job for job in done if _asked(job) - stored[job.key.job_id])
+
+
+def _asked(job: Job) -> set[tuple[str, int | None]]:
+    cells = distinct(parse_grid(job.grid))
+    return {(str(cell), seed) for cell in cells for seed in (job.mask_seeds if cell.is_random else (None,))}
+
+
+def _estimates(jobs: Sequence[Job], records: Sequence[JobRecord]) -> list[Planned]:
+    same: dict[tuple[str, str], list[float]] = defaultdict(list)
+    rates: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        if record.train_seconds is None:
+            continue
+        cost = record.train_seconds + (record.eval_seconds or 0.0)
+        same[record.key.revision, record.key.config_hash].append(cost)
+        work = _work(record.config, record.epochs)
+        if work:
+            rates[record.key.method].append(cost / work)
+    planned = []
+    for job in jobs:
+        costs, work = same[job.key.revision, job.key.config_hash], _work(job.config)
+        if job.problem:
+            planned.append(Planned(job, 0.0, "cannot run"))
+        elif costs:
+            planned.append(Planned(job, fmean(costs), "same config"))
+        elif work and rates[job.key.method]:
+            planned.append(Planned(job, work * fmean(rates[job.key.method]), "same method, scaled by clips x epochs"))
+        else:
+            planned.append(Planned(job, None, "unknown, nothing comparable stored"))
+    return planned
+
+
+def _work(config: dict[str, Any], epochs: int | None = None) -> float | None:
+    """Training clips x epochs of a resolved config; None if one of them is not known."""
+    data = config.get("data") or {}
+    info = DATASETS.get(data.get("dataset", ""))
+    sizes = data.get("size") or (info.split_sizes if info else None)
+    if sizes is None and info is not None and info.name == "synth":
+        sizes = DEFAULT_SIZE
+    epochs = epochs or (config.get("trainer") or {}).get("max_epochs")
+    return float(sizes[0] * epochs) if sizes and epochs and epochs > 0 else None

@@ -1,0 +1,111 @@
+"""Shows how a run stands: one updating line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TextIO
+
+from msabench.runner.executor import Task
+from msabench.runner.plan import Planned, duration
+
+_REFRESH_SECONDS = 1.0
+_PLAIN_SECONDS = 60.0
+
+
+class Progress:
+    """Counts jobs and estimates the rest.
+
+    Args:
+        planned: Jobs of the run.
+        slots: How many run at a time.
+        out: Where to print.
+    """
+
+    def __init__(self, planned: Sequence[Planned], slots: int, out: TextIO) -> None:
+        self._estimates = {entry.job.key.job_id: entry.seconds for entry in planned}
+        self._slots = max(slots, 1)
+        self._out = out
+        self._live = out.isatty()
+        self._started: dict[str, float] = {}
+        self._taken: list[float] = []
+        self._ended: set[str] = set()
+        self._shown = time.monotonic()
+        self._width = 0
+
+    def tick(self, running: Sequence[Task]) -> None:
+        """Note what runs, and show it if it is time to."""
+        now = time.monotonic()
+        for task in running:
+            self._started.setdefault(task.job.key.job_id, now)
+        if now - self._shown < (_REFRESH_SECONDS if self._live else _PLAIN_SECONDS):
+            return
+        self._shown = now
+        line = self.line(running, now)
+        if self._live:
+            line = line[: shutil.get_terminal_size().columns - 1]
+            print(f"\r{line:<{self._width}}", end="", file=self._out, flush=True)
+            self._width = len(line)
+        else:
+            print(line, file=self._out, flush=True)
+
+    def ended(self, task: Task, error: str) -> None:
+        """Print how a job ended."""
+        job_id = task.job.key.job_id
+        seconds = time.monotonic() - self._started.get(job_id, time.monotonic())
+        self._ended.add(job_id)
+        if not error:
+            self._taken.append(seconds)
+        self.clear()
+        outcome = f"failed: {error}" if error else f"done in {duration(seconds)}"
+        print(f"[{len(self._ended)}/{len(self._estimates)}] {task.job.title}: {outcome}", file=self._out, flush=True)
+
+    def clear(self) -> None:
+        """Remove the updating line."""
+        if self._live and self._width:
+            print(f"\r{'':<{self._width}}\r", end="", file=self._out, flush=True)
+            self._width = 0
+
+    def line(self, running: Sequence[Task], now: float) -> str:
+        """One line: jobs done, jobs running with their epochs, time left."""
+        left = self._left(running, now)
+        states = "; ".join(f"{task.job.title} {_state(task)}" for task in running)
+        eta = "time left unknown" if left is None else f"{duration(left)} left"
+        return f"{len(self._ended)}/{len(self._estimates)} done, {eta}: {states}"
+
+    def _left(self, running: Sequence[Task], now: float) -> float | None:
+        spent = {task.job.key.job_id: (now - self._started[task.job.key.job_id], _share(task)) for task in running}
+        projected = [seconds / share for seconds, share in spent.values() if share]
+        known = self._taken or projected
+        total, longest = 0.0, 0.0
+        for job_id, estimate in self._estimates.items():
+            if job_id in self._ended:
+                continue
+            seconds, share = spent.get(job_id, (0.0, None))
+            whole = seconds / share if share else estimate if estimate is not None else fmean(known) if known else None
+            if whole is None:
+                return None
+            rest = max(whole - seconds, 0.0)
+            total, longest = total + rest, max(longest, rest)
+        return max(total / self._slots, longest)
+
+
+def _share(task: Task) -> float | None:
+    """Share of a job's epochs that is over; None before the first is."""
+    said = task.progress()
+    if said.get("phase") == "evaluate":
+        return 0.95
+    epoch, epochs = said.get("epoch"), said.get("epochs")
+    # Evaluation takes a part of the time as well.
+    return 0.95 * epoch / epochs if epoch and epochs and epochs > 0 else None
+
+
+def _state(task: Task) -> str:
+    said = task.progress()
+    phase = said.get("phase", "starts")
+    if phase != "fit":
+        return str(phase)
+    epochs = said.get("epochs")
+    return f"epoch {said['epoch'] + 1}" + (f"/{epochs}" if epochs and epochs > 0 else "")

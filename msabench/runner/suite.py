@@ -1,0 +1,337 @@
+"""Suites: YAML files that say which trainings make up an experiment.
+
+::
+
+    name: demo
+    description: one line for `msabench suites`
+    grid: [paper]                   # grids and cells to evaluate
+    mask_seeds: [0, 1, 2]           # seeds of the test holes
+    seeds: [1111, 1112]             # one training each
+    configs: ../../configs          # optional; default: the nearest configs/ above this file
+    overrides:                      # settings of every job, as dotted keys of the config
+      trainer.max_epochs: 8
+      data.missing.regime: mixed
+    jobs:
+      - {method: constant, dataset: synth}       # uses configs/constant_synth.yaml
+      - {method: umdf, dataset: synth, variants: [default, wo_mcim], overrides: {model.init_args.lr: 0.001}}
+      - {method: mult, dataset: synth, regimes: [complete, {regime: intra, rate: [0.5, 0.5]}], config: my_mult.yaml}
+
+A job entry expands into seeds x variants x regimes. Its own overrides come after the suite's, ``variants`` and
+``regimes`` after both. ``config`` is a path from the config folder; ``seeds`` replaces the suite's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from msabench import registry
+from msabench.data.info import dataset_info
+from msabench.errors import MSABenchError, one_of
+from msabench.evaluation.record import JobKey
+from msabench.missingness.conditions import parse_grid
+from msabench.missingness.config import MissingConfig
+from msabench.provenance import job_key
+
+SUITE_KEYS = ("name", "description", "grid", "mask_seeds", "seeds", "overrides", "configs", "jobs")
+ENTRY_KEYS = ("method", "dataset", "variants", "regimes", "seeds", "config", "overrides")
+NO_REVISION = "missing"
+"""Revision in the key of a job whose data are not here."""
+
+Resolver = Callable[[list[Path], list[str]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A job of a suite before its config is resolved.
+
+    Attributes:
+        method: Registry name.
+        dataset: Corpus name.
+        seed: Seed of the training.
+        config_file: The config.
+        overrides: Command-line style settings, without the seed.
+    """
+
+    method: str
+    dataset: str
+    seed: int
+    config_file: Path
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite file.
+
+    Attributes:
+        name: Label that records carry.
+        description: One line.
+        grid: Grids and cells to evaluate.
+        mask_seeds: Seeds of the test holes.
+        drafts: Its jobs.
+    """
+
+    name: str
+    description: str
+    grid: tuple[str, ...]
+    mask_seeds: tuple[int, ...]
+    drafts: tuple[Draft, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training with its evaluation.
+
+    Attributes:
+        key: What makes it distinct.
+        config_files: Configs, later ones override earlier ones.
+        overrides: Command-line style settings, with the seed.
+        suites: Names of the suites it belongs to.
+        grid: Grids and cells to evaluate.
+        mask_seeds: Seeds of the test holes.
+        config: Resolved config.
+        problem: Why it cannot run, one sentence; empty if it can.
+    """
+
+    key: JobKey
+    config_files: tuple[Path, ...]
+    overrides: tuple[str, ...]
+    suites: tuple[str, ...]
+    grid: tuple[str, ...]
+    mask_seeds: tuple[int, ...]
+    config: dict[str, Any] = field(default_factory=dict, compare=False)
+    problem: str = ""
+
+    @property
+    def title(self) -> str:
+        """The job in words, e.g. ``umdf synth wo_mcim mixed seed 1111``."""
+        key = self.key
+        parts = [key.method, key.dataset, "" if key.variant == "default" else key.variant, key.regime]
+        return " ".join(part for part in (*parts, f"seed {key.seed}") if part)
+
+    def to_json(self) -> dict[str, Any]:
+        """The job as plain data."""
+        return {**asdict(self), "config_files": [str(path) for path in self.config_files]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Job:
+        """Read what ``to_json`` made."""
+        values = {f.name: data[f.name] for f in fields(cls)}
+        for name in ("overrides", "suites", "grid", "mask_seeds"):
+            values[name] = tuple(values[name])
+        values["config_files"] = tuple(Path(path) for path in values["config_files"])
+        return cls(**{**values, "key": JobKey(**values["key"])})
+
+
+def read_suite(path: Path) -> Suite:
+    """Read and check a suite file; resolves no config and needs no torch.
+
+    Raises:
+        MSABenchError: The file is missing or is no YAML mapping, a key is unknown or lacks, or a value is not allowed.
+    """
+    if not path.is_file():
+        raise MSABenchError(f"there is no suite {path}; msabench suites lists those in benchmarks/suites")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise MSABenchError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    where = f"suite {path.name}"
+    content = _mapping(content, where, SUITE_KEYS, needed=("name", "jobs"))
+    grid = _listed(content.get("grid", ["paper"]), str, f"grid of {where}")
+    parse_grid(grid)
+    suite_seeds = _seeds(content.get("seeds", [1111]), f"seeds of {where}")
+    shared = _mapping(content.get("overrides") or {}, f"overrides of {where}")
+    folder = _config_folder(path, content.get("configs"))
+    if not isinstance(content["jobs"], list) or not content["jobs"]:
+        raise MSABenchError(f"jobs of {where} must be a list of mappings with the keys {', '.join(ENTRY_KEYS)}")
+    drafts: list[Draft] = []
+    for number, entry in enumerate(content["jobs"], start=1):
+        drafts += _drafts(entry, f"job {number} of {where}", suite_seeds, shared, folder)
+    return Suite(
+        name=str(content["name"]),
+        description=str(content.get("description", "")),
+        grid=tuple(grid),
+        mask_seeds=tuple(_seeds(content.get("mask_seeds", [0, 1, 2]), f"mask_seeds of {where}")),
+        drafts=tuple(dict.fromkeys(drafts)),
+    )
+
+
+def select(
+    suite: Suite,
+    methods: Sequence[str] | None = None,
+    datasets: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Suite:
+    """Keep the jobs of some methods, datasets and seeds; None keeps all.
+
+    Raises:
+        MSABenchError: The suite has no job with one of the values.
+    """
+    drafts = list(suite.drafts)
+    wanted: dict[str, Sequence[str | int] | None] = {"method": methods, "dataset": datasets, "seed": seeds}
+    for name, values in wanted.items():
+        for value in values or ():
+            there = sorted({getattr(draft, name) for draft in suite.drafts})
+            if value not in there:
+                raise one_of(f"{name} of suite {suite.name}", value, there)
+        if values:
+            drafts = [draft for draft in drafts if getattr(draft, name) in values]
+    return replace(suite, drafts=tuple(drafts))
+
+
+def expand(suite: Suite, resolver: Resolver | None = None) -> list[Job]:
+    """Resolve a suite's jobs; equal trainings become one job.
+
+    Args:
+        suite: The suite.
+        resolver: Parses configs; None for ``msabench.cli.resolve``.
+
+    Raises:
+        MSABenchError: A config is missing, does not parse, or is of another method or dataset than its entry says.
+    """
+    resolve = resolver or _resolver()
+    resolved: dict[tuple[Path, tuple[str, ...]], dict[str, Any]] = {}
+    opened: dict[str, tuple[str, str | None, str]] = {}
+    jobs: dict[JobKey, Job] = {}
+    for draft in suite.drafts:
+        without_seed = (draft.config_file, draft.overrides)
+        if without_seed not in resolved:
+            resolved[without_seed] = resolve([draft.config_file], list(draft.overrides))
+        config = _with_seed(resolved[without_seed], draft.seed)
+        source = json.dumps([config["data"].get(name) for name in ("dataset", *_SOURCE)], default=str)
+        if source not in opened:
+            opened[source] = _open(config["data"])
+        revision, features, problem = opened[source]
+        key = job_key(config, revision, features)
+        if (key.method, key.dataset) != (draft.method, draft.dataset):
+            raise MSABenchError(
+                f"{draft.config_file} is a config of {key.method} on {key.dataset}; "
+                f"suite {suite.name} expects {draft.method} on {draft.dataset}"
+            )
+        jobs[key] = Job(
+            key=key,
+            config_files=(draft.config_file,),
+            overrides=(*draft.overrides, f"--seed_everything={draft.seed}"),
+            suites=(suite.name,),
+            grid=suite.grid,
+            mask_seeds=suite.mask_seeds,
+            config=config,
+            problem=problem,
+        )
+    return list(jobs.values())
+
+
+def _resolver() -> Resolver:
+    # Lightning takes seconds to import; listing suites does without.
+    from msabench.cli import resolve
+
+    return resolve
+
+
+_SOURCE = ("features", "root", "cache", "path", "task", "size", "length")
+
+
+def _open(data: dict[str, Any]) -> tuple[str, str | None, str]:
+    """Revision and features of a config's data, and why they cannot be had.
+
+    Opening converts a new file here, once, where otherwise all workers would wait for one of them to do so.
+    """
+    from msabench.data.store import open_corpus
+
+    settings = {name: data[name] for name in _SOURCE if data.get(name) is not None}
+    for name in ("root", "cache", "path"):
+        if name in settings:
+            settings[name] = Path(settings[name])
+    if "size" in settings:
+        settings["size"] = tuple(settings["size"])
+    try:
+        corpus = open_corpus(data["dataset"], **settings)
+    except MSABenchError as error:
+        return NO_REVISION, None, str(error)
+    return corpus.revision, corpus.features, ""
+
+
+def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
+    return {**config, "seed_everything": seed, "data": {**config["data"], "seed": seed}}
+
+
+def _drafts(entry: Any, where: str, suite_seeds: list[int], shared: dict[str, Any], folder: Path) -> list[Draft]:
+    entry = _mapping(entry, where, ENTRY_KEYS, needed=("method", "dataset"))
+    method, dataset = str(entry["method"]), str(entry["dataset"])
+    info = registry.method_info(method)
+    dataset_info(dataset)
+    variants = _listed(entry.get("variants", []), str, f"variants of {where}")
+    for variant in variants:
+        if variant not in ("default", *info.variants):
+            raise one_of(f"variant of {method} in {where}", variant, ("default", *info.variants))
+    config_file = folder / str(entry.get("config", f"{method}_{dataset}.yaml"))
+    if not config_file.is_file():
+        raise MSABenchError(f"there is no config {config_file} for {where}; write it or name another one with config")
+    common = {**shared, **_mapping(entry.get("overrides") or {}, f"overrides of {where}")}
+    seeds = _seeds(entry["seeds"], f"seeds of {where}") if "seeds" in entry else suite_seeds
+    return [
+        Draft(method, dataset, seed, config_file, _words({**common, **variant, **regime}))
+        for variant in [{"model.init_args.variant": name} for name in variants] or [{}]
+        for regime in _regimes(entry.get("regimes", []), where)
+        for seed in seeds
+    ]
+
+
+def _regimes(given: Any, where: str) -> list[dict[str, Any]]:
+    if not isinstance(given, list):
+        raise MSABenchError(f"regimes of {where} must be a list, e.g. [complete, mixed]")
+    found = []
+    for item in given:
+        names = tuple(f.name for f in fields(MissingConfig))
+        settings = {"regime": item} if isinstance(item, str) else _mapping(item, f"regimes of {where}", names)
+        MissingConfig(**{**settings, **({"rate": tuple(settings["rate"])} if "rate" in settings else {})})
+        found.append({f"data.missing.{name}": value for name, value in settings.items()})
+    return found or [{}]
+
+
+def _words(settings: dict[str, Any]) -> tuple[str, ...]:
+    """Settings as command-line words: ``{"a.b": [1]}`` -> ``("--a.b=[1]",)``."""
+    return tuple(f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in settings.items())
+
+
+def _config_folder(suite: Path, given: Any) -> Path:
+    if given is not None:
+        folder = (suite.parent / str(given)).resolve()
+        if not folder.is_dir():
+            raise MSABenchError(f"there is no config folder {folder}, which suite {suite.name} names")
+        return folder
+    for parent in suite.resolve().parents:
+        if (parent / "configs").is_dir():
+            return parent / "configs"
+    raise MSABenchError(f"there is no configs folder above {suite}; name one with configs")
+
+
+def _mapping(value: Any, where: str, allowed: Sequence[str] = (), needed: Sequence[str] = ()) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise MSABenchError(f"{where} must be a mapping of keys to values, not {type(value).__name__}")
+    for key in value:
+        if not isinstance(key, str) or (allowed and key not in allowed):
+            raise one_of(f"key in {where}", key, allowed or ("text",))
+    for key in needed:
+        if key not in value:
+            raise MSABenchError(f"{where} lacks the key {key!r}")
+    return value
+
+
+def _listed(value: Any, kind: type, where: str) -> list[Any]:
+    if not isinstance(value, list) or any(type(item) is not kind for item in value):
+        raise MSABenchError(f"{where} must be a list of {kind.__name__} values, not {value!r}")
+    return value
+
+
+def _seeds(value: Any, where: str) -> list[int]:
+    seeds = _listed(value, int, where)
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise MSABenchError(f"{where} must be distinct numbers from 0 on, at least one, not {value!r}")
+    return seeds

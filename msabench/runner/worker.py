@@ -1,0 +1,77 @@
+"""The process of one job.
+
+Run as ``python -m msabench.runner.worker <run folder>/job.json``. Exit codes: 0, the job is recorded;
+``RECORDED_FAILURE``, its failure is; anything else, nothing is. The heavy imports wait until the process is tied to
+its parent and its core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from msabench.errors import MSABenchError
+from msabench.runner.executor import RECORDED_FAILURE, Task, record_failure
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> int:
+    """Run one job.
+
+    Args:
+        arguments: Path of ``job.json``, then options.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(prog="python -m msabench.runner.worker", description="Run one job of a suite.")
+    parser.add_argument("job", type=Path, help="job.json in the run folder")
+    parser.add_argument("--parent", type=int, help="process to die with (Linux)")
+    parser.add_argument("--core", type=int, help="CPU core to pin to (Linux)")
+    parser.add_argument("--accelerator", default="auto", help="Lightning's accelerator; one device of it is used")
+    given = parser.parse_args(arguments)
+    if given.parent is not None:
+        die_with(given.parent)
+    if given.core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {given.core})
+    task = Task.load(given.job)
+    try:
+        task.say("load", 0)
+        from msabench.runner.job import run_job
+
+        run_job(task, given.accelerator)
+    except Exception as error:
+        traceback.print_exc()
+        # The parent shows the log's last line.
+        print(one_line(error), file=sys.stderr, flush=True)
+        record_failure(task, one_line(error))
+        return RECORDED_FAILURE
+    return 0
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies (Linux; elsewhere nothing happens)."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent may have died before the call.
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def one_line(error: Exception) -> str:
+    """An error's last line, with its type unless it is meant for users."""
+    text = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
+    if isinstance(error, MSABenchError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

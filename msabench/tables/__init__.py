@@ -1,0 +1,1 @@
+"""Result tables as data, and their rendering."""

@@ -1,0 +1,160 @@
+"""From records to tables: which records share a table, which rows it has, what must be said below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from msabench.data.info import DATASETS, DatasetInfo
+from msabench.errors import MSABenchError
+from msabench.evaluation.record import JobRecord
+from msabench.metrics.spec import DEFAULT_METRIC, METRICS, metric_keys, metric_set_of, metric_spec
+from msabench.registry import methods as registered
+from msabench.results.aggregate import PROTOCOL, ROW, inconsistencies, over_seeds
+from msabench.tables.spec import FLOOR, Column, Entry, Row, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def dataset_facts(name: str) -> DatasetInfo:
+    """Facts of a corpus; records of one that is not registered are shown under its bare name."""
+    return DATASETS.get(name) or DatasetInfo(name=name, title=name, caveat="This corpus is not registered.")
+
+
+def metric_set_in(frame: pd.DataFrame, dataset: str) -> str:
+    """The metric set of a corpus's records; that of the corpus if it has none."""
+    here = frame.loc[frame["dataset"] == dataset, list(METRICS)]
+    if here.empty:
+        return dataset_facts(dataset).metric_set
+    return metric_set_of(here.columns[here.notna().any()])
+
+
+def default_metric(dataset: str, metric_set: str) -> str:
+    """The metric that tables over a corpus show unless asked otherwise."""
+    usual = dataset_facts(dataset).default_metric
+    return usual if usual in metric_keys(metric_set) else DEFAULT_METRIC[metric_set]
+
+
+def build_tables(
+    frame: pd.DataFrame,
+    failures: Sequence[JobRecord],
+    dataset: str,
+    metric: str | None,
+    columns: tuple[Column, ...],
+    *,
+    methods: Sequence[str] | None = None,
+    keep_seeds: bool = False,
+) -> list[Table]:
+    """Tables of one corpus: one for each protocol found in its records.
+
+    Args:
+        frame: Records as ``ResultStore.frame`` gives them.
+        failures: Failed jobs, as ``ResultStore.failures`` gives them.
+        dataset: Corpus name.
+        metric: Metric key; None takes the corpus's default.
+        columns: Columns.
+        methods: Methods to show, in this order, besides the floor; None shows all.
+        keep_seeds: Whether each training seed is a row of its own.
+
+    Raises:
+        MSABenchError: The corpus's records do not have the metric.
+    """
+    metric_set = metric_set_in(frame, dataset)
+    spec = metric_spec(metric or default_metric(dataset, metric_set), metric_set)
+    wanted = None if methods is None else {FLOOR, *methods}
+    frame = frame[frame["dataset"] == dataset]
+    found = frame if wanted is None else frame[frame["method"].isin(wanted)]
+    summary = over_seeds(found, spec.key, keep_seeds=keep_seeds)
+    rows: dict[tuple[str, ...], dict[tuple[Any, ...], Row]] = {}
+    for record in summary.to_dict("records"):
+        row = _row_of(rows, record, record.get("seed"))
+        # Summaries count over the seeds of the cell; the table's row has them all.
+        entry = Entry(*(record[name] for name in ("mean", "std", "n_seeds", "n_mask_seeds", "n_collapsed")))
+        row.entries[str(record["cell"])] = entry
+    for job in failures:
+        if job.key.dataset == dataset and (wanted is None or job.key.method in wanted):
+            seed = job.key.seed
+            row = _row_of(rows, vars(job.key), seed if keep_seeds else None)
+            row.failures.append(f"{row.label} ({row.regime}), seed {seed}: {' '.join(job.error.split())[:120]}")
+    info = dataset_facts(dataset)
+    tables = []
+    named_rows = [(dict(zip(PROTOCOL, protocol, strict=True)), group) for protocol, group in sorted(rows.items())]
+    # Honest selection first; the sort is stable.
+    for named, group in sorted(named_rows, key=lambda item: item[0]["selection"] != "val"):
+        ordered = _ordered(list(group.values()), methods)
+        _mark(ordered)
+        table = Table(dataset, info.title, info.caveat, named, spec, metric_set, columns, ordered)
+        table.notes = _notes(table, frame, methods)
+        tables.append(table)
+    return tables
+
+
+def _row_of(rows: dict[tuple[str, ...], dict[tuple[Any, ...], Row]], record: dict[Any, Any], seed: int | None) -> Row:
+    group = rows.setdefault(tuple(record[name] for name in PROTOCOL), {})
+    about = {name: record[name] for name in ROW}
+    key = (*about.values(), seed)
+    if key not in group:
+        known = registered().get(record["method"])
+        group[key] = Row(**about, seed=seed, fidelity=known.fidelity if known else "unknown")
+    return group[key]
+
+
+def _ordered(rows: list[Row], methods: Sequence[str] | None) -> list[Row]:
+    given = list(methods or ())
+
+    def position(row: Row) -> tuple[Any, ...]:
+        place = given.index(row.method) if row.method in given else len(given)
+        method = (row.method != FLOOR, place, row.method)
+        return (
+            *method,
+            row.variant != "default",
+            row.variant,
+            row.regime,
+            row.method_version,
+            row.config_hash,
+            row.seed,
+        )
+
+    return sorted(rows, key=position)
+
+
+def _mark(rows: list[Row]) -> None:
+    """Tell apart rows of one method, variant and regime that differ in version or configuration."""
+    for row in rows:
+        alike = [r for r in rows if (r.method, r.variant, r.regime) == (row.method, row.variant, row.regime)]
+        version = f"v{row.method_version}" if len({r.method_version for r in alike}) > 1 else ""
+        config = f"#{row.config_hash[:8]}" if len({r.config_hash for r in alike}) > 1 else ""
+        row.marks = tuple(mark for mark in (version, config) if mark)
+
+
+def _notes(table: Table, frame: pd.DataFrame, methods: Sequence[str] | None) -> list[str]:
+    notes = []
+    present = {row.method for row in table.rows if row.entries}
+    if FLOOR not in present:
+        notes.append(f"There are no records of {FLOOR}, so the floor is not shown.")
+    absent = [name for name in methods or () if name not in present and name != FLOOR]
+    if absent:
+        notes.append(f"No records under this protocol: {', '.join(absent)}.")
+    if any(row.marks for row in table.rows):
+        notes.append("v, # = version of the method, hash of the configuration, where a method has several.")
+    failed = [line for row in table.rows for line in row.failures]
+    if failed:
+        notes.append(f"Failed jobs (left out of means): {'; '.join(failed)}.")
+    mine = frame
+    for name, value in table.protocol.items():
+        mine = mine[mine[name] == value]
+    notes.extend(f"Warning: {problem}." for problem in inconsistencies(mine))
+    return notes
+
+
+def check_methods(methods: Sequence[str], frame: pd.DataFrame) -> None:
+    """Refuse methods that are neither registered nor recorded.
+
+    Raises:
+        MSABenchError: Names the first such method and the allowed ones.
+    """
+    allowed = sorted({*registered(), *frame["method"].unique()})
+    for name in methods:
+        if name not in allowed:
+            raise MSABenchError(f"unknown method {name!r}; allowed: {', '.join(allowed)}")

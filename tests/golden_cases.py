@@ -1,0 +1,129 @@
+"""Outputs of ported methods with weights and inputs from integer arithmetic, kept in ``tests/golden``.
+
+The parity tests show that official code gives the same numbers; with them the plain test suite holds the ports to the
+official code without having it. ``python -m tests.golden_cases`` rewrites the files: run the parity tests afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from msabench.data.batch import MODALITIES, Batch
+from msabench.data.info import DataSpec
+from msabench.methods.base import MSAMethod
+from msabench.registry import method_class
+
+FOLDER = Path(__file__).parent / "golden"
+CLIPS = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method with settings, and the shapes that it sees."""
+
+    method: str
+    dims: tuple[int, int, int]
+    steps: tuple[int, int, int]
+    task: str = "regression"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(
+            feature_dims=dict(zip(MODALITIES, self.dims, strict=True)),
+            seq_lens=dict(zip(MODALITIES, self.steps, strict=True)),
+            task=self.task,
+            metric_set="emotions" if self.task == "emotions" else "sentiment",
+        )
+
+
+_MMSA = {"width": 12, "heads": 3, "layers": 2, "positions": False}
+_KERNELS = {"kernel_size_text": 3, "kernel_size_audio": 1, "kernel_size_vision": 2}
+_LF_DNN = {"hidden_text": 10, "hidden_audio": 4, "hidden_vision": 6, "text_out": 8, "fusion_width": 12}
+
+CASES = {
+    # More than 128 audio steps take the fused attention kernel.
+    "mult_official": Case("mult", (12, 5, 7), (6, 140, 11), settings={"layers": 2}),
+    "mult_official_emotions": Case("mult", (30, 5, 7), (9, 9, 9), task="emotions", settings={"layers": 4}),
+    "mult_official_lonly": Case("mult", (12, 5, 7), (9, 5, 11), settings={"layers": 2, "variant": "lonly"}),
+    "mult_official_aonly": Case("mult", (12, 5, 7), (9, 5, 11), settings={"layers": 2, "variant": "aonly"}),
+    "mult_official_vonly": Case("mult", (12, 5, 7), (9, 5, 11), settings={"layers": 2, "variant": "vonly"}),
+    "mult_official_pooled": Case("mult", (12, 5, 7), (1, 1, 1), settings={"layers": 2}),
+    "mult_mmsa": Case("mult", (16, 5, 7), (9, 20, 13), settings=_MMSA | _KERNELS),
+    "lf_dnn_mmsa": Case("lf_dnn", (16, 5, 7), (9, 20, 13), settings=_LF_DNN),
+}
+
+
+def numbers(shape: tuple[int, ...], key: int) -> Tensor:
+    """float32 in [-1/2, 1/2): ``(2654435761 i^2 + 40503 key i + key) mod 2^32 / 2^32 - 1/2`` for i = 1, 2, ..."""
+    count = torch.Size(shape).numel()
+    i = torch.arange(1, count + 1, dtype=torch.int64)
+    words = (2654435761 * i * i + 40503 * key * i + key) & 0xFFFFFFFF
+    return (words.double() / 2**32 - 0.5).float().reshape(shape)
+
+
+def fill(module: torch.nn.Module) -> None:
+    """Set all weights: matrices keep the scale of what passes through them, gains and variances stay near 1."""
+    state = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
+    with torch.no_grad():
+        for key, (name, value) in enumerate(sorted(state.items()), start=1):
+            around_one = name.endswith("running_var") or ("norm" in name and name.endswith("weight"))
+            scale = 3 / value[0].numel() ** 0.5 if value.dim() > 1 else 0.6
+            value.copy_(numbers(value.shape, key) * scale + around_one)
+
+
+def build(case: Case) -> MSAMethod:
+    """The method of a case with its weights, in evaluation mode."""
+    method = method_class(case.method)(case.spec, **case.settings).eval()
+    fill(method)
+    return method
+
+
+def batch_of(case: Case) -> Batch:
+    """Four clips: whole, with dropped frames, without vision, and padded at the end."""
+    spec = case.spec
+    features, masks = {}, {}
+    for key, m in enumerate(MODALITIES, start=101):
+        shape = (CLIPS, spec.seq_lens[m])
+        observed = torch.ones(shape, dtype=torch.bool)
+        observed[1, ::2] = False
+        observed[2] &= m != "vision"
+        observed[3, (spec.seq_lens[m] + 1) // 2 :] = False
+        features[m] = numbers((*shape, spec.feature_dims[m]), key) * 3 * observed.unsqueeze(2)
+        masks[m] = observed
+    valid = {m: torch.ones_like(mask) for m, mask in masks.items()}
+    last = {m: torch.full((CLIPS,), spec.seq_lens[m] - 1) for m in MODALITIES}
+    return Batch(features, valid, masks, last)
+
+
+def outputs(case: Case) -> dict[str, Tensor]:
+    """What is kept of a case."""
+    with torch.no_grad():
+        out = build(case)(batch_of(case))
+    assert out.representation is not None
+    return {"pred": out.pred, "representation": out.representation}
+
+
+def kept(name: str) -> dict[str, Tensor]:
+    """Stored outputs of a case."""
+    stored = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return {key: torch.tensor(values) for key, values in stored.items()}
+
+
+def assert_as_kept(name: str) -> None:
+    """A case still gives its stored outputs."""
+    now = outputs(CASES[name])
+    for key, values in kept(name).items():
+        torch.testing.assert_close(now[key], values, atol=1e-5, rtol=1e-5)
+
+
+if __name__ == "__main__":
+    for name, case in CASES.items():
+        text = json.dumps({key: value.tolist() for key, value in outputs(case).items()})
+        (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,175 @@
+"""The command line as users meet it: verbs, help, and one clear sentence for bad input."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from msabench.__main__ import TRAINING_VERBS, VERBS, dispatch, overview
+from msabench.errors import MSABenchError
+from tests.corpora import write_mult
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = REPOSITORY / "configs"
+TINY = ["--data.size=[24,8,10]", "--data.length=8", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder and cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("MSABENCH_DATA", raising=False)
+    return tmp_path
+
+
+def refused(*words: str) -> str:
+    """The sentence with which a command line is refused."""
+    with pytest.raises(MSABenchError) as caught:
+        dispatch(list(words))
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def fit(config: str, *words: str) -> int:
+    return dispatch(["fit", "--config", str(CONFIGS / config), *words])
+
+
+def test_overview_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {verb} " in out for verb in [*TRAINING_VERBS, *VERBS])
+    assert out.strip() == overview()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_each_of_its_options(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        dispatch([*verb.split(), "--help"])
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    assert VERBS[verb].help in " ".join(text.split())
+    for line in text.splitlines():
+        # An option whose line ends right after its metavariable has no help of its own.
+        assert not line.rstrip().endswith("(required)"), line
+
+
+@pytest.mark.parametrize("words", [["--help"], ["methods"], ["table"], ["suites", "--help"], ["data", "list"]])
+def test_light_verbs_do_not_import_torch(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom msabench.__main__ import dispatch\n"
+        "try:\n    dispatch(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'lightning', 'transformers'} & set(sys.modules), 'heavy import'"
+    )
+    run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_unknown_verb_names_the_allowed_ones() -> None:
+    assert refused("tabel").startswith("unknown verb 'tabel'; allowed: fit, validate, test, predict, evaluate")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--data.dataset=mosy"], "unknown dataset 'mosy'; allowed: mosi, mosei, sims"),
+        (["--model.init_args.variant=wo_all"], "unknown variant of umdf 'wo_all'; allowed: default, wo_fea_loss"),
+        (["--data.missing.regime=some"], "data.missing.regime 'some' is not allowed; allowed: complete, intra"),
+        (["--data.missing.rate=[0.2,1.2]"], r"missing rate range [0.2, 1.2] is not allowed; give 0 <= low"),
+        (["--data.grid=[inter/xy]"], "unknown modality condition 'xy'; allowed: l, a, v"),
+        (["--data.batchsize=3"], "data.batchsize"),
+        (["--trainer.max_epochs=many"], "trainer.max_epochs 'many' is not allowed; expected int or null"),
+        (["--model=Umdv"], "unknown method class 'Umdv'; allowed: Constant"),
+    ],
+)
+def test_a_bad_setting_is_one_sentence_and_writes_nothing(words: list[str], sentence: str, elsewhere: Path) -> None:
+    assert sentence in refused("fit", "--config", str(CONFIGS / "umdf_synth.yaml"), *TINY, *words)
+    assert not (elsewhere / "runs").exists()
+
+
+def test_an_unknown_key_in_a_config_is_named(elsewhere: Path) -> None:
+    config = yaml.safe_load((CONFIGS / "umdf_synth.yaml").read_text())
+    config["model"]["init_args"]["headz"] = 3
+    (elsewhere / "bad.yaml").write_text(yaml.safe_dump(config))
+    assert "headz" in refused("fit", "--config", "bad.yaml")
+    assert refused("fit", "--config", "missing.yaml").count("missing.yaml") >= 1
+
+
+def test_a_kernel_longer_than_the_sequence_is_refused() -> None:
+    words = [*TINY, "--model.init_args.kernel_sizes=[9,1,1]"]
+    assert "kernel" in refused("fit", "--config", str(CONFIGS / "mult_synth.yaml"), *words)
+
+
+def test_fit_test_predict_and_evaluate_run_alone(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit("lf_dnn_synth.yaml", *TINY, "--trainer.max_epochs=1", "--early_stop=null") == 0
+    out = capsys.readouterr().out
+    best = next(elsewhere.glob("runs/fit/synth/lf_dnn/seed_1111/*/best.ckpt"))
+    assert str(best.relative_to(elsewhere)) in out
+    assert (best.parent / "config.yaml").is_file()
+
+    config = str(CONFIGS / "lf_dnn_synth.yaml")
+    grid = "--data.grid=[inter/l,intra/0.5]"
+    assert dispatch(["test", "--config", config, *TINY, grid, "--ckpt_path", str(best)]) == 0
+    tested = capsys.readouterr().out
+    assert "inter/l" in tested
+    assert "intra/0.5" in tested
+    assert dispatch(["validate", "--config", config, *TINY, "--ckpt_path", str(best)]) == 0
+    assert dispatch(["predict", "--config", config, *TINY, grid, "--ckpt_path", str(best)]) == 0
+    assert list(elsewhere.glob("runs/**/predictions.parquet"))
+
+    words = ["--checkpoint", str(best), "--grid", "inter", "--mask_seeds", "0", "--store", "store"]
+    assert dispatch(["evaluate", *words]) == 0
+    assert len(list(elsewhere.glob("store/synth/lf_dnn/*.jsonl"))) == 1
+    assert dispatch(["table", "--datasets", "synth", "--store", "store"]) == 0
+    assert "lf_dnn" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_method_is_refused(elsewhere: Path) -> None:
+    assert fit("constant_synth.yaml", *TINY) == 0
+    best = str(next(elsewhere.glob("runs/fit/synth/constant/*/*/best.ckpt")))
+    sentence = refused("test", "--config", str(CONFIGS / "lf_dnn_synth.yaml"), *TINY, "--ckpt_path", best)
+    assert sentence == (
+        "the checkpoint is of method 'constant' (variant 'default'); expected 'lf_dnn' (variant 'default')"
+    )
+    (elsewhere / "broken.ckpt").write_bytes(b"PK\x03\x04 not a checkpoint")
+    assert "broken.ckpt" in refused("evaluate", "--checkpoint", "broken.ckpt")
+
+
+def test_umdf_on_mosei_runs_alone_once_the_file_is_there(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(CONFIGS, elsewhere / "configs")
+    command = ["fit", "--config", "configs/umdf_mosei.yaml", "--trainer.accelerator=cpu"]
+    sentence = refused(*command)
+    assert "data/mosei/mosei_senti_data.pkl" in sentence
+    assert "msabench data fetch mosei --features mult-aligned" in sentence
+    assert "MSABENCH_DATA" in sentence
+    monkeypatch.setenv("MSABENCH_DATA", str(elsewhere / "corpora"))
+    (elsewhere / "corpora/mosei").mkdir(parents=True)
+    write_mult(elsewhere / "corpora/mosei/mosei_senti_data.pkl", "mosei", aligned=True, sizes=(20, 6, 8))
+    # The published hash belongs to the published file; a difference is a warning, not an error.
+    assert dispatch([*command, "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]) == 0
+    assert "best.ckpt" in capsys.readouterr().out
+
+
+def test_table_of_corpora_that_the_store_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["table", "--datasets", "mosi", "mosei"]) == 0
+    out = capsys.readouterr().out
+    assert "mosi: no records" in out
+    assert "mosei: no records" in out
+
+
+def test_errors_leave_no_traceback_unless_asked_for(elsewhere: Path) -> None:
+    words = [sys.executable, "-m", "msabench", "table", "--datasets", "mosy"]
+    plain = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert plain.returncode == 2
+    assert plain.stderr.count("\n") == 1
+    debug = subprocess.run([*words, "--debug"], capture_output=True, text=True, check=False)
+    assert debug.returncode == 2
+    assert "Traceback" in debug.stderr

@@ -1,0 +1,553 @@
+"""Opening corpora: converted once, mapped ever after, whole or not there; and the data verbs."""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from msabench.data import info as info_module
+from msabench.data import store as store_module
+from msabench.data import synthetic
+from msabench.data.commands import data_convert, data_list, data_verify
+from msabench.data.corpus import clip_uids
+from msabench.data.files import HashMemory, Stamp, cache_folder, data_folder, format_size, locked, replacing
+from msabench.data.info import DATASETS, dataset_info
+from msabench.data.store import open_corpus
+from msabench.errors import MSABenchError
+from tests.corpora import MODALITIES, SIZES, SPLITS, write_mmsa, write_mult, write_npz
+
+STEPS = {"text": 8, "audio": 11, "vision": 9}
+DIMS = {"text": 6, "audio": 3, "vision": 4}
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*published is:UserWarning")
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Data and cache folders, given by the environment as users do."""
+    data, cache = tmp_path / "data", tmp_path / "home"
+    monkeypatch.setenv("MSABENCH_DATA", str(data))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return data, cache / "msabench"
+
+
+def mosi(data, **settings):
+    return write_mmsa(data / "mosi/unaligned_50.pkl", steps=STEPS, dims=DIMS, **settings)
+
+
+def files_in(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.exists() else []
+
+
+def same_corpus(a, b):
+    assert a.padding == b.padding
+    assert a.notes == b.notes
+    assert a.revision == b.revision
+    for name in SPLITS:
+        x, y = a.splits[name], b.splits[name]
+        assert x.ids == y.ids
+        for m in MODALITIES:
+            assert torch.equal(x.features[m], y.features[m])
+            assert torch.equal(x.lengths[m], y.lengths[m])
+        assert torch.equal(x.labels, y.labels)
+        assert torch.equal(x.uid, y.uid)
+
+
+def test_a_corpus_has_what_the_file_has(places):
+    content = mosi(places[0])
+    corpus = open_corpus("mosi", "mmsa-unaligned")
+    sha256 = hashlib.sha256((places[0] / "mosi/unaligned_50.pkl").read_bytes()).hexdigest()
+    assert corpus.revision == sha256[:12]
+    assert corpus.features == "mmsa-unaligned"
+    assert corpus.info is dataset_info("mosi")
+    for name, n in zip(SPLITS, SIZES, strict=True):
+        split = corpus.splits[name]
+        assert len(split) == n
+        for m in MODALITIES:
+            assert split.features[m].dtype == torch.float32
+            np.testing.assert_array_equal(split.features[m].numpy(), content[name][m])
+            assert split.lengths[m].dtype == torch.int64
+        assert split.labels.dtype == torch.float32
+        assert split.tokens.dtype == torch.int64
+        assert split.tokens.shape == (n, 3, STEPS["text"])
+        assert torch.equal(split.uid, clip_uids("mosi", name, content[name]["id"]))
+
+
+def test_the_second_opening_reads_the_store_only(places, monkeypatch):
+    mosi(places[0])
+    first = open_corpus("mosi", "mmsa-unaligned")
+
+    def fail(*_):
+        raise AssertionError("the source was read again")
+
+    monkeypatch.setattr(store_module, "READERS", dict.fromkeys(store_module.READERS, fail))
+    monkeypatch.setattr(store_module, "sha256_of", fail)
+    before = {path: path.stat().st_mtime_ns for path in files_in(places[1])}
+    same_corpus(first, open_corpus("mosi", "mmsa-unaligned"))
+    assert before == {path: path.stat().st_mtime_ns for path in files_in(places[1])}
+
+
+def test_tensors_are_mapped_and_private(places):
+    mosi(places[0])
+    changed = open_corpus("mosi", "mmsa-unaligned")
+    changed.splits["train"].features["text"].fill_(7.0)
+    fresh = open_corpus("mosi", "mmsa-unaligned")
+    assert not (fresh.splits["train"].features["text"] == 7.0).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to see resident memory")
+def test_opening_does_not_read_all_data(places):
+    dims = {"text": 768, "audio": 5, "vision": 20}
+    steps = dict.fromkeys(MODALITIES, 50)
+    write_mmsa(places[0] / "mosi/aligned_50.pkl", aligned=True, sizes=(600, 5, 5), dims=dims, steps=steps)
+    open_corpus("mosi", "mmsa-aligned")
+    program = (
+        "import torch\n"
+        "from msabench.data.store import open_corpus\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "open_corpus('synth', size=(2, 1, 1), length=8)\n"
+        "before = resident()\n"
+        "corpus = open_corpus('mosi', 'mmsa-aligned')\n"
+        "opened = resident() - before\n"
+        "corpus.splits['train'].features['text'].sum()\n"
+        "print(opened, resident() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    opened, read = map(int, done.stdout.split())
+    size = 600 * 50 * 768 * 4
+    assert read > 0.9 * size
+    assert opened < 0.1 * size
+
+
+def test_a_changed_source_makes_another_store(places):
+    mosi(places[0])
+    first = open_corpus("mosi", "mmsa-unaligned")
+    mosi(places[0], seed=1)
+    second = open_corpus("mosi", "mmsa-unaligned")
+    assert first.revision != second.revision
+    assert len(list((places[1] / "stores").iterdir())) == 2
+
+
+def test_a_changed_converter_makes_another_store(places, monkeypatch):
+    mosi(places[0])
+    open_corpus("mosi", "mmsa-unaligned")
+    monkeypatch.setattr(store_module, "CONVERTER", store_module.CONVERTER + 1)
+    open_corpus("mosi", "mmsa-unaligned")
+    assert len(list((places[1] / "stores").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["shorten", "remove", "manifest"])
+def test_a_damaged_store_is_made_again(places, damage):
+    mosi(places[0])
+    first = open_corpus("mosi", "mmsa-unaligned")
+    expected = first.splits["train"].features["text"].clone()
+    (folder,) = (places[1] / "stores").iterdir()
+    file = folder / ("manifest.json" if damage == "manifest" else "train.safetensors")
+    if damage == "remove":
+        file.unlink()
+    else:
+        # Replaced rather than cut in place: the first corpus still maps the old file.
+        shorter = file.read_bytes()[:-10]
+        file.unlink()
+        file.write_bytes(shorter)
+    again = open_corpus("mosi", "mmsa-unaligned")
+    assert torch.equal(again.splits["train"].features["text"], expected)
+    assert [path.name for path in (places[1] / "stores").iterdir()] == [folder.name]
+
+
+def test_an_unknown_hash_warns_once_and_stays_in_the_notes(places):
+    mosi(places[0])
+    published = dataset_info("mosi").file("mmsa-unaligned").sha256
+    own = hashlib.sha256((places[0] / "mosi/unaligned_50.pkl").read_bytes()).hexdigest()
+    with pytest.warns(UserWarning, match=f"sha256 {own}, published is {published}"):
+        first = open_corpus("mosi", "mmsa-unaligned")
+    assert any(own in note and published in note for note in first.notes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same_corpus(first, open_corpus("mosi", "mmsa-unaligned"))
+
+
+def test_the_published_hash_does_not_warn(places, monkeypatch):
+    mosi(places[0])
+    own = hashlib.sha256((places[0] / "mosi/unaligned_50.pkl").read_bytes()).hexdigest()
+    file = dataclasses.replace(dataset_info("mosi").file("mmsa-unaligned"), sha256=own)
+    monkeypatch.setitem(info_module.DATASETS, "mosi", dataclasses.replace(dataset_info("mosi"), files=(file,)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not any("published" in note for note in open_corpus("mosi").notes)
+
+
+def test_root_cache_and_path_override_the_environment(places, tmp_path):
+    content = write_mmsa(tmp_path / "mine.pkl", steps=STEPS, dims=DIMS)
+    corpus = open_corpus("mosi", "mmsa-unaligned", path=tmp_path / "mine.pkl", cache=tmp_path / "other")
+    assert corpus.splits["test"].ids == content["test"]["id"]
+    assert files_in(tmp_path / "other")
+    assert not files_in(places[1])
+    write_mult(tmp_path / "root/mosi/mosi_data.pkl", aligned=True, steps=dict.fromkeys(MODALITIES, 8), dims=DIMS)
+    corpus = open_corpus("mosi", "mult-aligned", root=tmp_path / "root")
+    assert corpus.padding == dict.fromkeys(MODALITIES, "front")
+
+
+def test_iemocap_keeps_its_labels_and_lack_of_ids(places):
+    write_mult(places[0] / "iemocap/iemocap_data_noalign.pkl", "iemocap", steps=STEPS, dims=DIMS)
+    corpus = open_corpus("iemocap", "mult-unaligned")
+    assert not corpus.ids_from_file
+    assert corpus.splits["train"].labels.dtype == torch.int64
+    assert corpus.splits["train"].labels.shape == (12, 4)
+    assert corpus.splits["train"].tokens is None
+
+
+@pytest.mark.parametrize(
+    ("name", "task"), [("a.npz", "regression"), ("a.npz", "emotions"), ("a.pkl", "regression"), ("a.pkl", "emotions")]
+)
+def test_custom_files(places, tmp_path, name, task):
+    path = tmp_path / name
+    if name == "a.npz":
+        write_npz(path, task=task)
+    elif task == "emotions":
+        write_mult(path, "iemocap", steps=STEPS, dims=DIMS)
+    else:
+        write_mmsa(path, steps=STEPS, dims=DIMS)
+    corpus = open_corpus("custom", path=path, task=task)
+    assert corpus.info.task == task
+    assert corpus.info.metric_set == ("emotions" if task == "emotions" else "sentiment")
+    assert corpus.info.normalise == "zscore"
+    assert corpus.splits["train"].labels.shape == ((12, 4) if task == "emotions" else (12,))
+    assert corpus.features == "custom"
+
+
+def test_a_custom_npz_with_both_kinds_of_labels_can_be_opened_as_either(places, tmp_path):
+    path = tmp_path / "a.npz"
+    write_npz(path, change=lambda c: c.update(emotion_labels=np.zeros((24, 4), dtype=int)))
+    assert open_corpus("custom", path=path).splits["test"].labels.ndim == 1
+    assert open_corpus("custom", path=path, task="emotions").splits["test"].labels.ndim == 2
+
+
+def test_aligned_custom_pickles_take_the_text_lengths(places, tmp_path):
+    steps = dict.fromkeys(MODALITIES, 8)
+    write_mmsa(tmp_path / "a.pkl", aligned=True, steps=steps, dims=DIMS)
+    split = open_corpus("custom", path=tmp_path / "a.pkl").splits["train"]
+    assert torch.equal(split.lengths["audio"], split.lengths["text"])
+
+
+def test_synth_is_generated_once(places, monkeypatch):
+    first = open_corpus("synth", size=(6, 3, 4), length=8)
+    assert first.revision == synthetic.revision((6, 3, 4), 8)
+    assert [len(first.splits[name]) for name in SPLITS] == [6, 3, 4]
+    monkeypatch.setattr(synthetic, "generate", None)
+    same_corpus(first, open_corpus("synth", size=(6, 3, 4), length=8))
+    with pytest.raises(TypeError):
+        open_corpus("synth", size=(6, 3, 5), length=8)
+
+
+# Errors; after each of them the cache is as before.
+
+ERRORS = {
+    "planted code": (lambda p: p.write_bytes(pickle.dumps({"train": print})), "tries to load builtins.print"),
+    "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-2000]), "is truncated"),
+    "keys": (lambda p: write_mult(p, steps=STEPS, dims=DIMS), "train has no key 'regression_labels'"),
+    "dims": (lambda p: _rewrite(p, "audio", lambda x: x[0]), r"train/audio has shape \(11, 3\)"),
+    "nan": (lambda p: _rewrite(p, "regression_labels", lambda x: x * np.nan), "regression_labels is nan for clip"),
+    "ids": (lambda p: _rewrite(p, "id", lambda x: x[:1] * 12), "12 times; expected ids that are unique"),
+    "lengths": (lambda p: _rewrite(p, "audio_lengths", lambda x: [99] * 12), "has the length 99"),
+    "missing": (
+        lambda p: p.unlink(),
+        r"there is no file .*unaligned_50.pkl .*msabench data fetch mosi --features mmsa-",
+    ),
+}
+
+
+def _rewrite(path, key, change):
+    content = pickle.loads(path.read_bytes())
+    content["train"][key] = change(content["train"][key])
+    path.write_bytes(pickle.dumps(content))
+
+
+@pytest.mark.parametrize("defect", ERRORS)
+def test_errors_are_one_sentence_and_leave_nothing(places, defect):
+    mosi(places[0])
+    damage, words = ERRORS[defect]
+    path = places[0] / "mosi/unaligned_50.pkl"
+    damage(path)
+    with pytest.raises(MSABenchError, match=words) as caught:
+        open_corpus("mosi", "mmsa-unaligned")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert files_in(places[1]) == []
+
+
+def test_a_missing_file_says_what_to_do(places):
+    with pytest.raises(MSABenchError) as caught:
+        open_corpus("sims")
+    for words in (
+        str(places[0] / "sims/unaligned_39.pkl"),
+        "data fetch sims --features mmsa-unaligned",
+        "MSABENCH_DATA",
+    ):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"dataset": "mosey"}, "unknown dataset 'mosey'; allowed: mosi, mosei, sims"),
+        (
+            {"dataset": "sims", "features": "mult-aligned"},
+            "unknown features of sims 'mult-aligned'; allowed: mmsa-unal",
+        ),
+        ({"dataset": "custom"}, "custom needs path"),
+        ({"dataset": "custom", "path": Path("a.csv")}, "path a.csv is not allowed for custom"),
+        ({"dataset": "custom", "path": Path("no.npz")}, "there is no file no.npz; path must name"),
+        ({"dataset": "custom", "path": Path("no.npz"), "task": "ranking"}, "unknown task 'ranking'"),
+        ({"dataset": "mosi", "path": Path("/")}, "/ is a folder"),
+        ({"dataset": "mosi", "size": (1, 1, 1)}, "size is only allowed for synth, not for mosi"),
+        ({"dataset": "mosi", "length": 9}, "length is only allowed for synth"),
+        ({"dataset": "mosi", "task": "emotions"}, "task emotions is not allowed for mosi"),
+        ({"dataset": "synth", "size": (0, 1, 1)}, "size"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(places, settings, words):
+    with pytest.raises(MSABenchError, match=words):
+        open_corpus(**settings)
+    assert files_in(places[1]) == []
+
+
+@pytest.mark.parametrize("part", ["tensors", "manifest"])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(places, monkeypatch, part):
+    mosi(places[0])
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fail(*_, **__):
+        raise full
+
+    if part == "tensors":
+        save = store_module.save_file
+
+        def half(tensors, path):
+            save(tensors, path)
+            if path.name.startswith("valid"):
+                raise full
+
+        monkeypatch.setattr(store_module, "save_file", half)
+    else:
+        monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(
+        MSABenchError, match=r"cannot write the converted unaligned_50.pkl to .*No space left.*free space"
+    ):
+        open_corpus("mosi", "mmsa-unaligned")
+    assert files_in(places[1]) == []
+    assert list((places[1] / "stores").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_a_file_system_that_refuses_to_write_leaves_nothing(places):
+    mosi(places[0])
+    program = (
+        "import resource, signal\n"
+        "from msabench.data.store import open_corpus\n"
+        "from msabench.errors import MSABenchError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "try:\n    open_corpus('mosi', 'mmsa-unaligned')\n"
+        "except MSABenchError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "cannot write the converted unaligned_50.pkl" in done.stdout
+    assert files_in(places[1]) == []
+
+
+def test_a_cache_that_cannot_be_made_is_one_sentence(places, tmp_path):
+    mosi(places[0])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MSABenchError, match="cannot create the cache folder"):
+        open_corpus("mosi", "mmsa-unaligned", cache=tmp_path / "file")
+
+
+def test_two_processes_can_convert_at_once(places, tmp_path):
+    """With the lock, and where locking does not work."""
+    mosi(places[0], sizes=(400, 50, 50))
+    program = (
+        "import contextlib, pathlib, sys, time\n"
+        "from msabench.data import store\n"
+        "folder, me = pathlib.Path(sys.argv[1]), sys.argv[2]\n"
+        "def open_together(name):\n"
+        "    (folder / f'{name}-{me}').touch()\n"
+        "    while len(list(folder.glob(f'{name}-*'))) < 2: time.sleep(0.0005)\n"
+        "    corpus = store.open_corpus('mosi', 'mmsa-unaligned', cache=folder / f'cache_{name}')\n"
+        "    print(corpus.revision, float(corpus.splits['train'].features['text'].double().sum()))\n"
+        "open_together('lock')\n"
+        "store.locked = lambda path: contextlib.nullcontext()\n"
+        "open_together('none')\n"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", program, str(tmp_path), name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("a", "b")
+    ]
+    try:
+        said = [process.communicate(timeout=120) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], said
+    lines = [line for out, _ in said for line in out.splitlines()]
+    assert len(lines) == 4
+    assert len(set(lines)) == 1
+    for name in ("lock", "none"):
+        (store,) = (tmp_path / f"cache_{name}/stores").iterdir()
+        assert json.loads((store / "manifest.json").read_text())["ids"]["train"]
+
+
+# Files and hashes.
+
+
+def test_places_default_to_the_environment(monkeypatch):
+    monkeypatch.delenv("MSABENCH_DATA", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert data_folder() == Path("data")
+    assert cache_folder() == Path.home() / ".cache/msabench"
+    monkeypatch.setenv("MSABENCH_DATA", "~/corpora")
+    assert data_folder() == Path.home() / "corpora"
+    assert data_folder(Path("/elsewhere")) == Path("/elsewhere")
+
+
+def test_hashes_are_remembered_until_the_file_changes(tmp_path):
+    memory, path = HashMemory(tmp_path / "hashes"), tmp_path / "a"
+    path.write_text("one")
+    assert memory.recall(Stamp.of(path)) is None
+    memory.remember(Stamp.of(path), "f" * 64)
+    assert memory.recall(Stamp.of(path)) == "f" * 64
+    os.utime(path, ns=(1, 1))
+    assert memory.recall(Stamp.of(path)) is None
+    for entry in (tmp_path / "hashes").iterdir():
+        entry.write_text("[]")
+    assert memory.recall(Stamp.of(path)) is None
+
+
+def test_a_hash_that_cannot_be_remembered_is_no_error(tmp_path):
+    (tmp_path / "a").write_text("one")
+    HashMemory(tmp_path / "a" / "b").remember(Stamp.of(tmp_path / "a"), "f" * 64)
+
+
+def test_files_are_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(TypeError), replacing(path) as stream:
+        stream.writelines([b"new", None])
+    assert path.read_text() == "old"
+    with replacing(path) as stream:
+        stream.write(b"new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_goes_with_its_block(tmp_path):
+    with pytest.raises(ValueError, match="inside"), locked(tmp_path / "a.lock"):
+        raise ValueError("inside")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"), [(13_700_000_000, "13.7 GB"), (600_000_000, "0.6 GB"), (2_800_000, "2.8 MB"), (12, "12 bytes")]
+)
+def test_sizes_for_people(n_bytes, text):
+    assert format_size(n_bytes) == text
+
+
+# The verbs.
+
+
+def test_listing_and_verifying_need_no_torch():
+    program = "import sys, msabench.data.commands, msabench.data.fetch; print(msabench.data.commands.data_list()); "
+    program += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
+
+
+def test_list_shows_every_file_and_every_caveat(places):
+    mosi(places[0])
+    text = data_list()
+    for info in DATASETS.values():
+        assert info.caveat in text
+        for file in info.files:
+            assert file.filename in text
+    row = next(line for line in text.splitlines() if "mosi/unaligned_50.pkl" in line)
+    assert "kB" in row
+    assert "msabench data fetch mosi --features mmsa-unaligned" in row
+
+
+def test_convert_says_what_was_done(places):
+    mosi(places[0])
+    text = data_convert("mosi", "mmsa-unaligned")
+    assert "12/5/7 clips" in text
+    assert "published is" in text
+    assert files_in(places[1])
+
+
+def test_verify_counts_and_compares(places):
+    def plant(content):
+        content["train"]["audio"][0, 0, 0] = np.nan
+        content["test"]["regression_labels"] = np.array([-1, -1, 0, 1, 1, 1, 2.0])
+
+    mosi(places[0], change=plant)
+    text = data_verify("mosi", "mmsa-unaligned")
+    assert "DIFFERS from the published 78e0f8b5" in text
+    assert "test: 7 clips, negative/zero/positive 2/1/4" in text
+    assert "test labels negative/zero/positive: 2/1/4, but 379/30/277 are known" in text
+    assert "shapes: text 12x8x6, audio 12x11x3, vision 12x9x4, tokens 12x3x8" in text
+    assert "padding: text end, audio end, vision end" in text
+    assert "note: train/audio: 1 values were not finite and are 0 now" in text
+    assert files_in(places[1]) == []
+
+
+def test_verify_counts_emotions(places):
+    content = write_mult(places[0] / "iemocap/iemocap_data.pkl", "iemocap", True)
+    text = data_verify("iemocap")
+    assert f"neutral {content['test']['labels'][:, 0, 1].sum()}" in text
+    assert "none is published" in text
+    assert "padding: text front, audio front, vision front" in text
+    assert "ids: none in the file" in text
+
+
+def test_verify_of_what_is_generated_says_so(places):
+    assert "generated" in data_verify("synth")
+
+
+# Facts.
+
+
+@pytest.mark.parametrize("info", DATASETS.values(), ids=DATASETS)
+def test_facts_agree_with_each_other(info):
+    assert info.files
+    assert len({file.features for file in info.files}) == len(info.files)
+    if info.test_counts is not None:
+        assert sum(info.test_counts) == info.split_sizes[2]
+    for file in info.files:
+        assert file.sha256 == "" or len(file.sha256) == 64
+        assert file.how_to_get
+        assert set(file.dims) in ({*MODALITIES}, set())
+    low, high = info.label_range
+    assert low < high
+
+
+def test_small_corpora_say_what_they_are():
+    video, synth = DATASETS["mosei_video"], DATASETS["synth"]
+    assert video.title == "MOSEI-video-898 (pooled)"
+    for words in ("sequence length 1", "179", ".07", "cannot rank methods", "not CMU-MOSEI"):
+        assert words in video.caveat
+    assert "never evidence" in synth.caveat
+    assert (video.normalise, DATASETS["custom"].normalise, DATASETS["mosi"].normalise) == ("zscore", "zscore", "none")
+    assert (DATASETS["sims"].default_metric, DATASETS["iemocap"].default_metric) == ("f1", "f1_mean")

@@ -1,0 +1,173 @@
+"""Hashes of configs, keys of jobs, and what is recorded of code and machine."""
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from msabench import provenance
+from msabench.errors import MSABenchError
+
+CONFIG = {
+    "seed_everything": 1111,
+    "early_stop": None,
+    "wandb": False,
+    "trainer": {"max_epochs": 8, "accelerator": "auto", "devices": "auto", "default_root_dir": "a", "callbacks": None},
+    "data": {
+        "dataset": "mosi",
+        "features": None,
+        "root": None,
+        "cache": None,
+        "path": None,
+        "batch_size": 32,
+        "missing": {"regime": "complete", "rate": [0.1, 0.9], "level": "vectors", "token_fill": "unk"},
+        "mask_seed": 0,
+        "normalise": None,
+        "selection": "val",
+        "grid": None,
+    },
+    "model": {"class_path": "msabench.methods.constant.Constant", "init_args": {"variant": "default", "lr": 0.001}},
+}
+
+
+def changed(path, value):
+    config = copy.deepcopy(CONFIG)
+    *sections, name = path.split("/")
+    place = config
+    for section in sections:
+        place = place[section]
+    place[name] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("seed_everything", 7),
+        ("wandb", True),
+        ("data/seed", 7),
+        ("data/root", "/elsewhere"),
+        ("data/cache", "/elsewhere"),
+        ("data/path", "/elsewhere/file.pkl"),
+        ("data/grid", ["inter"]),
+        ("data/features", "mmsa-aligned"),
+        ("data/normalise", "none"),
+        ("data/missing/rate", [0.3, 0.3]),
+        ("data/missing/token_fill", "zero_embedding"),
+        ("data/an_option_of_tomorrow", None),
+        ("trainer/accelerator", "gpu"),
+        ("trainer/devices", 1),
+        ("trainer/strategy", "ddp"),
+        ("trainer/num_nodes", 2),
+        ("trainer/logger", False),
+        ("trainer/enable_progress_bar", False),
+        ("trainer/default_root_dir", "b"),
+        ("trainer/callbacks", [{"class_path": "lightning.pytorch.callbacks.RichProgressBar"}]),
+        ("model/class_path", "Constant"),
+        ("model/init_args/spec", {"task": "regression"}),
+    ],
+)
+def test_what_does_not_change_the_training_does_not_change_the_hash(path, value):
+    assert provenance.config_hash(changed(path, value)) == provenance.config_hash(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("early_stop", 3),
+        ("trainer/max_epochs", 9),
+        ("trainer/precision", "bf16-mixed"),
+        ("trainer/callbacks", [{"class_path": "lightning.pytorch.callbacks.StochasticWeightAveraging"}]),
+        ("data/dataset", "mosei"),
+        ("data/features", "mult-aligned"),
+        ("data/batch_size", 16),
+        ("data/normalise", "zscore"),
+        # Validation masks select the checkpoint and lower the learning rate.
+        ("data/mask_seed", 1),
+        ("data/missing/regime", "mixed"),
+        ("model/init_args/lr", 0.01),
+        ("model/init_args/variant", "other"),
+    ],
+)
+def test_what_changes_the_training_changes_the_hash(path, value):
+    assert provenance.config_hash(changed(path, value)) != provenance.config_hash(CONFIG)
+
+
+def test_a_rate_counts_where_the_regime_uses_it():
+    intra = changed("data/missing/regime", "intra")
+    fixed = copy.deepcopy(intra)
+    fixed["data"]["missing"]["rate"] = [0.5, 0.5]
+    assert provenance.config_hash(intra) != provenance.config_hash(fixed)
+
+
+def test_job_key_takes_its_fields_from_the_config():
+    config = changed("data/missing", {"regime": "inter", "level": "tokens", "lengths": "keep"})
+    key = provenance.job_key(config, "abc")
+    assert (key.dataset, key.revision, key.method, key.variant, key.seed) == (
+        "mosi",
+        "abc",
+        "constant",
+        "default",
+        1111,
+    )
+    assert (key.regime, key.level, key.lengths, key.token_fill) == ("inter(all)", "tokens", "keep", "unk")
+    assert key.features == "mmsa-aligned"
+    assert key.selection == "val"
+    assert provenance.job_key(CONFIG, "abc").token_fill == ""
+    assert provenance.job_key(CONFIG, "abc", "mult-aligned").features == "mult-aligned"
+
+
+def test_an_unknown_method_class_is_named():
+    with pytest.raises(MSABenchError, match=r"somewhere\.Net"):
+        provenance.config_hash(changed("model/class_path", "somewhere.Net"))
+
+
+def test_records_keep_no_place_of_this_machine():
+    config = changed("data/root", "/home/somebody")
+    kept = json.dumps(provenance.portable(config))
+    assert "/home/somebody" not in kept
+    assert "default_root_dir" not in kept
+    assert provenance.portable(config)["model"] == config["model"]
+    assert provenance.portable(config)["data"]["grid"] is None
+
+
+def test_collect_is_plain_data():
+    found = provenance.collect()
+    assert json.loads(json.dumps(found)) == found
+    assert {"git_commit", "git_dirty", "versions", "python", "platform", "cpu", "device", "threads", "date"} <= set(
+        found
+    )
+    assert found["versions"]["numpy"]
+    assert found["date"].endswith("Z")
+
+
+def test_provenance_does_not_load_torch():
+    code = "import sys; from msabench import provenance; provenance.collect(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_git_state_is_that_of_the_folder(tmp_path):
+    def git(*words):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True)
+
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    assert provenance._git_state(package) == (None, None)
+    git("init")
+    # Not tracked: an installed copy inside somebody else's checkout.
+    assert provenance._git_state(package) == (None, None)
+    git("add", "package")
+    git("commit", "-m", "first")
+    commit, dirty = provenance._git_state(package)
+    assert (len(commit), dirty) == (40, False)
+    (tmp_path / "results.txt").write_text("beside the package")
+    assert provenance._git_state(package) == (commit, False)
+    (package / "__init__.py").write_text("x = 1")
+    assert provenance._git_state(package) == (commit, True)

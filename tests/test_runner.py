@@ -1,0 +1,450 @@
+"""Running suites: plans, slots, failures, interruptions, and a whole run from suite to records."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from msabench.errors import MSABenchError
+from msabench.evaluation import predictions
+from msabench.evaluation.command import evaluate
+from msabench.evaluation.record import JobRecord
+from msabench.results.store import ResultStore
+from msabench.runner import command as run_command
+from msabench.runner.executor import RECORDED_FAILURE, Task, run_folder
+from msabench.runner.job import run_job
+from msabench.runner.local import ONE_THREAD, LocalExecutor, Slot, cpu_slots, gpu_slots, visible_gpus
+from msabench.runner.plan import duration, make_plan
+from msabench.runner.progress import Progress
+from msabench.runner.suite import Job, expand, read_suite
+from msabench.runner.worker import one_line
+from tests import records
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends workers on Linux only")
+
+
+def job(**changes):
+    config = {"trainer": {"max_epochs": 10}, "data": {"dataset": "mosi"}}
+    settings = {"grid": ("inter",), "mask_seeds": (0,), "config": config}
+    own = {name: changes.pop(name) for name in ("grid", "mask_seeds", "problem", "config") if name in changes}
+    return Job(records.key(**changes), (), (), ("s",), **{**settings, **own})
+
+
+def nothing(running):
+    pass
+
+
+# Plans.
+
+
+def test_a_plan_drops_what_the_store_has_and_estimates_the_rest(tmp_path):
+    store = ResultStore(tmp_path)
+    done = JobRecord(records.key(seed=1), config=job().config, train_seconds=90.0, eval_seconds=10.0, epochs=5)
+    store.add(done, records.cells(done.key, names=["inter/l"]))
+    records.fail(store, seed=2)
+    twice = {"trainer": {"max_epochs": 20}, "data": {"dataset": "mosi"}}
+    jobs = [
+        job(seed=1),
+        job(seed=2),
+        job(seed=1, config_hash="d" * 12, config=twice),
+        job(seed=1, method="umdf", config_hash="e" * 12),
+        job(seed=3, problem="there is no file"),
+    ]
+    plan = make_plan(jobs, store)
+    assert plan.done == (jobs[0],)
+    assert [(p.job, p.seconds) for p in plan.todo] == [
+        (jobs[1], 100.0),
+        (jobs[2], pytest.approx(400.0)),
+        (jobs[3], None),
+        (jobs[4], 0.0),
+    ]
+    text = plan.describe(2)
+    assert "4 of 5 jobs to run, 2 at a time" in text
+    assert "1 min 40 s  (same config)" in text
+    assert "6 min 40 s  (same method, scaled by clips x epochs)" in text
+    assert "estimated time: unknown, since nothing comparable to 1 of the jobs is stored" in text
+    assert "cannot run: there is no file" in text
+    known = make_plan(jobs[:3], store)
+    assert known.seconds(1) == pytest.approx(500.0)
+    assert known.seconds(2) == pytest.approx(400.0), "no run is shorter than its longest job"
+    assert make_plan(jobs[:1], store).seconds(4) == 0.0
+
+
+def test_a_plan_says_which_done_jobs_lack_cells(tmp_path):
+    store = ResultStore(tmp_path)
+    done = JobRecord(records.key())
+    store.add(done, records.cells(done.key, names=["inter/l", "intra/0.5"], mask_seeds=(0, 1)))
+    covered = job(grid=("inter/l", "intra/0.5"), mask_seeds=(1,))
+    assert make_plan([covered], store).lacking == ()
+    for grid, seeds in ((("inter/l", "inter/a"), (0,)), (("intra/0.5",), (0, 2))):
+        plan = make_plan([job(grid=grid, mask_seeds=seeds)], store)
+        assert len(plan.lacking) == 1
+        assert done.key.job_id in plan.describe(1)
+
+
+def test_durations():
+    assert [duration(s) for s in (0.4, 59.6, 3599, 7800)] == ["0 s", "1 min 00 s", "59 min 59 s", "2 h 10 min"]
+
+
+# Progress.
+
+
+def test_progress_counts_shows_epochs_and_estimates(tmp_path):
+    store = ResultStore(tmp_path / "store")
+    jobs = [job(seed=seed) for seed in (1, 2, 3)]
+    tasks = [Task(j, tmp_path / str(j.key.seed), tmp_path) for j in jobs]
+    out = io.StringIO()
+    progress = Progress(make_plan(jobs, store).todo, 1, out)
+    tasks[0].prepare()
+    progress.tick(tasks[:1])
+    now = time.monotonic()
+    assert "0/3 done, time left unknown: mult mosi mixed seed 1 starts" in progress.line(tasks[:1], now)
+    tasks[0].say("fit", 5, 10)
+    line = progress.line(tasks[:1], now + 95)
+    assert "mult mosi mixed seed 1 epoch 6/10" in line
+    # 95 s for 0.95 * 5 / 10 of a job: 105 s of this one, 200 s for each of the others.
+    assert "8 min 25 s left" in line
+    tasks[0].say("evaluate", 10, 10)
+    assert "seed 1 evaluate" in progress.line(tasks[:1], now + 1)
+    progress.ended(tasks[0], "")
+    progress.ended(tasks[1], "RuntimeError: no")
+    assert "[1/3] mult mosi mixed seed 1: done in 0 s" in out.getvalue()
+    assert "[2/3] mult mosi mixed seed 2: failed: RuntimeError: no" in out.getvalue()
+
+
+# Slots and processes, with workers that need no torch.
+
+
+@dataclass(frozen=True)
+class Script(Task):
+    """A task that runs a few lines of Python instead of a job."""
+
+    code: str = ""
+
+    def prepare(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def command(self, *options):
+        return [sys.executable, "-c", self.code, str(self.folder), *options]
+
+
+def scripts(tmp_path, *codes):
+    return [Script(job(seed=number), tmp_path / str(number), tmp_path, code=code) for number, code in enumerate(codes)]
+
+
+def test_exit_codes_signals_and_output(tmp_path):
+    tasks = scripts(
+        tmp_path, "print('fine')", "import sys; sys.exit(3)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    codes = {f.task.job.key.seed: f.code for f in LocalExecutor([Slot()]).run(tasks, nothing)}
+    assert codes == {0: 0, 1: RECORDED_FAILURE, 2: -signal.SIGKILL}
+    assert tasks[0].log.read_text() == "fine\n"
+
+
+def test_no_more_workers_than_slots_each_with_one_thread_and_its_place(tmp_path):
+    code = "import os, sys, json; print(json.dumps([dict(os.environ), sys.argv[2:]]))"
+    seen = []
+    tasks = scripts(tmp_path, *[code] * 4)
+    for _ in LocalExecutor([Slot(gpu="7"), Slot(core=0)]).run(tasks, lambda running: seen.append(len(running))):
+        pass
+    assert max(seen) == 2
+    told = [json.loads(task.log.read_text()) for task in tasks]
+    assert all(ONE_THREAD.items() <= environment.items() for environment, _ in told)
+    gpu, cpu = told[0], told[1]
+    assert gpu[0]["CUDA_VISIBLE_DEVICES"] == "7"
+    assert gpu[1] == ["--parent", str(os.getpid()), "--accelerator", "gpu"]
+    assert cpu[1] == ["--parent", str(os.getpid()), "--accelerator", "cpu", "--core", "0"]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+SLEEPER = """
+import os, sys, time, pathlib
+pathlib.Path(sys.argv[1], 'pid').write_text(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+@linux
+def test_closing_the_iterator_ends_the_workers(tmp_path):
+    tasks = scripts(tmp_path, SLEEPER, SLEEPER, "")
+    running = LocalExecutor([Slot()] * 3).run(tasks, nothing)
+    assert next(running).task is tasks[2]
+    wait_until(lambda: all((task.folder / "pid").is_file() for task in tasks[:2]))
+    running.close()
+    assert not any(alive((task.folder / "pid").read_text()) for task in tasks[:2])
+
+
+def test_slots(monkeypatch):
+    assert [slot.core is not None for slot in cpu_slots(3)] == [hasattr(os, "sched_getaffinity")] * 3
+    assert len(cpu_slots()) >= 1
+    assert [slot.gpu for slot in gpu_slots(["0", "1"], 2)] == ["0", "1", "0", "1"]
+    with pytest.raises(MSABenchError, match="0 slots are not allowed"):
+        cpu_slots(0)
+    with pytest.raises(MSABenchError, match="0 jobs per device"):
+        gpu_slots(["0"], 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-ab")
+    assert visible_gpus() == ["4", "GPU-ab"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible_gpus() == ["0", "1"]
+
+
+def test_devices_of_the_command(monkeypatch):
+    monkeypatch.setattr(run_command, "visible_gpus", lambda: [])
+    assert run_command._local(2, None, 1).slots == 2
+    with pytest.raises(MSABenchError, match="no GPU is visible"):
+        run_command._local(None, ["0"], 1)
+    monkeypatch.setattr(run_command, "visible_gpus", lambda: ["0", "1"])
+    assert run_command._local(None, None, 2).slots == 4
+    assert run_command._local(None, ["1"], 2).slots == 2
+    assert run_command._local(3, ["cpu"], 1).slots == 3
+    with pytest.raises(MSABenchError, match="slots are CPU cores"):
+        run_command._local(3, ["0"], 1)
+
+
+def test_array_of_jobs_through_submitit(tmp_path):
+    pytest.importorskip("submitit", reason="needs the extra slurm")
+    from msabench.runner.slurm import SlurmExecutor
+
+    tasks = scripts(tmp_path, "print('fine')", "import sys; sys.exit(3)")
+    executor = SlurmExecutor(tmp_path / "submitit", {"timeout_min": 5}, cluster="local")
+    codes = {f.task.job.key.seed: f.code for f in executor.run(tasks, nothing)}
+    assert codes == {0: 0, 1: RECORDED_FAILURE}
+    assert tasks[0].log.read_text() == "fine\n"
+    with pytest.raises(MSABenchError, match="submitit refuses"):
+        SlurmExecutor(tmp_path / "submitit", {"timeout": 5}, cluster="local")
+    with pytest.raises(MSABenchError, match="there is no file"):
+        SlurmExecutor.from_file(tmp_path / "none.yaml", tmp_path)
+
+
+def test_errors_in_one_line():
+    assert one_line(MSABenchError("unknown method")) == "unknown method"
+    assert one_line(RuntimeError("first\nCUDA out of memory\n")) == "RuntimeError: CUDA out of memory"
+    assert one_line(AssertionError()) == "AssertionError"
+
+
+# A whole run.
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A repository in small: configs and a suite with two methods and a job that fails."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_command, "visible_gpus", lambda: [])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "configs").mkdir()
+    for name, class_path in (("constant", "Constant"), ("lf_dnn", "LFDNN")):
+        config = {"data": {"dataset": "synth"}, "model": {"class_path": class_path}}
+        (tmp_path / "configs" / f"{name}_synth.yaml").write_text(yaml.safe_dump(config))
+    suite = {
+        "name": "tiny",
+        "grid": ["inter", "intra/0.5"],
+        "mask_seeds": [0, 1],
+        "seeds": [1],
+        "overrides": {
+            "trainer.max_epochs": 3,
+            "data.size": [20, 8, 10],
+            "data.length": 8,
+            "data.missing.regime": "mixed",
+        },
+        "jobs": [
+            {"method": "lf_dnn", "dataset": "synth"},
+            {"method": "constant", "dataset": "synth"},
+            {"method": "lf_dnn", "dataset": "synth", "overrides": {"data.batch_size": 0}},
+        ],
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(suite, sort_keys=False))
+    return tmp_path
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from msabench.runner.executor import Task
+from msabench.runner.local import LocalExecutor, Slot
+
+class Ready(Task):
+    def prepare(self):
+        pass
+
+tasks = [Ready(**vars(Task.load(Path(path)))) for path in sys.argv[1:]]
+for finished in LocalExecutor([Slot(core) for core in (None, None)]).run(tasks, lambda running: None):
+    pass
+"""
+
+
+def processes_of(task):
+    """Ids of running processes that were started for a task."""
+    path = str(task.folder / "job.json")
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if path in words and "msabench.runner.worker" in words and alive(entry.name):
+            found.append(int(entry.name))
+    return found
+
+
+@linux
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_survives_kill_and_interruption_and_goes_on(place, capsys, monkeypatch):
+    store, runs = Path("store"), Path("runs")
+    jobs = expand(read_suite(Path("tiny.yaml")))
+    good, constant, bad = jobs
+
+    # The parent is killed in the middle: its workers die with it.
+    tasks = [Task(j, run_folder(runs, j), store) for j in (good, bad)]
+    for task in tasks:
+        task.prepare()
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, *(str(task.folder / "job.json") for task in tasks)])
+    try:
+        wait_until(lambda: all(task.progress() for task in tasks))
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not any(processes_of(task) for task in tasks), 10)
+    assert ResultStore(store).validate() == []
+    assert not ResultStore(store).has(good.key.job_id)
+
+    # Ctrl-C in the middle: the workers are ended, the store is whole, the exit code says so.
+    def interrupt(self, running):
+        if running and all(task.progress() for task in running):
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "tick", interrupt)
+        assert run_command.run(Path("tiny.yaml"), store, runs, slots=2) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not any(processes_of(task) for task in tasks)
+
+    # The same command completes; the job that fails is recorded and the others go on.
+    assert run_command.run(Path("tiny.yaml"), store, runs, slots=2) == 1
+    out, err = capsys.readouterr()
+    assert "msabench table --datasets synth --store store" in out
+    assert "batch_size 0 is not allowed" in err
+    kept = ResultStore(store)
+    assert kept.validate() == []
+    assert kept.has(good.key.job_id)
+    assert kept.has(constant.key.job_id)
+    (failure,) = [record for record in kept.jobs() if record.status == "failed"]
+    assert failure.key == bad.key
+    assert failure.error.startswith("batch_size 0 is not allowed")
+    record = next(record for record in kept.jobs() if record.key == good.key)
+    assert (record.epochs, record.suites, record.mask_seeds) == (3, ["tiny"], [0, 1])
+    assert record.best_epoch in (0, 1, 2)
+    assert record.provenance["threads"] == 1
+    assert min(record.train_seconds, record.eval_seconds, record.peak_memory_bytes, record.n_params) > 0
+    folder = run_folder(runs, good)
+    assert {p.name for p in folder.iterdir()} == {"job.json", "config.yaml", "log.txt", "metrics.csv", "progress.json"}
+
+    # Nothing is done twice.
+    assert run_command.run(Path("tiny.yaml"), store, runs, ["constant"]) == 0
+    assert "1 jobs, 1 done already, 0 to run" in capsys.readouterr().out
+    assert run_command.run(Path("tiny.yaml"), store, runs, ["lf_dnn"], dry_run=True) == 0
+    assert "1 of 2 jobs to run" in capsys.readouterr().out
+
+    # The same job in another process, alone, gives the same bytes.
+    alone = Task(good, place / "alone", place / "other", keep_checkpoint=True)
+    alone.prepare()
+    run_job(alone, "cpu")
+    first, second = (predictions.path_of(where, good.key).read_bytes() for where in (store, alone.store))
+    import shutil
+
+    shutil.copytree(place, "/tmp/runner_t/place", dirs_exist_ok=True)
+    assert first == second
+    frames = [ResultStore(where).frame() for where in (store, alone.store)]
+    frames = [frame[frame["job_id"] == good.key.job_id].reset_index(drop=True) for frame in frames]
+    assert frames[0].equals(frames[1])
+
+    # Its checkpoint can be evaluated again, into another store, with the same key and numbers.
+    checkpoint = alone.folder / "best.ckpt"
+    table = evaluate(checkpoint, ["inter", "intra/0.5"], [0, 1], place / "third", device="cpu")
+    assert len([line for line in table.splitlines() if line.startswith(("inter", "intra"))]) == 9
+    assert predictions.path_of(place / "third", good.key).read_bytes() == first
+    with pytest.raises(MSABenchError, match="is recorded already"):
+        evaluate(checkpoint, ["inter"], [0], place / "third", device="cpu")
+
+    # Without job.json the config beside it gives the same key; without both there is no record.
+    (alone.folder / "job.json").unlink()
+    evaluate(checkpoint, ["inter"], [0], place / "fourth", device="cpu")
+    assert ResultStore(place / "fourth").has(good.key.job_id)
+    (alone.folder / "config.yaml").unlink()
+    with pytest.raises(MSABenchError, match="neither job"):
+        evaluate(checkpoint, ["inter"], [0], place / "fifth", device="cpu")
+    assert "inter/l" in evaluate(checkpoint, ["inter/l"], [0], device="cpu")
+
+
+def test_a_job_whose_data_changed_since_it_was_planned_is_refused(place):
+    planned = expand(read_suite(Path("tiny.yaml")))[1]
+    task = Task(replace(planned, key=replace(planned.key, revision="another")), place / "run", place / "store")
+    task.prepare()
+    with pytest.raises(MSABenchError, match="revision of constant synth mixed seed 1 changed since it was planned"):
+        run_job(task, "cpu")
+
+
+def test_a_worker_that_dies_without_a_word_is_recorded_by_the_parent(place, capsys, monkeypatch):
+    killer = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    codes = {"constant": killer, "lf_dnn": "print('first'); print('Segmentation fault'); raise SystemExit(9)"}
+    monkeypatch.setattr(Task, "command", lambda self, *options: [sys.executable, "-c", codes[self.job.key.method]])
+    assert run_command.run(Path("tiny.yaml"), Path("store"), Path("runs"), slots=2) == 1
+    errors = {(r.key.method, r.error) for r in ResultStore(Path("store")).failures()}
+    assert errors == {
+        ("constant", "the worker was ended by SIGKILL (out of memory?)"),
+        ("lf_dnn", "the worker ended with code 9: Segmentation fault"),
+    }
+    assert "log: runs/synth/constant/" in capsys.readouterr().err
+    # --fail_fast starts no further job.
+    code = run_command.run(Path("tiny.yaml"), Path("other"), Path("runs"), slots=1, fail_fast=True)
+    assert code == 1
+    assert len(ResultStore(Path("other")).failures()) == 1
+
+
+def test_jobs_without_data_fail_and_the_rest_goes_on(place, capsys, monkeypatch):
+    monkeypatch.setenv("MSABENCH_DATA", str(place / "nowhere"))
+    config = {"data": {"dataset": "mosi"}, "model": {"class_path": "Constant"}}
+    (place / "configs" / "constant_mosi.yaml").write_text(yaml.safe_dump(config))
+    suite = {
+        "name": "absent",
+        "jobs": [{"method": "constant", "dataset": "mosi"}, {"method": "constant", "dataset": "synth"}],
+    }
+    (place / "absent.yaml").write_text(yaml.safe_dump(suite, sort_keys=False))
+    monkeypatch.setattr(Task, "command", lambda self, *options: [sys.executable, "-c", ""])
+    assert run_command.run(Path("absent.yaml"), Path("store"), Path("runs"), slots=1) == 1
+    out, err = capsys.readouterr()
+    assert "constant synth complete seed 1111: done" in out
+    assert "failed: constant mosi complete seed 1111: there is no file" in err
+    (failure,) = ResultStore(Path("store")).failures()
+    assert failure.error.startswith("there is no file")
+    assert failure.key.revision == "missing"

@@ -1,0 +1,352 @@
+"""Tables: what stands in them, what is said about it, and how it is printed."""
+
+import csv
+import io
+import math
+import re
+
+import pytest
+
+from msabench.__main__ import dispatch
+from msabench.errors import MSABenchError
+from msabench.metrics.functional import compute
+from msabench.missingness.conditions import GRIDS
+from msabench.results.store import ResultStore
+from msabench.tables import command
+from msabench.tables.command import table
+from msabench.tables.spec import _PARTS, columns_of
+from tests.records import add, fail
+
+WIDE = 1000
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def store(folder):
+    return ResultStore(folder)
+
+
+def rows_of(text):
+    """First word of each line -> the line's words."""
+    return {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+
+
+def filled(store):
+    for seed in (1, 2, 3):
+        add(store, lambda cell, mask, s=seed: 0.7 + 0.01 * s, method="mult", seed=seed)
+        add(store, lambda cell, mask: 0.3932, method="constant", seed=seed, cell_options={"collapsed": True})
+    add(store, lambda cell, mask: 0.8, method="umdf", seed=1)
+
+
+def test_columns_of_grids():
+    paper = columns_of(["paper"])
+    assert [c.header for c in paper] == [
+        *("l", "a", "v", "la", "lv", "av", "lav", "avg"),
+        *("0.0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "mean"),
+    ]
+    assert columns_of(["inter", "intra"]) == columns_of(["intra", "inter", "inter/l"]) == paper
+    assert [c.header for c in columns_of(["inter/lav", "intra/0.0"])] == ["lav", "0.0"]
+    assert [(c.header, c.block) for c in columns_of(["inter/la+intra/0.3"])] == [("la 0.3", "both")]
+    for name, parts in _PARTS.items():
+        assert tuple(cell for _, cells in parts for cell in cells) == GRIDS[name]
+    with pytest.raises(MSABenchError, match="unknown grid 'all'"):
+        columns_of(["all"])
+    with pytest.raises(MSABenchError, match=r"missing rate '1\.5'"):
+        columns_of(["intra/1.5"])
+
+
+def test_text_holds_means_spread_and_runs(store, folder):
+    filled(store)
+    text = table(["mosi"], store=folder, width=WIDE)
+    rows = rows_of(text)
+    assert rows["mult"][-1] == "72.00±1.00"
+    assert "3x2" in rows["mult"]
+    assert rows["umdf"][-1] == "80.00"
+    assert rows["constant"][-1] == "39.32±0.00†"
+    assert len(rows["mult"]) == 4 + 19
+    lines = text.splitlines()
+    header = next(i for i, line in enumerate(lines) if line.startswith("method"))
+    assert lines[header + 2].startswith("constant")
+    assert "[f1_non0]: F1 averaged" in text
+    assert "f1_score(true, pred)" in text
+    assert "† = collapsed" in text
+    assert "selected on validation" in text
+    assert "text dropped at level vectors" in text
+    assert "avg = mean over l, a, v, la, lv, av" in text
+
+
+def test_text_fits_the_terminal(store, folder):
+    filled(store)
+    for width in (80, 100, 120, 160):
+        text = table(["mosi"], store=folder, width=width)
+        assert max(len(line) for line in text.splitlines()) <= width
+        headers = [word for line in text.splitlines() if line.startswith("method ") for word in line.split()]
+        labels = ("method", "regime", "fidelity", "runs")
+        assert [word for word in headers if word not in labels] == [c.header for c in columns_of(["paper"])]
+    two = table(["mosi"], store=folder, width=160)
+    assert sum(line.startswith("method ") for line in two.splitlines()) == 2
+
+
+def test_missing_numbers_are_dashes_with_their_n(store, folder):
+    add(store, method="mult", seed=1)
+    add(store, method="mult", seed=2, cell_options={"names": ["inter/l", "inter/a"]})
+    add(store, method="umdf", seed=1, cell_options={"names": ["inter/l"]})
+    text = table(["mosi"], store=folder, grid=["inter"], width=WIDE)
+    rows = rows_of(text)
+    assert rows["mult"][3:] == ["2x2", "50.00±0.00", "50.00±0.00", *["50.00(1)"] * 6]
+    assert rows["umdf"][3:] == ["1", "50.00", *["-"] * 7]
+    assert "(n) = over n training seeds only." in text
+    assert "There are no records of constant" in text
+
+
+def test_undefined_values_and_partial_collapse(store, folder):
+    add(store, lambda cell, mask: math.nan, method="mult", seed=1, cell_options={"collapsed": True})
+    add(store, method="mult", seed=2)
+    text = table(["mosi"], metric="corr", store=folder, width=WIDE)
+    assert rows_of(text)["mult"][-1] == "nan†1"
+    assert "nan = undefined" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"level": "tokens", "token_fill": "unk"}, "text dropped at level tokens (fill unk)"),
+        ({"lengths": "keep"}, "a removed modality shows its length"),
+        ({"features": "mmsa-unaligned"}, "features mmsa-unaligned"),
+        ({"revision": "ba9876543210"}, "revision ba9876543210"),
+        ({"selection": "test_best"}, "SELECTED ON TEST"),
+    ],
+)
+def test_protocols_have_tables_of_their_own(store, folder, change, said):
+    add(store, lambda cell, mask: 0.2, method="mult")
+    add(store, lambda cell, mask: 0.4, method="umdf", **change)
+    for format in ("text", "markdown", "latex"):
+        text = table(["mosi"], store=folder, format=format, width=WIDE)
+        assert text.count("CMU-MOSI: F1") == 2
+        assert said in text
+    tables = table(["mosi"], store=folder, width=WIDE).split("CMU-MOSI: F1 (non-0) [f1_non0], percent")[1:]
+    assert [("\nmult " in part, "\numdf " in part) for part in tables] in [
+        [(True, False), (False, True)],
+        [(False, True), (True, False)],
+    ]
+    if "selection" in change:
+        assert "\nmult " in tables[0]
+
+
+def test_configurations_and_versions_are_rows_of_their_own(store, folder):
+    add(store, lambda cell, mask: 0.2, method="mult")
+    add(store, lambda cell, mask: 0.4, method="mult", config_hash="dddddddd1234")
+    add(store, lambda cell, mask: 0.6, method="umdf", method_version=1)
+    add(store, lambda cell, mask: 0.8, method="umdf", method_version=2)
+    add(store, lambda cell, mask: 0.9, method="umdf", variant="wo_x")
+    text = table(["mosi"], store=folder, grid=["inter/l"], width=WIDE)
+    labels = [line.split("  ")[0] for line in text.splitlines() if line.startswith(("mult", "umdf"))]
+    assert labels == ["mult #cccccccc", "mult #dddddddd", "umdf v1", "umdf v2", "umdf/wo_x"]
+    assert "hash of the configuration" in text
+
+
+def test_failed_jobs_are_rows_with_a_reason(store, folder):
+    filled(store)
+    fail(store, "RuntimeError: out of\nmemory", method="lf_dnn", seed=9)
+    text = table(["mosi"], store=folder, width=WIDE)
+    assert rows_of(text)["lf_dnn"][3:] == ["0", *["-"] * 19]
+    assert "Failed jobs (left out of means): lf_dnn (mixed), seed 9: RuntimeError: out of memory." in text
+
+
+def test_markdown_marks_the_best(store, folder):
+    add(store, lambda cell, mask: 0.80001, method="mult")
+    add(store, lambda cell, mask: 0.80002, method="umdf")
+    add(store, lambda cell, mask: 0.9 if cell == "inter/l" else 0.1, method="constant")
+    text = table(["mosi"], store=folder, format="markdown", grid=["inter/l", "inter/a"])
+    rows = {
+        line.split("|")[1].strip(): [w.strip() for w in line.split("|")[-3:-1]]
+        for line in text.splitlines()
+        if "|" in line
+    }
+    # The constant is marked where it wins; equal as printed is equal.
+    assert rows["constant"] == ["**90.00**", "10.00"]
+    assert rows["mult"] == ["80.00", "**80.00**"]
+    assert rows["umdf"] == ["80.00", "**80.00**"]
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert widths == {4 + 2 + 1}
+
+
+def test_lower_is_better_for_mae(store, folder):
+    for method, value in (("mult", 0.5), ("umdf", 0.25)):
+        add(store, lambda cell, mask, v=value: {"f1_non0": 0.5, "mae": v}, method=method)
+    text = table(["mosi"], metric="mae", store=folder, format="markdown", grid=["inter/l"])
+    assert "**0.250**" in text
+    assert "percent" not in text
+    assert "**0.500**" not in text
+
+
+def test_latex_is_balanced_and_escaped(store, folder):
+    filled(store)
+    add(store, lambda cell, mask: 0.1, method="lf_dnn", config_hash="d" * 12)
+    add(store, lambda cell, mask: 0.1, method="lf_dnn", config_hash="e" * 12, cell_options={"names": ["inter/l"]})
+    text = table(["mosi"], store=folder, format="latex")
+    for name in ("table*", "tabular"):
+        assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") > 0
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 2
+    assert r"lf\_dnn \#dddddddd" in text
+    assert r"\textbf{80.00}" in text
+    assert r"\textsuperscript{\dag}" in text
+    assert r"72.00$\pm$1.00" in text
+    assert not re.search(r"(?<!\\)[_#%]", text)
+    assert text.isascii()
+    for specification, body in re.findall(r"\\begin\{tabular\}\{([lr]+)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL):
+        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert {line.count("&") + 1 for line in lines} == {len(specification)}
+
+
+def test_csv_is_long_and_unrounded(store, folder):
+    add(store, lambda cell, mask: 1 / 3, method="mult", seed=1)
+    add(store, lambda cell, mask: 2 / 3, method="mult", seed=2, cell_options={"names": ["inter/l"]})
+    rows = list(csv.DictReader(io.StringIO(table(["mosi"], store=folder, format="csv"))))
+    assert len(rows) == 19
+    by_column = {(row["block"], row["column"]): row for row in rows}
+    assert float(by_column["inter", "l"]["mean"]) == pytest.approx(0.5, abs=1e-15)
+    assert by_column["inter", "a"]["mean"] == repr(1 / 3)
+    assert by_column["inter", "a"]["std"] == ""
+    assert (by_column["inter", "lav"]["cell"], by_column["intra", "0.0"]["cell"]) == ("inter/lav", "inter/lav")
+    assert by_column["inter", "l"]["n_seeds"] == "2"
+    assert rows[0]["metric"] == "f1_non0"
+    inter = list(
+        csv.DictReader(io.StringIO(table(["mosi"], store=folder, format="csv", per_seed=True, grid=["inter"])))
+    )
+    assert [(r["seed"], r["mean"]) for r in inter if r["column"] == "a"] == [("1", repr(1 / 3)), ("2", "")]
+
+
+def test_seeds_as_rows(store, folder):
+    filled(store)
+    text = table(["mosi"], ["mult"], store=folder, per_seed=True, width=WIDE)
+    lines = [line.split() for line in text.splitlines() if line.startswith("mult")]
+    assert [(words[3], words[-1]) for words in lines] == [("1", "71.00"), ("2", "72.00"), ("3", "73.00")]
+    assert "umdf" not in text
+    assert "constant" in text
+    assert "**" not in table(["mosi"], store=folder, per_seed=True, format="markdown")
+
+
+def test_the_floor_and_the_order_of_methods(store, folder):
+    filled(store)
+    add(store, method="lf_dnn")
+    text = table(["mosi"], ["umdf", "mult", "prlf"] if "prlf" in command_methods() else ["umdf", "mult"], store=folder)
+    names = [line.split()[0] for line in text.splitlines() if line.startswith(("constant", "umdf", "mult", "lf_dnn"))]
+    assert names[:3] == ["constant", "umdf", "mult"]
+    assert "lf_dnn" not in names
+
+
+def command_methods():
+    from msabench.registry import methods
+
+    return methods()
+
+
+def test_nothing_stored_is_said_plainly(store, folder, capsys):
+    assert "holds no records; make some with `msabench run" in table(store=folder)
+    filled(store)
+    text = table(["mosi", "mosei"], store=folder, width=WIDE)
+    assert f"mosei: no records in {folder}; make some with `msabench run" in text
+    assert "CMU-MOSI" in text
+    assert dispatch(["table", "--datasets", "mosei", "iemocap", "--store", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "mosei: no records" in out
+    assert "iemocap: no records" in out
+    lines = table(["mosi", "mosei"], store=folder, format="csv").splitlines()
+    assert all(line.count(",") == lines[0].count(",") for line in lines)
+    assert "mosei: no records" in capsys.readouterr().err
+    add(store, dataset="synth", method="umdf")
+    assert f"synth: no records of mult in {folder}." in table(["synth"], ["mult"], store=folder)
+
+
+def test_overview(store, folder):
+    filled(store)
+    fail(store, method="lf_dnn")
+    add(store, dataset="synth", selection="test_best", level="tokens", token_fill="unk")
+    text = table(store=folder, width=WIDE)
+    overview = text.split("\n\n")[0].splitlines()
+    assert overview[0] == f"Records in {folder}"
+    counts = {(words[0], words[7]): words[-4:] for words in (line.split() for line in overview[4:])}
+    assert counts == {
+        ("mosi", "constant"): ["3", "16", "2", "0"],
+        ("mosi", "lf_dnn"): ["0", "0", "0", "1"],
+        ("mosi", "mult"): ["3", "16", "2", "0"],
+        ("mosi", "umdf"): ["1", "16", "2", "0"],
+        ("synth", "mult"): ["1", "16", "2", "0"],
+    }
+    assert text.count("[f1_non0], percent") == 2
+    assert table(store=folder, format="markdown").startswith("### Records in")
+    assert "Records in" not in table(["mosi"], store=folder)
+
+
+def test_the_caveat_of_a_corpus_is_printed(store, folder):
+    from msabench.data.info import dataset_info
+
+    add(store, dataset="synth")
+    caveat = dataset_info("synth").caveat
+    assert caveat
+    for format in ("text", "markdown"):
+        assert caveat in table(["synth"], store=folder, format=format, width=WIDE)
+
+
+def test_metric_sets(store, folder):
+    import numpy as np
+
+    labels = np.linspace(-1, 1, 9)
+    add(store, lambda cell, mask: compute("sims", labels, labels), dataset="sims")
+    add(store, lambda cell, mask: compute("sentiment", labels, labels), dataset="mosi")
+    add(store, lambda cell, mask: compute("emotions", np.eye(4)[:3], np.zeros((3, 4, 2))), dataset="iemocap")
+    text = table(store=folder, width=WIDE)
+    assert "[f1], percent" in text
+    assert "bins [-1, 0] and (0, 1]" in text
+    assert "[f1_mean], percent" in text
+    with pytest.raises(MSABenchError, match="sims has no metric 'f1_non0'; allowed: acc2, f1, f1_swapped"):
+        table(["mosi", "sims"], metric="f1_non0", store=folder)
+    text = table(metric="acc5", store=folder, width=WIDE)
+    assert "iemocap: left out, since it has no metric acc5." in text
+    assert "clipped to [-2, 2]" in text
+    assert "right-closed bins cut at -0.7, -0.1, 0.1, 0.7" in text
+    with pytest.raises(MSABenchError, match="iemocap has no metric 'acc7'"):
+        table(["iemocap"], metric="acc7", store=folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"datasets": ["mosy"]}, "unknown dataset 'mosy'; allowed: "),
+        ({"methods": ["nope"]}, "unknown method 'nope'; allowed: "),
+        ({"metric": "f2"}, "unknown metric 'f2'; allowed: acc2_non0"),
+        ({"grid": ["inter/x"]}, "unknown|allowed"),
+        ({"format": "html"}, "unknown format 'html'; allowed: text, markdown, latex, csv"),
+    ],
+)
+def test_unknown_names_are_refused(store, folder, arguments, message):
+    for _ in range(2):
+        with pytest.raises(MSABenchError, match=message):
+            table(store=folder, **arguments)
+        if not folder.exists():
+            filled(store)
+
+
+def test_different_holes_are_warned_about(store, folder):
+    filled(store)
+    assert "Warning" not in table(["mosi"], store=folder, width=WIDE)
+    add(store, method="lf_dnn", cell_options={"mask_hash": "other"})
+    assert "Warning: mosi: records of one protocol have different test masks" in table(
+        ["mosi"], store=folder, width=WIDE
+    )
+
+
+def test_records_of_an_unregistered_corpus_and_method(store, folder):
+    add(store, dataset="mine", method="my_method")
+    text = table(["mine"], ["my_method"], store=folder, width=WIDE)
+    assert "This corpus is not registered." in text
+    assert rows_of(text)["my_method"][2] == "unknown"
+
+
+def test_help_needs_no_pandas():
+    assert "pd" not in vars(command)

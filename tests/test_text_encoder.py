@@ -1,0 +1,187 @@
+"""Text input from precomputed features and from a tiny random BERT."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from msabench.data.batch import Batch
+from msabench.data.datamodule import MSADataModule
+from msabench.errors import MSABenchError
+from msabench.methods.mult import MulT
+from msabench.missingness.conditions import Cell
+from msabench.missingness.config import MissingConfig
+from msabench.nn.text import TextInput
+from tests.fakes import data_module, random_corpus, with_other_content
+
+HIDDEN = 16
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("bert")
+    config = BertConfig(
+        vocab_size=200,
+        hidden_size=HIDDEN,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=32,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def clips(data: MSADataModule, cell: str = "inter/lav") -> Batch:
+    return next(data.cell_batches(Cell.parse(cell), 0, with_tokens=True))
+
+
+def states(text: TextInput, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        return text.eval()(batch)
+
+
+def test_precomputed_features_pass_through() -> None:
+    data = data_module(random_corpus())
+    text = TextInput(data.spec)
+    batch = next(data.cell_batches(Cell(), 0))
+    assert text(batch) is batch.text
+    assert (text.width, text.steps, text.reads_tokens) == (12, 8, False)
+    assert not list(text.parameters())
+
+
+def test_complete_text_gives_berts_states(bert: str) -> None:
+    from transformers import BertModel
+
+    data = data_module(random_corpus(), missing=MissingConfig(level="tokens"))
+    text, batch = TextInput(data.spec, bert), clips(data)
+    assert (text.width, text.steps, text.reads_tokens) == (HIDDEN, 8, True)
+    reference = BertModel.from_pretrained(bert).eval()
+
+    def expected(batch: Batch) -> Tensor:
+        assert batch.tokens is not None
+        ids, mask, types = batch.tokens.unbind(1)
+        with torch.no_grad():
+            return reference(input_ids=ids, attention_mask=mask.float(), token_type_ids=types).last_hidden_state
+
+    assert torch.allclose(states(text, batch), expected(batch), atol=1e-6)
+    batch = clips(data_module(random_corpus()))
+    found, valid = states(text, batch), batch.valid["text"]
+    assert torch.allclose(found[valid], expected(batch)[valid], atol=1e-6)
+    assert not found[~valid].any()
+
+
+def test_level_vectors_zeroes_states_and_level_tokens_does_not(bert: str) -> None:
+    corpus = random_corpus()
+    for level in ("vectors", "tokens"):
+        data = data_module(corpus, missing=MissingConfig(level=level))
+        batch = clips(data, "intra/0.5")
+        found = states(TextInput(data.spec, bert), batch)
+        gone = batch.valid["text"] & ~batch.observed["text"]
+        assert gone.any()
+        assert bool(found[gone].any()) == (level == "tokens")
+
+
+@pytest.mark.parametrize("level", ["vectors", "tokens"])
+@pytest.mark.parametrize("token_fill", ["unk", "zero_embedding"])
+def test_removed_text_tells_nothing(bert: str, level: str, token_fill: str) -> None:
+    corpus = random_corpus()
+    config = MissingConfig(level=level, token_fill=token_fill)
+    text = TextInput(data_module(corpus).spec, bert)
+    before = states(text, clips(data_module(corpus, missing=config), "inter/av"))
+    other = data_module(with_other_content(corpus, "text"), missing=config)
+    assert torch.equal(before, states(text, clips(other, "inter/av")))
+    assert torch.equal(before, before[:1].expand_as(before))
+
+
+def test_dropped_embeddings_are_zeroed(bert: str) -> None:
+    data = data_module(random_corpus(), missing=MissingConfig(level="tokens", token_fill="zero_embedding"))
+    text, batch = TextInput(data.spec, bert), clips(data, "intra/0.5")
+    assert batch.token_keep is not None
+    assert batch.tokens is not None
+    ids = batch.tokens.clone()
+    ids[:, 0][~batch.token_keep] = 150
+    assert torch.equal(states(text, batch), states(text, replace(batch, tokens=ids)))
+
+
+def test_frozen_encoder_stays_in_evaluation_mode_and_gets_no_gradient(bert: str) -> None:
+    data = data_module(random_corpus())
+    text = TextInput(data.spec, bert).train()
+    assert text.encoder is not None
+    assert not text.encoder.training
+    out = text(clips(data))
+    assert not out.requires_grad
+    assert not any(parameter.requires_grad for parameter in text.parameters())
+
+
+def test_finetuned_encoder_trains_at_its_own_rate(bert: str) -> None:
+    data = data_module(random_corpus())
+    method = MulT(data.spec, width=8, heads=2, layers=1, text_encoder=bert, finetune=True, text_lr=2e-5, lr=1e-3)
+    assert method.needs_tokens
+    rest, encoder = method.param_groups()
+    assert encoder["lr"] == 2e-5
+    assert sum(p.numel() for p in encoder["params"]) == sum(p.numel() for p in method.text.parameters())
+    assert len(rest["params"]) + len(encoder["params"]) == len(list(method.parameters()))
+    batch = data.training_batch(torch.arange(8), 0, with_tokens=True)
+    method.train().loss(method(batch), batch)["task"].backward()
+    silent = [name for name, p in method.named_parameters() if p.grad is None]
+    assert silent == []
+    frozen = MulT(data.spec, width=8, heads=2, layers=1, text_encoder=bert)
+    assert frozen.param_groups()[1]["params"] == []
+
+
+def test_missing_weights_name_the_three_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    spec = data_module(random_corpus()).spec
+    (tmp_path / "empty").mkdir()
+    for name in (str(tmp_path / "nowhere"), str(tmp_path / "empty"), "msabench/no-such-bert"):
+        with pytest.raises(MSABenchError) as raised:
+            TextInput(spec, name)
+        for way in (repr(name), "precomputed features", "local folder", "hub cache"):
+            assert way in str(raised.value)
+
+
+def test_folder_without_or_with_broken_weights_is_refused(bert: str, tmp_path: Path) -> None:
+    spec = data_module(random_corpus()).spec
+    (tmp_path / "config.json").write_text((Path(bert) / "config.json").read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(MSABenchError, match="cannot be loaded"):
+        TextInput(spec, str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(MSABenchError, match="cannot be loaded"):
+        TextInput(spec, str(tmp_path))
+
+
+def test_incomplete_weights_are_refused(bert: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(Path(bert) / "model.safetensors")
+    weights = {name: value for name, value in weights.items() if not name.endswith("query.weight")}
+    (tmp_path / "config.json").write_text((Path(bert) / "config.json").read_text(encoding="utf-8"), encoding="utf-8")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MSABenchError, match=r"no weights for .*query\.weight"):
+        TextInput(data_module(random_corpus()).spec, str(tmp_path))
+
+
+def test_encoders_that_cannot_read_the_tokens_are_refused(bert: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}), encoding="utf-8")
+    data = data_module(random_corpus())
+    with pytest.raises(MSABenchError, match="is a roberta"):
+        TextInput(data.spec, str(tmp_path))
+    with pytest.raises(MSABenchError, match="at most 32 tokens, the clips have 50"):
+        TextInput(replace(data.spec, seq_lens={**data.spec.seq_lens, "text": 50}), bert)
+    batch = clips(data)
+    assert batch.tokens is not None
+    batch.tokens[0, 0, 1] = 5000
+    with pytest.raises(MSABenchError, match="token id 5000 is outside the text encoder's vocabulary of 200"):
+        TextInput(data.spec, bert)(batch)
