@@ -95,8 +95,10 @@ def test_unknown_variant_is_refused(name: str) -> None:
 def test_loss_is_finite_and_gradient_reaches_every_parameter(name: str, regime: str) -> None:
     data = data_module(random_corpus(), missing=MissingConfig(regime=regime))
     method = build(name, data).train()
+    torch.manual_seed(0)
     for epoch in range(3):
-        batch = training_batch(method, data, epoch=epoch)
+        # An odd number of clips: the L1 loss's gradients are signs, and an even number of them can cancel exactly.
+        batch = training_batch(method, data, rows=11, epoch=epoch)
         terms = method.loss(method.training_forward(batch), batch)
         assert "task" in terms
         total = torch.stack(list(terms.values())).sum()

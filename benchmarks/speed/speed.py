@@ -69,12 +69,14 @@ def render(rows: list[Row]) -> str:
 def page(table: str) -> str:
     import torch
 
-    return (
-        "# Speed\n\nWhat msabench adds to bare PyTorch. Made by "
-        "`python benchmarks/speed/speed.py --write benchmarks/speed/README.md`; every ratio is measured within one run,\n"
-        f"one thread, on {cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-        f"Python {platform.python_version()}.\n\n{table}\n"
-    )
+    machine = f"{cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}"
+    return f"""# Speed
+
+What msabench adds to bare PyTorch. Made by `python benchmarks/speed/speed.py --write benchmarks/speed/README.md`.
+Every ratio is measured within one run, one thread, on {machine}.
+
+{table}
+"""
 
 
 def cpu_name() -> str:

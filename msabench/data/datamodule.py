@@ -131,7 +131,7 @@ class MSADataModule(pl.LightningDataModule):
         root: Path | None = None,
         cache: Path | None = None,
         batch_size: int = 32,
-        missing: MissingConfig = MissingConfig(),
+        missing: MissingConfig = MissingConfig(),  # noqa: B008 (frozen, and the command line shows it)
         seed: int = 1111,
         mask_seed: int = 0,
         selection: Literal["val", "test_best"] = "val",

@@ -63,7 +63,7 @@ class MSAMethod(pl.LightningModule, ABC):
     init_args: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> MSAMethod:
-        # Checkpoints carry the constructor's arguments as plain values, so that they load without pickle.
+        """Remember the constructor's arguments: checkpoints carry them as plain values and load without pickle."""
         self = super().__new__(cls)
         bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
         bound.apply_defaults()

@@ -58,8 +58,12 @@ class Plan:
         lines = [f"{len(self.todo)} of {len(self.todo) + len(self.done)} jobs to run, {slots} at a time"]
         for planned in self.todo:
             job = planned.job
-            cost = duration(planned.seconds) if planned.seconds is not None else "?"
-            note = f"cannot run: {job.problem}" if job.problem else f"{cost:>9}  ({planned.basis})"
+            if job.problem:
+                note = f"cannot run: {job.problem}"
+            elif planned.seconds is None:
+                note = planned.basis
+            else:
+                note = f"{duration(planned.seconds)}  ({planned.basis})"
             lines.append(f"  {job.key.job_id}  {job.title:<50} {note}")
         total = self.seconds(slots)
         unknown = sum(planned.seconds is None for planned in self.todo)
