@@ -114,9 +114,14 @@ def _call(name: str, verb: Verb, words: list[str]) -> int:
             parser.add_argument(option, nargs="+", type=kind, help=text)
         else:
             parser.add_argument(f"--{option}", nargs="+", type=kind, default=default, help=text)
-    for option in _positionals(function) - lists.keys():
+    for option in sorted(_positionals(function) - lists.keys()):
         parser.add_argument(option, type=get_type_hints(function)[option], help=_help_of(function).get(option, ""))
-    parser.add_function_arguments(function, skip={*lists, *_positionals(function)})
+    flags = _flags(function)
+    for option in sorted(flags):
+        # A bool parameter would want a value: --dry_run true.
+        names = dict.fromkeys((f"--{option.replace('_', '-')}", f"--{option}"))
+        parser.add_argument(*names, action="store_true", help=_help_of(function).get(option, ""))
+    parser.add_function_arguments(function, skip={*lists, *flags, *_positionals(function)})
     try:
         given = parser.parse_args(words)
     except Exception as error:
@@ -139,6 +144,11 @@ def _list_options(function: Callable[..., Any]) -> dict[str, tuple[Any, str]]:
         for name, parameter in parameters.items()
         if str(hints[name]).startswith("list[")
     }
+
+
+def _flags(function: Callable[..., Any]) -> set[str]:
+    parameters = inspect.signature(function).parameters.items()
+    return {name for name, parameter in parameters if parameter.default is False}
 
 
 def _item_type(function: Callable[..., Any], option: str) -> type:

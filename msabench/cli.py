@@ -175,7 +175,7 @@ class MSACLI(LightningCLI):
         best = self.trainer.checkpoint_callback
         if isinstance(best, KeepBest) and best.best_model_path:
             print(f"best epoch's checkpoint: {best.best_model_path}")
-            print(f"next: msabench evaluate --checkpoint {best.best_model_path}")
+            print(f"next: msabench evaluate --checkpoint {best.best_model_path} --store leaderboard/results")
 
     def after_predict(self) -> None:
         """Say where the predictions lie."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msabench.errors import one_of
+from msabench.errors import MSABenchError, one_of
 from msabench.methods.info import MethodInfo
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _scan() -> dict[str, tuple[MethodInfo, str, str]]:
             continue
         try:
             class_name, info = _read_info(path)
-        except (SyntaxError, ValueError, TypeError) as error:
+        except (SyntaxError, ValueError, TypeError, MSABenchError) as error:
             warnings.warn(f"{path.name} is left out of the methods: {error}", stacklevel=2)
             continue
         found[info.name] = (info, f"msabench.methods.{path.stem}", class_name)
@@ -43,9 +43,10 @@ def _read_info(path: Path) -> tuple[str, MethodInfo]:
         if not isinstance(node, ast.ClassDef):
             continue
         for statement in node.body:
-            if not isinstance(statement, ast.Assign):
+            if not isinstance(statement, ast.Assign | ast.AnnAssign):
                 continue
-            if any(isinstance(target, ast.Name) and target.id == "info" for target in statement.targets):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            if any(isinstance(target, ast.Name) and target.id == "info" for target in targets):
                 call = statement.value
                 if not isinstance(call, ast.Call):
                     raise ValueError("info is not a MethodInfo(...) call")

@@ -40,6 +40,8 @@ OVERRIDES = (
 MIN_TOLERANCE = 0.01
 """Two of 300 clips more or less right; smaller spreads over five seeds are luck."""
 MAX_DEVIATIONS = 3.0
+MAX_TOLERANCE = 0.1
+"""A cell whose seeds differ by more cannot tell a bug from luck; it is held to this, and the seeds are fixed."""
 
 
 def regress(
@@ -123,6 +125,8 @@ def compare(expectation: dict[str, Any], runs: list[dict[str, float]]) -> list[s
         runs: Cell -> F1, one per seed of ``CHECK_SEEDS``.
     """
     wrong = []
+    if set(expectation) != set(runs[0]):
+        return [f"expectations for cells {', '.join(sorted(expectation))}; measured {', '.join(sorted(runs[0]))}"]
     for cell, known in expectation.items():
         f1 = statistics.fmean(run[cell] for run in runs)
         if not abs(f1 - known["f1"]) <= known["tolerance"]:
@@ -137,7 +141,9 @@ def _expectation(runs: list[dict[str, float]]) -> dict[str, Any]:
         spread = statistics.stdev(run[cell] for run in runs)
         entries[cell] = {
             "f1": round(statistics.fmean(run[cell] for run in runs[:checked]), 6),
-            "tolerance": round(max(MIN_TOLERANCE, MAX_DEVIATIONS * spread / math.sqrt(checked)), 6),
+            "tolerance": round(
+                min(MAX_TOLERANCE, max(MIN_TOLERANCE, MAX_DEVIATIONS * spread / math.sqrt(checked))), 6
+            ),
             "std_over_seeds": round(spread, 6),
         }
     return entries
@@ -149,21 +155,38 @@ def _read(path: Path, *, missing_is_empty: bool) -> dict[str, Any]:
             return {}
         raise MSABenchError(f"there is no file of expectations {path}; run msabench regress --update in the repository")
     try:
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["methods"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known: dict[str, Any] = content["methods"]
+        made_with = {name: content[name] for name in _about()}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise MSABenchError(f"{path} is no file of expectations ({error}); restore it from git") from error
+    if made_with != _about():
+        different = next(name for name, value in _about().items() if made_with[name] != value)
+        if not missing_is_empty:
+            raise MSABenchError(
+                f"{path} was made with {different} {made_with[different]}, now it is {_about()[different]}; "
+                "run msabench regress --update for all methods"
+            )
+        return {}
     return known
 
 
-def _write(path: Path, known: dict[str, Any]) -> None:
-    about = {
+def _about() -> dict[str, Any]:
+    return {
         "metric": METRIC,
-        "check_seeds": CHECK_SEEDS,
-        "spread_seeds": SPREAD_SEEDS,
-        "settings": OVERRIDES,
-        "tolerance": f"max({MIN_TOLERANCE}, {MAX_DEVIATIONS:g} x std over seeds / sqrt({len(CHECK_SEEDS)}))",
+        "cells": [str(cell) for cell in CELLS],
+        "check_seeds": list(CHECK_SEEDS),
+        "spread_seeds": list(SPREAD_SEEDS),
+        "settings": list(OVERRIDES),
+        "tolerance": (
+            f"{MAX_DEVIATIONS:g} x std over seeds / sqrt({len(CHECK_SEEDS)}), "
+            f"at least {MIN_TOLERANCE:g}, at most {MAX_TOLERANCE:g}"
+        ),
     }
-    text = json.dumps({**about, "methods": dict(sorted(known.items()))}, indent=1) + "\n"
+
+
+def _write(path: Path, known: dict[str, Any]) -> None:
+    text = json.dumps({**_about(), "methods": dict(sorted(known.items()))}, indent=1) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as stream:
         stream.write(text.encode())

@@ -81,3 +81,8 @@ def test_two_processes_give_the_masks_and_losses_of_one(name: str, tmp_path: Pat
     for step, masks in enumerate(one["masks"]):
         for modality in range(3):
             assert two[0]["masks"][step][modality] + two[1]["masks"][step][modality] == masks[modality]
+
+
+def test_a_method_that_normalises_over_its_batch_is_refused_on_two_devices(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="lf_dnn normalises over its batch, which 2 devices do not share"):
+        fit("lf_dnn", 2, tmp_path)

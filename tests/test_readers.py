@@ -527,3 +527,15 @@ def test_real_mosei_video():
         "audio": (1, 39),
         "vision": (1, 33),
     }
+
+
+def test_a_clip_in_two_splits_of_ones_own_file_is_refused(tmp_path):
+    path = tmp_path / "mine.npz"
+
+    def share(content):
+        train, test = (np.flatnonzero(content["split"] == name)[0] for name in ("train", "test"))
+        content["id"][test] = content["id"][train]
+
+    write_npz(path, change=share)
+    with pytest.raises(MSABenchError, match="stand in train and in test; expected every clip in one split only"):
+        read_npz(path, *feature_file("custom", path=path))

@@ -86,6 +86,7 @@ def test_tolerance_comes_from_the_spread_over_seeds() -> None:
     assert regression.compare({"inter/l": entry}, [{"inter/l": 0.72 + 0.06}]) == []
     assert len(regression.compare({"inter/l": entry}, [{"inter/l": 0.72 + 0.07}])) == 1
     assert len(regression.compare({"inter/l": entry}, [{"inter/l": float("nan")}])) == 1
+    assert len(regression.compare({}, [{"inter/l": 0.72}])) == 1
 
 
 def test_a_method_without_expectation_fails_and_update_adds_it(
@@ -100,6 +101,10 @@ def test_a_method_without_expectation_fails_and_update_adds_it(
     assert regression.regress(["constant", "mult"], expected=path) == 1
     assert "mult        no expectation" in capsys.readouterr().out
     assert json.loads(path.read_text())["methods"]["constant"]["inter/l"]["f1"] == 0.515
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "metric": "f1_has0"}))
+    with pytest.raises(MSABenchError, match="was made with metric f1_has0, now it is f1_non0"):
+        regression.regress(["constant"], expected=path)
     path.write_text("{")
     with pytest.raises(MSABenchError, match="is no file of expectations"):
         regression.regress(["constant"], expected=path)

@@ -226,8 +226,23 @@ def _finish(
         notes.append(f"the splits have {found} clips; {listed_sizes} are listed for {info.name}")
     if not ids_from_file:
         notes.append("the file has no usable ids: rows stand in for them, and every clip is its own conversation")
+    else:
+        _check_disjoint(path, splits, notes, strict=info.name == "custom")
     sides = padding or dict.fromkeys(MODALITIES, "end")
     return RawCorpus(splits=splits, padding=sides, ids_from_file=ids_from_file, notes=notes)
+
+
+def _check_disjoint(path: Path, splits: dict[str, RawSplit], notes: list[str], *, strict: bool) -> None:
+    """Find clips that stand in two splits; a user's own file must have none, a published one gets a note."""
+    for i, first in enumerate(SPLITS):
+        for second in SPLITS[i + 1 :]:
+            shared = sorted(set(splits[first].ids) & set(splits[second].ids))
+            if not shared:
+                continue
+            found = f"{len(shared):,} ids, {shared[0]!r} for one, stand in {first} and in {second}"
+            if strict:
+                raise MSABenchError(f"{path}: {found}; expected every clip in one split only")
+            notes.append(found)
 
 
 def read_mmsa(path: Path, info: DatasetInfo, file: FeatureFile) -> RawCorpus:

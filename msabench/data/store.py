@@ -106,7 +106,9 @@ def open_corpus(
     _ensure(store, source.name, read)
     if not known:
         memory.remember(stamp, sha256)
-    return _load(store, info, file.features, sha256[:12])
+    # Other tensors from the same file are another revision: their results must not share a key.
+    suffix = "" if CONVERTER == 1 else f"-v{CONVERTER}"
+    return _load(store, info, file.features, sha256[:12] + suffix)
 
 
 def _open_generated(

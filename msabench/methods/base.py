@@ -151,6 +151,15 @@ class MSAMethod(pl.LightningModule, ABC):
 
     # Steps.
 
+    def on_train_start(self) -> None:
+        """Refuse what would give other losses on several devices than on one."""
+        unsynchronised = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
+        if self.trainer.world_size > 1 and any(isinstance(module, unsynchronised) for module in self.modules()):
+            raise MSABenchError(
+                f"{self.info.name} normalises over its batch, which {self.trainer.world_size} devices do not share; "
+                "train it on one device, or on GPUs with --trainer.sync_batchnorm=true"
+            )
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One optimisation step's loss."""
         out = self.training_forward(batch)
@@ -260,7 +269,8 @@ class MSAMethod(pl.LightningModule, ABC):
 
         everything = Output(**{f.name: gather(getattr(out, f.name)) for f in fields(out)})
         for_loss = ("labels", "index", "valid", "observed", "complete")
-        return everything, replace(batch, **{name: gather(getattr(batch, name)) for name in for_loss})
+        # Views stay behind: a loss that needs more of them than its own output must put it into ``aux``.
+        return everything, replace(batch, views=None, **{name: gather(getattr(batch, name)) for name in for_loss})
 
     def _gather_rows(self, rows: Tensor, sizes: list[int]) -> Tensor:
         # Devices may hold different numbers of clips in the last batch: pad, gather, cut.

@@ -40,8 +40,8 @@ Deviations:
        Heads are joined by an output projection, as in Vaswani et al. 2017.
     10. How versions are drawn is up to the data module; its regime ``mixed`` is our reading of the paper.
     11. lambda_1, lambda_2, depth of the encoders, FFN width and dropout are unstated: 0.1, 0.1, 2, 4d, 0.1. Dropout
-        acts on the output of each attention and FFN, as in Vaswani et al. 2017. Sub-layers are post-norm as in (8), in
-        the encoders too.
+        acts where Vaswani et al. 2017 have it: on the sum of features and positions, and on the output of each
+        attention and FFN. Sub-layers are post-norm as in (8), in the encoders too.
     12. IEMOCAP: four two-way outputs, one per emotion; cross-entropy and Jensen-Shannon terms are summed over emotions.
     13. "Last element" is the last step that exists in the clip, in a modality that was not removed; padding follows it
         in most files. With padded versions of different length, the fused sequence has the longer one.
@@ -281,6 +281,7 @@ class UMDF(MSAMethod):
             {m: nn.Conv1d(spec.feature_dims[m], dim, kernel_size, padding=kernel_size // 2) for m in MODALITIES}
         )
         self.positions = SinusoidalPositions(dim, spec.seq_lens["text"])
+        self.dropout = nn.Dropout(dropout)
         cross = variant != "wo_mcim"
         self.interaction = nn.ModuleList(_InteractionLayer(dim, heads, dropout, cross) for _ in range(layers))
         self.encoder = _Encoder(3 * dim, heads, encoder_layers, dropout)
@@ -341,7 +342,7 @@ class UMDF(MSAMethod):
             if x.shape[1] != axis.valid.shape[1]:
                 x = onto_axis(x, batch.valid[m], axis.valid)
             streams.append(x)
-        z = self.positions(torch.stack(streams))
+        z = self.dropout(self.positions(torch.stack(streams)))
         keys = torch.stack([axis.keys[m] for m in MODALITIES])
         for layer in self.interaction:
             z = layer(z, keys)
