@@ -102,65 +102,69 @@ def dispatch(words: list[str]) -> int:
 
 
 def _call(name: str, verb: Verb, words: list[str]) -> int:
-    from jsonargparse import ArgumentParser
-
     function = verb.load()
-    parser = ArgumentParser(prog=f"msabench {name}", description=verb.help, exit_on_error=False)
-    lists = _list_options(function)
-    for option, (default, text) in lists.items():
-        # A list[str] parameter would want JSON on the command line; a plain nargs takes words.
-        kind = _item_type(function, option)
-        if default is inspect.Parameter.empty:
-            parser.add_argument(option, nargs="+", type=kind, help=text)
-        else:
-            parser.add_argument(f"--{option}", nargs="+", type=kind, default=default, help=text)
-    for option in sorted(_positionals(function) - lists.keys()):
-        parser.add_argument(option, type=get_type_hints(function)[option], help=_help_of(function).get(option, ""))
-    flags = _flags(function)
-    for option in sorted(flags):
-        # A bool parameter would want a value: --dry_run true.
-        names = dict.fromkeys((f"--{option.replace('_', '-')}", f"--{option}"))
-        parser.add_argument(*names, action="store_true", help=_help_of(function).get(option, ""))
-    parser.add_function_arguments(function, skip={*lists, *flags, *_positionals(function)})
-    try:
-        given = parser.parse_args(words)
-    except Exception as error:
-        if type(error).__name__ != "ArgumentError":
-            raise
-        raise MSABenchError(f"msabench {name}: {' '.join(str(error).split())}") from error
-    given = parser.instantiate(given)
-    result = function(**{key: value for key, value in vars(given).items() if not key.startswith("_")})
+    result = function(**arguments_of(name, function, words))
     if isinstance(result, str):
         print(result)
         return 0
     return result if isinstance(result, int) else 0
 
 
-def _list_options(function: Callable[..., Any]) -> dict[str, tuple[Any, str]]:
-    hints, helps = get_type_hints(function), _help_of(function)
-    parameters = inspect.signature(function).parameters
-    return {
-        name: (parameter.default, helps.get(name, ""))
-        for name, parameter in parameters.items()
-        if str(hints[name]).startswith("list[")
-    }
+def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> dict[str, Any]:
+    """Read a verb's command line.
+
+    Args:
+        name: The verb, for messages.
+        function: The function that does it; its signature and docstring give options and help.
+        words: The words after the verb.
+
+    Returns:
+        The function's keyword arguments.
+
+    Raises:
+        MSABenchError: An option is unknown, missing, or has a value that is not allowed.
+    """
+    from argparse import ArgumentError
+
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog=f"msabench {name}", description=VERBS[name].help, exit_on_error=False)
+    helps, hints = _help_of(function), get_type_hints(function)
+    lists, flags, positionals = _list_options(function), _flags(function), _positionals(name, function)
+    for option, default in lists.items():
+        # A list[str] parameter would want JSON on the command line; a plain nargs takes words.
+        kind = int if str(hints[option]).startswith("list[int]") else str
+        parser.add_argument(f"--{option}", nargs="+", type=kind, default=default, help=helps.get(option, ""))
+    for option in positionals:
+        parser.add_argument(option, type=hints[option], help=helps.get(option, ""))
+    for option in flags:
+        # A bool parameter would want a value: --dry_run true.
+        names = dict.fromkeys((f"--{option.replace('_', '-')}", f"--{option}"))
+        parser.add_argument(*names, action="store_true", help=helps.get(option, ""))
+    parser.add_function_arguments(function, skip={*lists, *flags, *positionals})
+    try:
+        given = parser.instantiate(parser.parse_args(words))
+    except ArgumentError as error:
+        raise MSABenchError(f"msabench {name}: {' '.join(str(error).split())}") from error
+    return {key: value for key, value in vars(given).items() if not key.startswith("_")}
 
 
-def _flags(function: Callable[..., Any]) -> set[str]:
+def _list_options(function: Callable[..., Any]) -> dict[str, Any]:
+    hints = get_type_hints(function)
     parameters = inspect.signature(function).parameters.items()
-    return {name for name, parameter in parameters if parameter.default is False}
+    return {name: parameter.default for name, parameter in parameters if str(hints[name]).startswith("list[")}
 
 
-def _item_type(function: Callable[..., Any], option: str) -> type:
-    hint = str(get_type_hints(function)[option])
-    return int if hint.startswith("list[int]") else str
+def _flags(function: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(function).parameters.items()
+    return [name for name, parameter in parameters if parameter.default is False]
 
 
-def _positionals(function: Callable[..., Any]) -> set[str]:
-    if not function.__name__.startswith("data_"):
-        return set()
+def _positionals(name: str, function: Callable[..., Any]) -> list[str]:
+    if not name.startswith("data "):
+        return []
     parameters = inspect.signature(function).parameters.values()
-    return {parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty}
+    return [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty]
 
 
 def _help_of(function: Callable[..., Any]) -> dict[str, str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,9 +29,11 @@ from msabench import registry
 from msabench.data.datamodule import MSADataModule
 from msabench.errors import MSABenchError, one_of
 from msabench.evaluation.evaluate import CellPredictions, Evaluation
+from msabench.evaluation.origin import FINISHED, FinishedTraining
 from msabench.evaluation.predictions import write as write_predictions
 from msabench.methods.base import MSAMethod
 from msabench.missingness.patterns import Clips, dropped_share, mask_hash
+from msabench.provenance import collect, config_hash
 
 MONITOR = "val/task"
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -61,9 +65,14 @@ class Built:
 
 
 class KeepBest(ModelCheckpoint):
-    """Keeps ``best.ckpt``: the epoch with the lowest ``val/task``."""
+    """Keeps ``best.ckpt``, the epoch with the lowest ``val/task``, and says in ``finished.json`` that training ended.
 
-    def __init__(self, dirpath: Path | None = None) -> None:
+    Args:
+        dirpath: Folder of both.
+        config: Resolved config of the training.
+    """
+
+    def __init__(self, dirpath: Path, config: dict[str, Any]) -> None:
         super().__init__(
             dirpath=dirpath,
             filename="best",
@@ -72,12 +81,63 @@ class KeepBest(ModelCheckpoint):
             save_top_k=1,
             enable_version_counter=False,
         )
+        self.config = config
+        self._started = 0.0
+        self._provenance: dict[str, Any] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take an earlier training's end out of the folder; note time and code, which may change meanwhile."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.is_global_zero:
+            assert self.dirpath is not None
+            (Path(self.dirpath) / FINISHED).unlink(missing_ok=True)
+            self._provenance = collect(str(trainer.strategy.root_device))
+            self._started = time.perf_counter()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save methods without a single optimisation step too; Lightning skips those."""
-        if not self.best_model_path and self.dirpath is not None:
+        """Save methods without an optimiser, which Lightning skips, and write ``finished.json``.
+
+        Raises:
+            MSABenchError: No epoch was validated, so there is nothing to select.
+        """
+        assert isinstance(pl_module, MSAMethod)
+        assert self.dirpath is not None
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            # Lightning saves nothing then.
+            return
+        val_task = self.best_model_score
+        # A resumed training brings the path of its predecessor along.
+        if not self.best_model_path or Path(self.best_model_path).parent != Path(self.dirpath):
+            if pl_module.configure_optimizers() is not None:
+                raise MSABenchError(
+                    f"training of {pl_module.info.name} ended without a validation, so no epoch was selected; "
+                    "validate at least once (trainer.check_val_every_n_epoch, trainer.limit_val_batches)"
+                )
             self.best_model_path = str(Path(self.dirpath) / "best.ckpt")
             trainer.save_checkpoint(self.best_model_path)
+            val_task = trainer.callback_metrics.get(MONITOR)
+        if trainer.is_global_zero:
+            self._finish(trainer, pl_module, None if val_task is None else float(val_task))
+
+    def _finish(self, trainer: pl.Trainer, method: MSAMethod, val_task: float | None) -> None:
+        train_seconds = time.perf_counter() - self._started
+        checkpoint = Path(self.best_model_path)
+        selected = None
+        if self.best_model_score is not None:
+            selected = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["epoch"]
+        finished = FinishedTraining(
+            checkpoint=checkpoint.name,
+            epochs=trainer.current_epoch,
+            best_epoch=selected,
+            val_task=val_task,
+            train_seconds=train_seconds,
+            n_params=sum(p.numel() for p in method.parameters() if p.requires_grad),
+            peak_memory_bytes=_peak_memory(trainer.strategy.root_device),
+            provenance=self._provenance,
+            # A class of somebody's own trains as well, but has no key to be recorded under.
+            config_hash=config_hash(self.config) if method.info.name in registry.methods() else "",
+        )
+        finished.write(checkpoint.parent)
 
 
 class SavePredictions(BasePredictionWriter):
@@ -135,6 +195,21 @@ class MSACLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_as_seed)
         parser.link_arguments("data.spec", "model.init_args.spec", compute_fn=asdict, apply_on="instantiate")
 
+    def before_instantiate_classes(self) -> None:
+        """Refuse to evaluate a network that nobody trained.
+
+        Raises:
+            MSABenchError: The verb needs a checkpoint and there is none.
+        """
+        if self.subcommand not in ("validate", "test", "predict"):
+            return
+        given = self.config[self.subcommand]["ckpt_path"]
+        if given is None:
+            raise MSABenchError(f"msabench {self.subcommand} needs --ckpt_path, the best.ckpt of a training")
+        # Lightning would go on with an untrained network after a mere warning for some words, e.g. last.
+        if not Path(given).is_file():
+            raise MSABenchError(f"there is no checkpoint {given}; give --ckpt_path a file such as runs/.../best.ckpt")
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add checkpoint, early stopping and loggers."""
         config = self.config_init
@@ -161,7 +236,8 @@ class MSACLI(LightningCLI):
                     log_model=False,
                 )
             )
-        callbacks: list[Callback] = [KeepBest(folder), SavePredictions(folder)]
+        resolved = _plain(self._parser(self.subcommand), self.config.get(str(self.subcommand), self.config))
+        callbacks: list[Callback] = [KeepBest(folder, resolved), SavePredictions(folder)]
         if config["early_stop"] is not None:
             callbacks.append(EarlyStopping(MONITOR, mode="min", patience=config["early_stop"]))
         given = settings["callbacks"] or []
@@ -261,6 +337,17 @@ def _plain(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
     plain: dict[str, Any] = yaml.safe_load(text)
     plain.pop("config", None)
     return plain
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    # Kilobytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def quiet() -> None:

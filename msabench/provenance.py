@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,9 @@ IGNORED_KEYS: dict[str, tuple[str, ...]] = {
 }
 """Settings that do not change what is trained, by section (``""`` is the top level): they are not hashed."""
 
+ENCODER_FILES = ("config.json", "model*.safetensors", "pytorch_model*.bin")
+"""Files of a text encoder's folder that decide what it computes."""
+
 DISPLAY_CALLBACKS = (
     "DeviceStatsMonitor",
     "LearningRateMonitor",
@@ -107,7 +112,7 @@ def config_hash(config: dict[str, Any]) -> str:
     ``DISPLAY_CALLBACKS`` are left out; settings that are None are left out, so that a new option with that default
     changes no hash; the method's class path becomes its name; ``features`` and ``normalise`` become what the corpus
     makes of None; missingness becomes the regime's label and the protocol, so that rates which a regime ignores do
-    not count.
+    not count; a folder with a text encoder becomes its name and a hash of its files.
 
     Args:
         config: As from ``msabench.cli.resolve``.
@@ -133,7 +138,7 @@ def config_hash(config: dict[str, Any]) -> str:
         "trainer": _without(trainer, IGNORED_KEYS["trainer"]),
         "model": {
             "method": method_name(config),
-            "init_args": _without(model.get("init_args") or {}, IGNORED_KEYS["model.init_args"]),
+            "init_args": _without(_portable_arguments(model.get("init_args") or {}), IGNORED_KEYS["model.init_args"]),
         },
     }
     return canonical_hash(sections, 12)
@@ -190,9 +195,37 @@ def missing_config(config: dict[str, Any]) -> MissingConfig:
 
 
 def portable(config: dict[str, Any]) -> dict[str, Any]:
-    """A resolved config without the places of one machine (``PATH_KEYS``), as records keep it."""
+    """A resolved config without the places of one machine, as records keep it.
+
+    ``PATH_KEYS`` are left out; a folder with a text encoder becomes ``<name>@<hash>``, its name and the first 12 hex
+    digits of the sha256 over its ``ENCODER_FILES``.
+    """
     cut = {name: _without(config[name], keys, keep_none=True) for name, keys in PATH_KEYS.items() if config.get(name)}
+    if (config.get("model") or {}).get("init_args"):
+        cut["model"] = {**config["model"], "init_args": _portable_arguments(config["model"]["init_args"])}
     return {**config, **cut}
+
+
+def _portable_arguments(init_args: dict[str, Any]) -> dict[str, Any]:
+    encoder = init_args.get("text_encoder")
+    if not encoder or not Path(encoder).is_dir():
+        return init_args
+    folder = Path(encoder).resolve()
+    files = sorted({path for pattern in ENCODER_FILES for path in folder.glob(pattern)})
+    # Suites ask once per job, and weights are large.
+    signature = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return {**init_args, "text_encoder": f"{folder.name}@{_hash_of_files(signature)}"}
+
+
+@lru_cache
+def _hash_of_files(signature: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, size, _ in signature:
+        digest.update(f"{path.name}/{size}/".encode())
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:12]
 
 
 def _protocol(missing: MissingConfig) -> dict[str, str]:

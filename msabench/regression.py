@@ -141,9 +141,7 @@ def _expectation(runs: list[dict[str, float]]) -> dict[str, Any]:
         spread = statistics.stdev(run[cell] for run in runs)
         entries[cell] = {
             "f1": round(statistics.fmean(run[cell] for run in runs[:checked]), 6),
-            "tolerance": round(
-                min(MAX_TOLERANCE, max(MIN_TOLERANCE, MAX_DEVIATIONS * spread / math.sqrt(checked))), 6
-            ),
+            "tolerance": round(min(MAX_TOLERANCE, max(MIN_TOLERANCE, MAX_DEVIATIONS * spread / math.sqrt(checked))), 6),
             "std_over_seeds": round(spread, 6),
         }
     return entries

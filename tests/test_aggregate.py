@@ -139,3 +139,17 @@ def test_different_holes_are_reported(store):
     assert inconsistencies(store.frame()) == [problem]
     add(store, method="lf_dnn", cell_options={"names": ["inter/a"], "n": 5})
     assert "different numbers of test clips in inter/a" in inconsistencies(store.frame())[1]
+
+
+def test_different_mask_seeds_are_reported(store):
+    cells = ["inter/l", "intra/0.3", "intra/0.5"]
+    add(store, method="mult", cell_options={"names": cells, "mask_seeds": (0, 1, 2)})
+    add(store, method="mult", seed=2, cell_options={"names": cells[:2], "mask_seeds": (0, 1, 2)})
+    # Absent cells are no choice of masks, and other protocols are not compared.
+    add(store, method="umdf", lengths="keep", cell_options={"names": cells, "mask_seeds": (7,)})
+    assert inconsistencies(store.frame()) == []
+    # Neither a subset nor other seeds of which none is shared.
+    for seed, chosen in ((3, (0, 1)), (4, (7, 8, 9))):
+        add(store, method="mult", seed=seed, cell_options={"names": cells[:2], "mask_seeds": chosen})
+        [problem] = inconsistencies(store.frame())
+        assert "mosi: records of one protocol have different mask seeds in intra/0.3; their" in problem

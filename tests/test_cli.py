@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import yaml
 
 from msabench.__main__ import TRAINING_VERBS, VERBS, dispatch, overview
+from msabench.cli import build
 from msabench.errors import MSABenchError
+from msabench.evaluation.command import evaluate
+from msabench.methods.lf_dnn import LFDNN
+from msabench.results.store import ResultStore
 from tests.corpora import write_mult
 
 REPOSITORY = Path(__file__).parents[1]
@@ -60,7 +67,18 @@ def test_every_verb_explains_each_of_its_options(verb: str, capsys: pytest.Captu
         assert not line.rstrip().endswith("(required)"), line
 
 
-@pytest.mark.parametrize("words", [["--help"], ["methods"], ["table"], ["suites", "--help"], ["data", "list"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["methods"],
+        ["table"],
+        ["suites", "--help"],
+        ["data", "list"],
+        ["run", "--help"],
+        ["evaluate", "--help"],
+    ],
+)
 def test_light_verbs_do_not_import_torch(words: list[str]) -> None:
     code = (
         "import sys\nfrom msabench.__main__ import dispatch\n"
@@ -123,9 +141,13 @@ def test_fit_test_predict_and_evaluate_run_alone(elsewhere: Path, capsys: pytest
     assert dispatch(["predict", "--config", config, *TINY, grid, "--ckpt_path", str(best)]) == 0
     assert list(elsewhere.glob("runs/**/predictions.parquet"))
 
-    words = ["--checkpoint", str(best), "--grid", "inter", "--mask_seeds", "0", "--store", "store"]
-    assert dispatch(["evaluate", *words]) == 0
-    assert len(list(elsewhere.glob("store/synth/lf_dnn/*.jsonl"))) == 1
+    assert dispatch(["evaluate", "--checkpoint", str(best), "--grid", "paper", "--store", "store"]) == 0
+    (record,) = ResultStore("store").jobs()
+    finished = json.loads((best.parent / "finished.json").read_text())
+    for name in ("epochs", "best_epoch", "val_task", "train_seconds", "n_params", "peak_memory_bytes", "provenance"):
+        assert getattr(record, name) == finished[name]
+    assert (record.epochs, record.best_epoch, record.key.config_hash) == (1, 0, finished["config_hash"])
+    assert min(record.val_task, record.train_seconds, record.n_params, record.peak_memory_bytes) > 0
     assert dispatch(["table", "--datasets", "synth", "--store", "store"]) == 0
     assert "lf_dnn" in capsys.readouterr().out
 
@@ -139,6 +161,117 @@ def test_a_checkpoint_of_another_method_is_refused(elsewhere: Path) -> None:
     )
     (elsewhere / "broken.ckpt").write_bytes(b"PK\x03\x04 not a checkpoint")
     assert "broken.ckpt" in refused("evaluate", "--checkpoint", "broken.ckpt")
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_an_untrained_network_is_not_evaluated(verb: str) -> None:
+    words = [verb, "--config", str(CONFIGS / "lf_dnn_synth.yaml"), *TINY]
+    assert refused(*words) == f"msabench {verb} needs --ckpt_path, the best.ckpt of a training"
+    assert refused(*words, "--ckpt_path", "last").startswith("there is no checkpoint last")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of a training that ended."""
+    folder = tmp_path_factory.mktemp("trained")
+    places = [f"--trainer.default_root_dir={folder}", f"--data.cache={folder / 'cache'}"]
+    assert fit("lf_dnn_synth.yaml", *TINY, *places, "--trainer.max_epochs=1", "--early_stop=null") == 0
+    return next(folder.glob("**/best.ckpt")).parent
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--model.init_args.hidden_text=64"], "init_args.hidden_text 128, the config says 64"),
+        (["--data.normalise=zscore"], "data.normalise 'none', the config says 'zscore'"),
+        (["--data.missing.lengths=keep"], "data.missing.lengths 'hide', the config says 'keep'"),
+        (["--data.missing.level=tokens"], "data.missing.level 'vectors', the config says 'tokens'"),
+        (["--data.size=[26,8,10]"], "spec.n_train 24, the config says 26"),
+        (["--data.size=[24,8,12]"], "revision"),
+    ],
+)
+def test_a_checkpoint_under_other_settings_is_refused(words: list[str], sentence: str, trained: Path) -> None:
+    config = str(CONFIGS / "lf_dnn_synth.yaml")
+    found = refused("test", "--config", config, *TINY, *words, "--ckpt_path", str(trained / "best.ckpt"))
+    assert found.startswith("the checkpoint was ")
+    assert sentence in found
+
+
+def test_a_checkpoint_of_another_version_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LFDNN, "info", replace(LFDNN.info, method_version=99))
+    words = ["--config", str(CONFIGS / "lf_dnn_synth.yaml"), *TINY, "--ckpt_path", str(trained / "best.ckpt")]
+    assert "method_version 1, the config says 99" in refused("validate", *words)
+
+
+def test_only_what_fits_together_is_recorded(trained: Path, elsewhere: Path) -> None:
+    folder = elsewhere / "copy"
+    shutil.copytree(trained, folder)
+    best = folder / "best.ckpt"
+
+    def refusal(**settings: object) -> str:
+        with pytest.raises(MSABenchError) as caught:
+            evaluate(best, **{"store": elsewhere / "store", "device": "cpu", **settings})
+        assert not (elsewhere / "store").exists()
+        return str(caught.value)
+
+    assert "cell intra/0.1 is left out" in refusal(grid=["inter"])
+    assert "mask seed 2 is left out" in refusal(mask_seeds=[0, 1])
+    assert "batch_size 0 is not allowed" in refusal(batch_size=0)
+    assert "device 'gpu' cannot be used" in refusal(device="gpu")
+    text = (folder / "config.yaml").read_text()
+    for path, value, sentence in (
+        ("seed_everything", 7, "seed of "),
+        ("model/init_args/hidden_text", 64, "hidden_text, config_hash of "),
+        ("trainer/max_epochs", 2, "config_hash of "),
+    ):
+        config = yaml.safe_load(text)
+        *sections, name = path.split("/")
+        place = config
+        for section in sections:
+            place = place[section]
+        place[name] = value
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        assert refusal().startswith(sentence)
+    (folder / "config.yaml").write_text(text)
+    best.rename(folder / "other.ckpt")
+    best = folder / "other.ckpt"
+    assert "is about best.ckpt, not other.ckpt" in refusal()
+
+
+class BreakOff(pl.Callback):
+    """Ends a training in its second epoch."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            raise RuntimeError("the power is gone")
+
+
+def test_a_training_that_was_broken_off_is_not_recorded(elsewhere: Path) -> None:
+    built = build([CONFIGS / "lf_dnn_synth.yaml"], [*TINY, "--trainer.max_epochs=3", "--early_stop=null"])
+    folder = Path(built.trainer.checkpoint_callback.dirpath)
+    folder.mkdir(parents=True)
+    (folder / "finished.json").write_text("{}")
+    (folder / "config.yaml").write_text(yaml.safe_dump(built.config))
+    built.trainer.callbacks.append(BreakOff())
+    with pytest.raises(RuntimeError, match="power"):
+        built.trainer.fit(built.model, datamodule=built.datamodule)
+    assert (folder / "best.ckpt").is_file()
+    with pytest.raises(MSABenchError, match=r"there is no finished\.json beside .* so its training did not end"):
+        evaluate(folder / "best.ckpt", store=elsewhere / "store", device="cpu")
+    assert not (elsewhere / "store").exists()
+    assert "inter/la" in evaluate(folder / "best.ckpt", ["inter/la"], device="cpu")
+
+
+def test_a_training_without_validation_selects_nothing(elsewhere: Path) -> None:
+    words = ["--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=5", "--early_stop=null"]
+    sentence = refused("fit", "--config", str(CONFIGS / "lf_dnn_synth.yaml"), *TINY, *words)
+    assert sentence.startswith("training of lf_dnn ended without a validation")
+    assert not list(elsewhere.glob("runs/**/best.ckpt"))
+    assert not list(elsewhere.glob("runs/**/finished.json"))
+    assert fit("constant_synth.yaml", *TINY) == 0
+    finished = json.loads(next(elsewhere.glob("runs/**/constant/**/finished.json")).read_text())
+    assert finished["best_epoch"] is None
+    assert finished["val_task"] > 0
 
 
 def test_umdf_on_mosei_runs_alone_once_the_file_is_there(

@@ -1,6 +1,7 @@
 """Evaluation over a grid, stored predictions, and metrics recomputed from them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from msabench.data import datamodule
+from msabench.data.datamodule import MSADataModule
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
 from msabench.evaluation import predictions
@@ -216,3 +219,18 @@ def test_a_cell_without_correlation_is_stored_as_none():
     (record,) = Evaluation("sentiment", ["a", "b", "c"], labels, [constant], 0.0).records("x")
     assert record.metrics["corr"] is None
     assert record.collapsed
+
+
+def test_a_state_is_refused_on_other_data(monkeypatch):
+    state = data_module(random_corpus()).state_dict()
+    assert (state["revision"], state["features"]) == ("test", "custom")
+    other = replace(random_corpus(), revision="other")
+    with pytest.raises(MSABenchError, match="revision 'test', but the data opened here have revision 'other'"):
+        data_module(other).load_state_dict(state)
+    # Opened only later.
+    monkeypatch.setattr(datamodule, "open_corpus", lambda *_, **__: replace(other, revision="test", features="x"))
+    rebuilt = MSADataModule.from_state(state)
+    with pytest.raises(MSABenchError, match="features 'custom', but the data opened here have features 'x'"):
+        _ = rebuilt.corpus
+    with pytest.raises(MSABenchError, match=r"data\.normalise 'none', the config says 'zscore'"):
+        MSADataModule.from_state(state, normalise="zscore")

@@ -239,42 +239,59 @@ def test_wrong_input_is_refused(metric_set, labels, preds, message):
 
 
 @pytest.mark.parametrize(
-    ("metric_set", "preds", "collapsed"),
+    ("metric_set", "labels", "preds", "collapsed"),
     [
-        ("sentiment", [0.1, 2.0], True),
-        ("sentiment", [-0.1, -2.0], True),
-        ("sentiment", [-0.1, 2.0], False),
-        ("sentiment", [0.0, 2.0], True),  # non-negative throughout: a constant under has-0
-        ("sentiment", [0.0, -2.0], True),  # never positive: a constant under non-0
-        ("sims", [0.0, -0.5], True),
-        ("sims", [0.0, 0.5], False),
-        ("sims", [0.1, 0.5], True),
+        ("sentiment", [-1, 1], [0.1, 2.0], True),
+        ("sentiment", [-1, 1], [-0.1, -2.0], True),
+        ("sentiment", [-1, 1], [-0.1, 2.0], False),
+        ("sentiment", [-1, 1], [0.0, 2.0], True),  # non-negative throughout: a constant under has-0
+        ("sentiment", [-1, 1], [0.0, -2.0], True),  # never positive: a constant under non-0
+        ("sentiment", [-1, 1, 0], [0.1, 2.0, -1.0], True),  # negative only where the label is 0: the same
+        ("sentiment", [-1, 0, 0], [-1.0, 1.0, -1.0], True),  # one clip is left under non-0
+        ("sentiment", [0, 0], [-1.0, 1.0], False),  # no clip is left, so non-0 has no value to mark
+        ("sims", [-1, 1], [0.0, -0.5], True),
+        ("sims", [-1, 1], [0.0, 0.5], False),
+        ("sims", [-1, 1], [0.1, 0.5], True),
+        ("sims", [-1, 1, 0], [0.1, 0.5, -0.5], False),  # its one protocol keeps labels of 0
     ],
 )
-def test_collapse_of_scores(metric_set, preds, collapsed):
-    assert is_collapsed(metric_set, np.array(preds)) is collapsed
+def test_collapse_of_scores(metric_set, labels, preds, collapsed):
+    assert is_collapsed(metric_set, np.array(labels), np.array(preds)) is collapsed
 
 
-def test_collapse_of_emotions_needs_every_emotion():
-    logits = np.zeros((3, 4, 2))
-    logits[:, 1, 1] = 1.0
-    assert is_collapsed("emotions", logits)
-    logits[0, 2, 1] = 1.0
-    assert not is_collapsed("emotions", logits)
+def test_one_constant_emotion_is_a_collapse():
+    labels = np.eye(4, dtype=int)
+    logits = np.stack([1 - labels, labels], axis=-1).astype(float)
+    assert not is_collapsed("emotions", labels, logits)
+    for emotion in range(4):
+        for present in (0, 1):
+            constant = logits.copy()
+            constant[:, emotion] = 0.0
+            constant[:, emotion, present] = 1.0
+            assert is_collapsed("emotions", labels, constant)
+
+
+def test_collapse_is_judged_on_valid_predictions_only():
+    with pytest.raises(MSABenchError, match="expected labels of shape"):
+        is_collapsed("sentiment", np.zeros(2), np.zeros(3))
+    with pytest.raises(MSABenchError, match="1 of 2 predictions are not finite"):
+        is_collapsed("sims", np.zeros(2), np.array([0.0, np.nan]))
 
 
 @given(score_pairs(low=2), st.sampled_from(["sentiment", "sims"]))
-def test_a_collapsed_model_scores_as_a_constant(pair, metric_set):
+def test_collapse_means_that_a_constant_scores_the_same(pair, metric_set):
+    """Under one of its protocols, in accuracy and F1 at once."""
     labels, preds = pair
-    if not is_collapsed(metric_set, preds):
+    if not is_collapsed(metric_set, labels, preds):
         return
     ours = compute(metric_set, labels, preds)
     protocols = ("_non0", "_has0") if metric_set == "sentiment" else ("",)
-    for constant in (-1.0, 1.0):
-        fixed = compute(metric_set, labels, np.full(len(labels), constant))
-        if any(same(ours[f"f1{p}"], fixed[f"f1{p}"]) for p in protocols if not math.isnan(ours[f"f1{p}"])):
-            return
-    raise AssertionError("no constant scores the same")
+    constants = [compute(metric_set, labels, np.full(len(labels), value)) for value in (-1.0, 1.0)]
+    assert any(
+        all(same(ours[f"{kind}{protocol}"], fixed[f"{kind}{protocol}"]) for kind in ("acc2", "f1"))
+        for fixed in constants
+        for protocol in protocols
+    )
 
 
 @pytest.mark.parametrize("sizes", [[10], [1, 4, 5], [3, 7]])

@@ -134,6 +134,32 @@ def test_records_keep_no_place_of_this_machine():
     assert provenance.portable(config)["data"]["grid"] is None
 
 
+def test_a_text_encoder_counts_by_its_weights_and_not_by_its_place(tmp_path):
+    def encoder(place, weights):
+        folder = tmp_path / place / "tiny-bert"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(weights)
+        (folder / "README.md").write_text(place)
+        return str(folder)
+
+    configs = [changed("model/init_args/text_encoder", encoder(*of)) for of in (("a", b"1"), ("b", b"1"), ("c", b"2"))]
+    hashes = [provenance.config_hash(config) for config in configs]
+    assert hashes[0] == hashes[1] != hashes[2]
+    kept = provenance.portable(configs[0])
+    assert str(tmp_path) not in json.dumps(kept)
+    name, _, digest = kept["model"]["init_args"]["text_encoder"].partition("@")
+    assert (name, len(digest)) == ("tiny-bert", 12)
+    assert provenance.portable(kept) == kept
+    assert configs[0]["model"]["init_args"]["text_encoder"].startswith(str(tmp_path)), "the config itself must load"
+    for value in ("bert-base-uncased", None):
+        config = changed("model/init_args/text_encoder", value)
+        assert provenance.portable(config)["model"] == config["model"]
+    # Weights that change where they lie are seen.
+    (tmp_path / "a/tiny-bert/model.safetensors").write_bytes(b"31")
+    assert provenance.config_hash(configs[0]) not in hashes
+
+
 def test_collect_is_plain_data():
     found = provenance.collect()
     assert json.loads(json.dumps(found)) == found

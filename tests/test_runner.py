@@ -1,5 +1,6 @@
 """Running suites: plans, slots, failures, interruptions, and a whole run from suite to records."""
 
+import errno
 import io
 import json
 import os
@@ -18,9 +19,18 @@ from msabench.errors import MSABenchError
 from msabench.evaluation import predictions
 from msabench.evaluation.command import evaluate
 from msabench.evaluation.record import JobRecord
+from msabench.missingness.conditions import distinct, parse_grid
 from msabench.results.store import ResultStore
 from msabench.runner import command as run_command
-from msabench.runner.executor import RECORDED_FAILURE, Task, run_folder
+from msabench.runner.executor import (
+    NOT_STARTED,
+    RECORDED_FAILURE,
+    RUNNING_ELSEWHERE,
+    Finished,
+    Task,
+    run_folder,
+    start,
+)
 from msabench.runner.job import run_job
 from msabench.runner.local import ONE_THREAD, LocalExecutor, Slot, cpu_slots, gpu_slots, visible_gpus
 from msabench.runner.plan import duration, make_plan
@@ -88,7 +98,10 @@ def test_a_plan_says_which_done_jobs_lack_cells(tmp_path):
     for grid, seeds in ((("inter/l", "inter/a"), (0,)), (("intra/0.5",), (0, 2))):
         plan = make_plan([job(grid=grid, mask_seeds=seeds)], store)
         assert len(plan.lacking) == 1
-        assert done.key.job_id in plan.describe(1)
+        [warning] = plan.warnings()
+        way_out = "delete these files of the store and run again, or name another store"
+        assert f"{way_out}: mosi/mult/{done.key.job_id}.jsonl" in warning
+        assert warning in plan.describe(1)
 
 
 def test_durations():
@@ -184,6 +197,51 @@ import os, sys, time, pathlib
 pathlib.Path(sys.argv[1], 'pid').write_text(str(os.getpid()))
 time.sleep(600)
 """
+
+
+def test_a_run_folder_belongs_to_one_worker_until_it_ends(tmp_path):
+    pytest.importorskip("fcntl", reason="no locks here")
+    (task,) = scripts(tmp_path, SLEEPER)
+    holder = start(task)
+    try:
+        wait_until(lambda: (task.folder / "pid").is_file())
+        (task.folder / "best.ckpt").write_text("precious")
+        second = Task(task.job, task.folder, task.store)
+        (refused,) = LocalExecutor([Slot()]).run([second], nothing)
+        assert (refused.code, refused.error) == (RUNNING_ELSEWHERE, "another process is running this job")
+        assert (task.folder / "best.ckpt").read_text() == "precious"
+        assert not (task.folder / "job.json").exists()
+    finally:
+        holder.kill()
+        holder.wait()
+    # The lock goes with its holder, even with one that is killed.
+    (done,) = LocalExecutor([Slot()]).run([replace(task, code="print('mine')")], nothing)
+    assert (done.code, task.log.read_text()) == (0, "mine\n")
+
+
+def test_a_job_recorded_since_the_plan_is_not_run_again(tmp_path):
+    (task,) = scripts(tmp_path / "runs", "print('again')")
+    task = replace(task, store=tmp_path / "store")
+    records.add(ResultStore(task.store), seed=0)
+    assert start(task) == Finished(task, 0)
+    assert not task.log.exists()
+
+
+def test_a_folder_that_cannot_be_written_costs_its_own_job_only(tmp_path, monkeypatch):
+    tasks = scripts(tmp_path, "print('fine')", "", "", "print('fine')")
+    tasks[1].folder.write_text("a file in the way")
+    prepare = Script.prepare
+
+    def full(self):
+        if self is tasks[2]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
+        prepare(self)
+
+    monkeypatch.setattr(Script, "prepare", full)
+    ended = {f.task.job.key.seed: f for f in LocalExecutor([Slot(), Slot()]).run(tasks, nothing)}
+    assert [ended[seed].code for seed in range(4)] == [0, NOT_STARTED, NOT_STARTED, 0]
+    assert ended[1].error == f"no worker could be started in {tasks[1].folder}: File exists"
+    assert ended[2].error == f"no worker could be started in {tasks[2].folder}: No space left on device"
 
 
 @linux
@@ -367,7 +425,8 @@ def test_a_run_survives_kill_and_interruption_and_goes_on(place, capsys, monkeyp
     assert record.provenance["threads"] == 1
     assert min(record.train_seconds, record.eval_seconds, record.peak_memory_bytes, record.n_params) > 0
     folder = run_folder(runs, good)
-    assert {p.name for p in folder.iterdir()} == {"job.json", "config.yaml", "log.txt", "metrics.csv", "progress.json"}
+    left = {p.name for p in folder.iterdir()} - {".lock"}
+    assert left == {"job.json", "config.yaml", "log.txt", "metrics.csv", "progress.json"}
 
     # Nothing is done twice.
     assert run_command.run(Path("tiny.yaml"), store, runs, ["constant"]) == 0
@@ -380,9 +439,6 @@ def test_a_run_survives_kill_and_interruption_and_goes_on(place, capsys, monkeyp
     alone.prepare()
     run_job(alone, "cpu")
     first, second = (predictions.path_of(where, good.key).read_bytes() for where in (store, alone.store))
-    import shutil
-
-    shutil.copytree(place, "/tmp/runner_t/place", dirs_exist_ok=True)
     assert first == second
     frames = [ResultStore(where).frame() for where in (store, alone.store)]
     frames = [frame[frame["job_id"] == good.key.job_id].reset_index(drop=True) for frame in frames]
@@ -397,8 +453,10 @@ def test_a_run_survives_kill_and_interruption_and_goes_on(place, capsys, monkeyp
         evaluate(checkpoint, ["inter"], [0], place / "third", device="cpu")
 
     # Without job.json the config beside it gives the same key; without both there is no record.
+    with pytest.raises(MSABenchError, match=r"needs 8 cells and mask seeds 0 1, .* cell intra/0\.5 is left out"):
+        evaluate(checkpoint, ["inter"], [0, 1], place / "fourth", device="cpu")
     (alone.folder / "job.json").unlink()
-    evaluate(checkpoint, ["inter"], [0], place / "fourth", device="cpu")
+    evaluate(checkpoint, ["paper"], [0, 1, 2], place / "fourth", device="cpu")
     assert ResultStore(place / "fourth").has(good.key.job_id)
     (alone.folder / "config.yaml").unlink()
     with pytest.raises(MSABenchError, match="neither job"):
@@ -431,6 +489,63 @@ def test_a_worker_that_dies_without_a_word_is_recorded_by_the_parent(place, caps
     assert len(ResultStore(Path("other")).failures()) == 1
 
 
+@linux
+def test_a_worker_whose_log_is_full_still_records_its_failure(tmp_path):
+    task = Task(job(problem="there is no file"), tmp_path / "run", tmp_path / "store")
+    task.prepare()
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(task.command(), stdout=full, stderr=full, check=False)
+    assert ended.returncode == RECORDED_FAILURE
+    assert run_command._error_of(Finished(task, ended.returncode)) == "there is no file"
+    assert len(ResultStore(task.store).jobs()) == 1
+
+
+def test_jobs_of_another_run_are_reported_but_not_recorded(place, capsys, monkeypatch):
+    pytest.importorskip("fcntl", reason="no locks here")
+    monkeypatch.setattr(Task, "command", lambda self, *options: [sys.executable, "-c", SLEEPER, str(self.folder)])
+    job = expand(read_suite(Path("tiny.yaml")))[1]
+    folder = run_folder(Path("runs"), job)
+    holder = start(Task(job, folder, Path("another")))
+    try:
+        before = (folder / "job.json").read_bytes()
+        assert run_command.run(Path("tiny.yaml"), Path("store"), Path("runs"), ["constant"], slots=1) == 1
+        assert (folder / "job.json").read_bytes() == before
+    finally:
+        holder.kill()
+        holder.wait()
+    out, err = capsys.readouterr()
+    assert "constant synth mixed seed 1: not run: another process is running this job" in out
+    assert "not run: constant synth mixed seed 1: another process is running this job" in err
+    assert not Path("store").exists()
+
+
+def test_a_job_that_cannot_start_is_recorded_with_its_reason(place, capsys, monkeypatch):
+    def full(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Task, "prepare", full)
+    assert run_command.run(Path("tiny.yaml"), Path("store"), Path("runs"), slots=1) == 1
+    assert "failed: constant synth mixed seed 1: no worker could be started in" in capsys.readouterr().err
+    errors = [record.error for record in ResultStore(Path("store")).failures()]
+    assert len(errors) == 3
+    assert all(error.endswith("No space left on device") for error in errors)
+
+
+def test_a_suite_with_incomplete_records_is_not_done(place, capsys):
+    job = expand(read_suite(Path("tiny.yaml")))[1]
+    for store, names, mask_seeds, code in (
+        ("whole", job.grid, (0, 1), 0),
+        ("cells", ["inter/l"], (0, 1), 1),
+        ("seeds", job.grid, (1,), 1),
+    ):
+        cells = records.cells(job.key, names=map(str, distinct(parse_grid(names))), mask_seeds=mask_seeds)
+        ResultStore(Path(store)).add(JobRecord(job.key), cells)
+        assert run_command.run(Path("tiny.yaml"), Path(store), Path("runs"), ["constant"]) == code
+        err = capsys.readouterr().err
+        assert err.count(f"synth/constant/{job.key.job_id}.jsonl") == code
+        assert ("incomplete: 1 of the jobs done lack cells or mask seeds" in err) is bool(code)
+
+
 def test_jobs_without_data_fail_and_the_rest_goes_on(place, capsys, monkeypatch):
     monkeypatch.setenv("MSABENCH_DATA", str(place / "nowhere"))
     config = {"data": {"dataset": "mosi"}, "model": {"class_path": "Constant"}}
@@ -445,6 +560,6 @@ def test_jobs_without_data_fail_and_the_rest_goes_on(place, capsys, monkeypatch)
     out, err = capsys.readouterr()
     assert "constant synth complete seed 1111: done" in out
     assert "failed: constant mosi complete seed 1111: there is no file" in err
-    (failure,) = ResultStore(Path("store")).failures()
-    assert failure.error.startswith("there is no file")
-    assert failure.key.revision == "missing"
+    # A record would name no revision, and the job that succeeds later would not clear it.
+    assert not Path("store").exists()
+    assert [path.name for path in Path("runs").iterdir()] == ["synth"]

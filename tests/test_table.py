@@ -73,7 +73,7 @@ def test_text_holds_means_spread_and_runs(store, folder):
     assert lines[header + 2].startswith("constant")
     assert "[f1_non0]: F1 averaged" in text
     assert "f1_score(true, pred)" in text
-    assert "† = collapsed" in text
+    assert "† = collapsed: all predictions of a test situation fall into one class, with or without the clips" in text
     assert "selected on validation" in text
     assert "text dropped at level vectors" in text
     assert "avg = mean over l, a, v, la, lv, av" in text
@@ -97,10 +97,33 @@ def test_missing_numbers_are_dashes_with_their_n(store, folder):
     add(store, method="umdf", seed=1, cell_options={"names": ["inter/l"]})
     text = table(["mosi"], store=folder, grid=["inter"], width=WIDE)
     rows = rows_of(text)
-    assert rows["mult"][3:] == ["2x2", "50.00±0.00", "50.00±0.00", *["50.00(1)"] * 6]
+    assert rows["mult"][3:] == ["2", "50.00±0.00", "50.00±0.00", *["50.00(1)"] * 6]
     assert rows["umdf"][3:] == ["1", "50.00", *["-"] * 7]
     assert "(n) = over n training seeds only." in text
     assert "There are no records of constant" in text
+
+
+def test_an_average_needs_every_cell_of_one_training_seed(store, folder):
+    add(store, method="mult", seed=1, cell_options={"names": ["inter/l", "inter/a", "inter/v"]})
+    add(store, method="mult", seed=2, cell_options={"names": ["inter/la", "inter/lv", "inter/av", "inter/lav"]})
+    text = table(["mosi"], store=folder, grid=["inter"], width=WIDE)
+    assert rows_of(text)["mult"][3:] == ["2", *["50.00(1)"] * 7, "-"]
+    for seed in ("1", "2"):
+        lines = [line.split() for line in table(["mosi"], store=folder, per_seed=True, width=WIDE).splitlines()]
+        [words] = [words for words in lines if words[:1] == ["mult"] and words[3] == seed]
+        assert words[4] == "1"
+
+
+def test_runs_tell_how_many_masks_the_columns_shown_have(store, folder):
+    names = ["inter/l", "intra/0.1", "intra/0.2"]
+    add(store, method="mult", cell_options={"names": names[:2], "mask_seeds": (0, 1, 2)})
+    add(store, method="mult", seed=2, cell_options={"names": names[2:], "mask_seeds": (0,)})
+    runs = {}
+    for grid in (["intra/0.1"], ["intra/0.1", "intra/0.2"], ["inter/l"]):
+        text = table(["mosi"], store=folder, grid=grid, width=WIDE)
+        runs[tuple(grid)] = rows_of(text)["mult"][3]
+        assert ("fewest-most" in text) is (len(grid) == 2)
+    assert list(runs.values()) == ["2x3", "2x1-3", "2"]
 
 
 def test_undefined_values_and_partial_collapse(store, folder):
@@ -339,6 +362,14 @@ def test_different_holes_are_warned_about(store, folder):
     assert "Warning: mosi: records of one protocol have different test masks" in table(
         ["mosi"], store=folder, width=WIDE
     )
+
+
+def test_chosen_mask_seeds_are_warned_about(store, folder):
+    filled(store)
+    add(store, method="lf_dnn", cell_options={"mask_seeds": (1,)})
+    for format in ("text", "markdown", "latex"):
+        text = table(["mosi"], store=folder, format=format, width=WIDE)
+        assert "Warning: mosi: records of one protocol have different mask seeds in intra/0.1, intra/0.2" in text
 
 
 def test_records_of_an_unregistered_corpus_and_method(store, folder):

@@ -166,6 +166,7 @@ class MSADataModule(pl.LightningDataModule):
         self.normalise = normalise or self.info.normalise
         self.cells = distinct(parse_grid(grid or ["paper"]))
         self._corpus: Corpus | None = None
+        self._trained_on: dict[str, Any] | None = None
         self._scale: Scale | None = None
         self._resident: dict[tuple[str, torch.device], tuple[SplitData, Clips]] = {}
         self._epoch_masks: tuple[int, tuple[Masks, ...]] | None = None
@@ -175,9 +176,13 @@ class MSADataModule(pl.LightningDataModule):
 
     @property
     def corpus(self) -> Corpus:
-        """The corpus; opened on first use."""
+        """The corpus; opened on first use.
+
+        Raises:
+            MSABenchError: It cannot be opened, or is not the one that a loaded checkpoint was trained on.
+        """
         if self._corpus is None:
-            self._corpus = open_corpus(self.info.name, **self._open)
+            self._corpus = self._checked(open_corpus(self.info.name, **self._open))
         return self._corpus
 
     @property
@@ -405,11 +410,25 @@ class MSADataModule(pl.LightningDataModule):
                 "normalise": self.normalise,
                 "grid": [str(cell) for cell in self.cells],
             },
+            "revision": self.corpus.revision,
+            "features": self.corpus.features,
             "scale": {m: list(pair) for m, pair in (scale or {}).items()},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the statistics of the training run; they must not be recomputed from other data."""
+        """Take over the statistics of the training run; they must not be recomputed from other data.
+
+        Raises:
+            MSABenchError: The checkpoint was trained on other data, or on data that were treated in another way.
+        """
+        theirs = state_dict["init_args"]
+        made = _treatment(theirs["dataset"], theirs["normalise"], MissingConfig(**_as_arguments(theirs["missing"])))
+        for name, ours in _treatment(self.info.name, self.normalise, self.missing).items():
+            if made[name] != ours:
+                raise MSABenchError(f"the checkpoint was made with {name} {made[name]!r}, the config says {ours!r}")
+        self._trained_on = {name: state_dict.get(name) for name in ("features", "revision")}
+        if self._corpus is not None:
+            self._checked(self._corpus)
         self._scale = {m: (mean, std) for m, (mean, std) in state_dict["scale"].items()} or None
 
     @classmethod
@@ -419,14 +438,38 @@ class MSADataModule(pl.LightningDataModule):
         Args:
             state_dict: What ``state_dict`` returned.
             changes: Constructor arguments to replace, e.g. ``root``.
+
+        Raises:
+            MSABenchError: They contradict the state; if they lead to other data, that shows when these are opened.
         """
         init_args = {**state_dict["init_args"], **changes}
         for name in ("path", "root", "cache"):
             init_args[name] = Path(init_args[name]) if init_args[name] is not None else None
-        init_args["missing"] = MissingConfig(**{**init_args["missing"], "rate": tuple(init_args["missing"]["rate"])})
+        init_args["missing"] = MissingConfig(**_as_arguments(init_args["missing"]))
         made = cls(**init_args)
         made.load_state_dict(state_dict)
         return made
+
+    def _checked(self, corpus: Corpus) -> Corpus:
+        for name, theirs in (self._trained_on or {}).items():
+            ours = getattr(corpus, name)
+            if ours != theirs:
+                raise MSABenchError(
+                    f"the checkpoint was trained on {self.info.name} with {name} {theirs!r}, but the data opened here "
+                    f"have {name} {ours!r}; give the file of the training"
+                )
+        return corpus
+
+
+def _treatment(dataset: str, normalise: str, missing: MissingConfig) -> dict[str, str]:
+    """What a trained method takes for granted of its data."""
+    treatment = {"data.dataset": dataset, "data.normalise": normalise}
+    names = ("level", "lengths", *(("token_fill",) if missing.level == "tokens" else ()))
+    return {**treatment, **{f"data.missing.{name}": getattr(missing, name) for name in names}}
+
+
+def _as_arguments(missing: dict[str, Any]) -> dict[str, Any]:
+    return {**missing, "rate": tuple(missing["rate"])}
 
 
 def _statistics(split: SplitData, padding: dict[str, str], chunk: int = 512) -> Scale:

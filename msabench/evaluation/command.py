@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from msabench.data.info import dataset_info
 from msabench.errors import MSABenchError
-from msabench.evaluation.record import CellRecord, JobKey, JobRecord
+from msabench.evaluation.record import CellRecord, JobRecord
 from msabench.metrics.spec import METRICS
-from msabench.missingness.conditions import parse_grid
-from msabench.provenance import collect, job_key, portable
-
-if TYPE_CHECKING:
-    from msabench.data.datamodule import MSADataModule
-    from msabench.methods.base import MSAMethod
+from msabench.missingness.conditions import distinct, parse_grid
+from msabench.provenance import portable
 
 
 def evaluate(
@@ -36,8 +28,9 @@ def evaluate(
         checkpoint: Checkpoint of msabench fit or msabench run, e.g. runs/.../best.ckpt.
         grid: Grids (inter, intra, paper) and cells such as inter/la or intra/0.3.
         mask_seeds: Seeds of the test holes; cells with random holes are evaluated once for each.
-        store: Result store to add records and predictions to; None only prints. Needs the job.json or config.yaml
-            that lies beside the checkpoint, and refuses a job that the store has.
+        store: Result store to add records and predictions to; None only prints. Needs finished.json and the job.json
+            or config.yaml beside the checkpoint, and every cell and mask seed of the job (outside a suite, the grid
+            paper and mask seeds 0 1 2), and refuses a job that the store has.
         root: Data folder, if it is not the one of the training.
         batch_size: Clips per forward pass; None lets the device decide.
         device: Where to compute, e.g. cpu or cuda:0; None for the GPU if there is one.
@@ -46,59 +39,50 @@ def evaluate(
         A table of the corpus's default metric and its fellows, one line per cell and mask seed.
 
     Raises:
-        MSABenchError: The checkpoint, its data or a cell is not usable, or the job is stored already.
+        MSABenchError: The checkpoint, its data, a cell or the device is not usable, its training did not end, or the
+            job is stored already.
     """
     import torch
 
     from msabench.data.datamodule import MSADataModule
     from msabench.evaluation import predictions
     from msabench.evaluation.evaluate import evaluate_grid
+    from msabench.evaluation.origin import origin
     from msabench.methods.checkpoint import load_checkpoint
     from msabench.results.store import ResultStore
 
     cells = parse_grid(grid)
+    if batch_size is not None and batch_size < 1:
+        raise MSABenchError(f"batch_size {batch_size} is not allowed; give a positive number")
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise MSABenchError(
+            f"device {device!r} cannot be used; give cpu, or a GPU of this machine, e.g. cuda:0"
+        ) from error
     method, data_state = load_checkpoint(checkpoint)
     datamodule = MSADataModule.from_state(data_state, **({"root": root} if root else {}))
-    key, config = _job_of(checkpoint, method, datamodule) if store is not None else (None, {})
-    if store is not None and key is not None and ResultStore(store).has(key.job_id):
-        raise MSABenchError(f"job {key.job_id} is recorded already in {store}; records are never replaced")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    made_by = None
+    if store is not None:
+        made_by = origin(checkpoint, method, datamodule)
+        if ResultStore(store).has(made_by.key.job_id):
+            raise MSABenchError(f"job {made_by.key.job_id} is recorded already in {store}; records are never replaced")
+        made_by.require(distinct(cells), mask_seeds)
     evaluation = evaluate_grid(method, datamodule, cells, mask_seeds, batch_size=batch_size, device=place)
-    records = evaluation.records(key.job_id if key else "")
+    records = evaluation.records(made_by.key.job_id if made_by else "")
     lines = [_table(records, dataset_info(datamodule.info.name).default_metric)]
-    if store is not None and key is not None:
-        predictions.write(predictions.path_of(store, key), evaluation)
+    if store is not None and made_by is not None:
+        predictions.write(predictions.path_of(store, made_by.key), evaluation)
         record = JobRecord(
-            key=key,
-            config=portable(config),
-            provenance=collect(str(place)),
-            n_params=sum(p.numel() for p in method.parameters() if p.requires_grad),
+            key=made_by.key,
+            config=portable(made_by.config),
             eval_seconds=evaluation.seconds,
             mask_seeds=list(mask_seeds),
+            **made_by.finished.record_fields(),
         )
         lines.append(f"recorded: {ResultStore(store).add(record, records)}")
     return "\n".join(lines)
-
-
-def _job_of(checkpoint: Path, method: MSAMethod, datamodule: MSADataModule) -> tuple[JobKey, dict[str, Any]]:
-    """Key and resolved config of the job that made a checkpoint, from the files beside it."""
-    job, config = checkpoint.parent / "job.json", checkpoint.parent / "config.yaml"
-    if job.is_file():
-        content = json.loads(job.read_text(encoding="utf-8"))["job"]
-        key, resolved = JobKey(**content["key"]), content["config"]
-    elif config.is_file():
-        resolved = yaml.safe_load(config.read_text(encoding="utf-8"))
-        key = job_key(resolved, datamodule.corpus.revision, datamodule.corpus.features)
-    else:
-        raise MSABenchError(
-            f"there is neither job.json nor config.yaml beside {checkpoint}; a record needs one of them, so leave "
-            "--store out or evaluate the checkpoint in its run folder"
-        )
-    made = {**datamodule.protocol(), "method": method.info.name, "variant": method.variant}
-    wrong = [name for name, value in made.items() if getattr(key, name) != value]
-    if wrong:
-        raise MSABenchError(f"{', '.join(wrong)} of {checkpoint} and of the config beside it differ; mend the folder")
-    return key, resolved
 
 
 def _table(records: Sequence[CellRecord], default_metric: str) -> str:

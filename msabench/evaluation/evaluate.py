@@ -71,7 +71,7 @@ class Evaluation:
                 mask_hash=entry.mask_hash,
                 n=len(self.ids),
                 dropped=entry.dropped,
-                collapsed=functional.is_collapsed(self.metric_set, entry.preds),
+                collapsed=functional.is_collapsed(self.metric_set, self.labels, entry.preds),
                 metrics=stored_metrics(self.metric_set, self.labels, entry.preds),
             )
             for entry in self.cells

@@ -113,7 +113,7 @@ class CellRecord:
         mask_hash: sha256 of the cell's masks (first 16 hex digits).
         n: Clips predicted.
         dropped: modality -> share of existing frames that were dropped, in [0, 1].
-        collapsed: Whether all predictions fall into one class.
+        collapsed: Whether predictions fall into one class, see ``metrics.functional.is_collapsed``.
         metrics: Metric key -> value, unrounded, accuracies and F1 in [0, 1]; NaN is stored as None.
     """
 

@@ -233,7 +233,7 @@ class MSAMethod(pl.LightningModule, ABC):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another method or variant."""
+        """Refuse a checkpoint of another method or variant, or of another version, other arguments or other data."""
         made_by = checkpoint.get(CHECKPOINT_KEY, {})
         theirs = (made_by.get("method"), made_by.get("init_args", {}).get("variant", "default"))
         if theirs != (self.info.name, self.variant):
@@ -241,6 +241,12 @@ class MSAMethod(pl.LightningModule, ABC):
                 f"the checkpoint is of method {theirs[0]!r} (variant {theirs[1]!r}); "
                 f"expected {self.info.name!r} (variant {self.variant!r})"
             )
+        ours: dict[str, Any] = {}
+        self.on_save_checkpoint(ours)
+        difference = _first_difference(made_by, ours[CHECKPOINT_KEY])
+        if difference:
+            name, their_value, our_value = difference
+            raise MSABenchError(f"the checkpoint was made with {name} {their_value!r}, the config says {our_value!r}")
 
     # Bookkeeping.
 
@@ -277,3 +283,16 @@ class MSAMethod(pl.LightningModule, ABC):
         padding = rows.new_zeros(max(sizes) - len(rows), *rows.shape[1:])
         gathered = self.all_gather(torch.cat([rows, padding]), sync_grads=rows.requires_grad)
         return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
+
+
+def _first_difference(theirs: Any, ours: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """Dotted name and both values of the first difference between plain values; lists and tuples are alike."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        pairs = [
+            _first_difference(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
+            for key in dict.fromkeys((*ours, *theirs))
+        ]
+        return next((pair for pair in pairs if pair), None)
+    if isinstance(theirs, list | tuple) and isinstance(ours, list | tuple):
+        return None if list(theirs) == list(ours) else (name, list(theirs), list(ours))
+    return None if theirs == ours else (name, theirs, ours)

@@ -11,7 +11,6 @@ from msabench.data.info import DataSpec
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 
-
 _HAIR = 1e-6
 
 

@@ -275,6 +275,7 @@ class UMDF(MSAMethod):
             raise MSABenchError(f"kernel_size {kernel_size} is not allowed; give a positive odd number")
         if min(layers, encoder_layers) < 1:
             raise MSABenchError(f"layers {layers} and encoder_layers {encoder_layers} must both be at least 1")
+        self.dim = dim
         self.lambda_fea = lambda_fea
         self.lambda_logits = lambda_logits
         self.convolutions = nn.ModuleDict(
@@ -342,7 +343,7 @@ class UMDF(MSAMethod):
             if x.shape[1] != axis.valid.shape[1]:
                 x = onto_axis(x, batch.valid[m], axis.valid)
             streams.append(x)
-        z = self.dropout(self.positions(torch.stack(streams)))
+        z = self.dropout(self.positions(self.dim**0.5 * torch.stack(streams)))
         keys = torch.stack([axis.keys[m] for m in MODALITIES])
         for layer in self.interaction:
             z = layer(z, keys)

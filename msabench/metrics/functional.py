@@ -46,27 +46,29 @@ def compute(metric_set: str, labels: Array, preds: Array) -> dict[str, float]:
     return emotion_metrics(labels, preds)
 
 
-def is_collapsed(metric_set: str, preds: Array) -> bool:
-    """Whether predictions fall into one class, so that a constant predictor would score the same.
+def is_collapsed(metric_set: str, labels: Array, preds: Array) -> bool:
+    """Whether predictions fall into one class under a protocol of the set, so that a constant scores the same there.
 
-    ``sentiment``: all are negative or all are non-negative (has-0), or all are positive or all are non-positive
-    (non-0): under one of the two protocols the score is a constant's. ``sims``: all positive or all non-positive.
-    ``emotions``: for every emotion, all clips or none.
+    ``sentiment``: all are negative or all are non-negative (has-0); or, of the clips with labels other than 0, all are
+    positive or all are non-positive (non-0). ``sims``: all positive or all non-positive. ``emotions``: for at least
+    one of the four emotions, all clips or none; its accuracy and F1, and a quarter of the means, are a constant's.
 
     Args:
         metric_set: ``sentiment``, ``sims`` or ``emotions``.
-        preds: ``(N,)`` scores, or ``(N, 4, 2)`` logits for ``emotions``; N >= 1.
+        labels: As in ``compute``.
+        preds: As in ``compute``.
 
     Raises:
         MSABenchError: As in ``compute``.
     """
-    preds = np.asarray(preds)
-    _check_preds(metric_set, preds)
+    labels, preds = _checked(metric_set, np.asarray(labels), np.asarray(preds))
     if metric_set == "emotions":
         present = preds.argmax(axis=-1)
-        return bool((present == present[0]).all())
-    one_class_non0 = _is_constant(preds > 0)
-    return one_class_non0 or (metric_set == "sentiment" and _is_constant(preds >= 0))
+        return any(_is_constant(column) for column in present.T)
+    if metric_set == "sims":
+        return _is_constant(preds > 0)
+    non0 = preds[labels != 0] > 0
+    return _is_constant(preds >= 0) or (non0.size > 0 and _is_constant(non0))
 
 
 def sentiment_metrics(labels: Array, preds: Array) -> dict[str, float]:

@@ -102,23 +102,34 @@ def over_seeds(frame: pd.DataFrame, metric: str, *, keep_seeds: bool = False) ->
 
 
 def inconsistencies(frame: pd.DataFrame) -> list[str]:
-    """What must be the same for all methods of a protocol and is not: the test masks and the number of clips.
+    """What must be the same for all jobs of a protocol and is not: the test masks, their seeds, the number of clips.
 
     Args:
         frame: Records as ``ResultStore.frame`` gives them.
 
     Returns:
-        One sentence per protocol and kind; empty if every method saw the same clips with the same holes.
+        One sentence per corpus and kind; empty if every job saw the same clips with the same holes.
     """
     problems: list[str] = []
     same = frame.assign(mask_seed=frame["mask_seed"].fillna(-1))
     for column, what in (("mask_hash", "test masks"), ("n", "numbers of test clips")):
         counts = same.groupby([*PROTOCOL, "cell", "mask_seed"], sort=False)[column].nunique()
-        differing = counts[counts > 1].reset_index()
-        for dataset, group in differing.groupby("dataset"):
-            cells = sorted({Cell.parse(cell) for cell in group["cell"]})
-            problems.append(
-                f"{dataset}: records of one protocol have different {what} in {', '.join(map(str, cells))}; "
-                "their numbers are not comparable"
-            )
+        problems += _sentences(counts, what)
+    # Whoever may choose the seeds can choose those that flatter.
+    random = frame[frame["mask_seed"].notna()]
+    drawn = random.groupby([*PROTOCOL, "cell", "job_id"], sort=False)["mask_seed"].agg(lambda s: str(sorted(s)))
+    problems += _sentences(drawn.groupby([*PROTOCOL, "cell"], sort=False).nunique(), "mask seeds")
     return problems
+
+
+def _sentences(counts: pd.Series[int], what: str) -> list[str]:
+    """One sentence per corpus with cells that have more than one of something."""
+    differing = counts[counts > 1].reset_index()
+    sentences = []
+    for dataset, group in differing.groupby("dataset"):
+        cells = sorted({Cell.parse(cell) for cell in group["cell"]})
+        sentences.append(
+            f"{dataset}: records of one protocol have different {what} in {', '.join(map(str, cells))}; "
+            "their numbers are not comparable"
+        )
+    return sentences

@@ -14,7 +14,15 @@ from typing import Literal
 
 from msabench.errors import MSABenchError
 from msabench.results.store import ResultStore
-from msabench.runner.executor import RECORDED_FAILURE, Executor, Finished, Task, record_failure, run_folder
+from msabench.runner.executor import (
+    RECORDED_FAILURE,
+    RUNNING_ELSEWHERE,
+    Executor,
+    Finished,
+    Task,
+    record_failure,
+    run_folder,
+)
 from msabench.runner.local import LocalExecutor, cpu_slots, gpu_slots, visible_gpus
 from msabench.runner.plan import Plan, make_plan
 from msabench.runner.progress import Progress
@@ -60,7 +68,7 @@ def run(
         fail_fast: Stop at the first job that fails.
 
     Returns:
-        0 if every job is recorded, 1 if one failed, 130 if interrupted.
+        0 if every job is recorded with all cells and mask seeds of the suite, 1 if not, 130 if interrupted.
 
     Raises:
         MSABenchError: The suite or a filter is not allowed, or there is no such GPU.
@@ -74,16 +82,18 @@ def run(
     print(f"{len(jobs)} jobs, {len(plan.done)} done already, {len(plan.todo)} to run, {engine.slots} at a time")
     for warning in plan.warnings():
         print(warning)
-    failures: list[tuple[Task, str]] = []
+    failures: list[tuple[Task, str, str]] = []
     try:
         with _termination_interrupts():
             code = _execute(plan, engine, store, runs, keep_checkpoints, fail_fast, failures)
     except KeyboardInterrupt:
         print("\ninterrupted; what is recorded stays, and the same command goes on with the rest", file=sys.stderr)
         return INTERRUPTED
-    for task, error in failures:
+    for task, word, error in failures:
         log = f"\n        log: {task.log}" if task.log.is_file() else ""
-        print(f"failed: {task.job.title}: {error}{log}", file=sys.stderr)
+        print(f"{word}: {task.job.title}: {error}{log}", file=sys.stderr)
+    for warning in plan.warnings():
+        print(warning, file=sys.stderr)
     there = sorted({job.key.dataset for job in jobs})
     print(f"records: {store}/<dataset>/<method>/   predictions: {store / 'predictions'}/")
     print(f"tables:  msabench table --datasets {' '.join(there)} --store {shlex.quote(str(store))}")
@@ -121,44 +131,48 @@ def _execute(
     runs: Path,
     keep_checkpoints: bool,
     fail_fast: bool,
-    failures: list[tuple[Task, str]],
+    failures: list[tuple[Task, str, str]],
 ) -> int:
     tasks = [Task(entry.job, run_folder(runs, entry.job), store, keep_checkpoints) for entry in plan.todo]
     progress = Progress(plan.todo, engine.slots, sys.stdout)
-    # Jobs whose data are not here need no process to fail.
+    # Jobs whose data are not here need no process to fail, and no record: it would name no revision and never clear.
     for task in [task for task in tasks if task.job.problem]:
-        failures.append((task, task.job.problem))
+        failures.append((task, "failed", task.job.problem))
         progress.ended(task, task.job.problem)
-        _record(task, task.job.problem)
         if fail_fast:
             return 1
     try:
         with contextlib.closing(engine.run([t for t in tasks if not t.job.problem], progress.tick)) as ended:
             for finished in ended:
                 error = _error_of(finished)
-                progress.ended(finished.task, error)
+                word = "not run" if finished.code == RUNNING_ELSEWHERE else "failed"
+                progress.ended(finished.task, error, word)
                 if error:
-                    failures.append((finished.task, error))
+                    failures.append((finished.task, word, error))
                     if fail_fast:
                         break
     finally:
         progress.clear()
-    return 1 if failures else 0
+    return 1 if failures or plan.lacking else 0
 
 
 def _error_of(finished: Finished) -> str:
-    """Why a task failed, recorded by its worker or else here; empty if it did not."""
+    """Why a task failed, recorded by its worker or else here, unless another process runs it; empty if it did not."""
     task, code = finished.task, finished.code
     if code == 0:
         return ""
     if code == RECORDED_FAILURE:
-        return _last_line(task)
+        return _last_line(task) or _recorded_error(task)
+    if finished.error:
+        if code != RUNNING_ELSEWHERE:
+            _record(task, finished.error)
+        return finished.error
     if code < 0:
         name = signal.Signals(-code).name
         hint = " (out of memory?)" if -code == signal.SIGKILL else ""
         error = f"the worker was ended by {name}{hint}"
     else:
-        error = f"the worker ended with code {code}: {_last_line(task)}"
+        error = f"the worker ended with code {code}: {_last_line(task) or 'no output'}"
     _record(task, error)
     return error
 
@@ -171,12 +185,17 @@ def _record(task: Task, error: str) -> None:
         print(f"the failure of {task.job.title} could not be recorded: {problem}", file=sys.stderr)
 
 
+def _recorded_error(task: Task) -> str:
+    job_id = task.job.key.job_id
+    return next((job.error for job in ResultStore(task.store).failures() if job.key.job_id == job_id), "no output")
+
+
 def _last_line(task: Task) -> str:
     try:
         lines = task.log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _local(slots: int | None, devices: list[str] | None, per_device: int) -> Executor:

@@ -2,20 +2,24 @@
 
 A run folder is ``<runs>/<dataset>/<method>/<job_id>/`` with ``job.json`` (what to do), ``config.yaml`` (resolved
 config), ``log.txt`` (the worker's output), ``metrics.csv``, ``progress.json`` and, while the job runs or if
-checkpoints are kept, ``best.ckpt``.
+checkpoints are kept, ``best.ckpt`` with ``finished.json``. ``.lock`` is locked while a worker lives, so that two
+runs never share a folder.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import yaml
 
+from msabench.evaluation.origin import FINISHED
 from msabench.evaluation.record import JobRecord
 from msabench.provenance import collect, portable
 from msabench.results.store import ResultStore
@@ -23,6 +27,12 @@ from msabench.runner.suite import Job
 
 RECORDED_FAILURE = 3
 """Exit code of a worker that has recorded its failure itself. Python exits with 1 or 2 for reasons of its own."""
+
+RUNNING_ELSEWHERE = 4
+"""Code of a task that was left to another process, which holds its run folder. Nothing is recorded for it."""
+
+NOT_STARTED = 5
+"""Code of a task whose worker could not be started."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class Task:
     def prepare(self) -> None:
         """Make the run folder, with nothing left of an earlier attempt."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("log.txt", "metrics.csv", "progress.json", "best.ckpt"):
+        for name in ("log.txt", "metrics.csv", "progress.json", "best.ckpt", FINISHED):
             (self.folder / name).unlink(missing_ok=True)
         content = {
             "job": self.job.to_json(),
@@ -118,12 +128,65 @@ class Finished:
 
     Attributes:
         task: The task.
-        code: The worker's exit code: 0 for success, ``RECORDED_FAILURE``, another for a worker that could not record
-            its end; minus the signal's number if a signal ended it.
+        code: 0 for a job that is recorded, ``RUNNING_ELSEWHERE``, ``NOT_STARTED``, or the worker's exit code:
+            ``RECORDED_FAILURE``, another for a worker that could not record its end; minus the signal's number if a
+            signal ended it.
+        error: Why no worker was started, one line; empty if one was.
     """
 
     task: Task
     code: int
+    error: str = ""
+
+
+def start(task: Task, *options: str, **settings: Any) -> subprocess.Popen[bytes] | Finished:
+    """Start a task's worker, alone in its run folder.
+
+    The folder is locked before anything in it changes. The worker inherits the lock and holds it to its end, however
+    it ends.
+
+    Args:
+        task: The task.
+        options: Options of the worker.
+        settings: Further arguments of ``subprocess.Popen``.
+
+    Returns:
+        The worker; or how the task ended without one, because another process runs the job or has recorded it since,
+        or because the folder cannot be written.
+    """
+    try:
+        task.folder.mkdir(parents=True, exist_ok=True)
+        with (task.folder / ".lock").open("wb") as lock:
+            if not _try_lock(lock):
+                return Finished(task, RUNNING_ELSEWHERE, "another process is running this job")
+            if ResultStore(task.store).has(task.job.key.job_id):
+                return Finished(task, 0)
+            task.prepare()
+            with task.log.open("wb") as log:
+                return subprocess.Popen(
+                    task.command(*options),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[lock.fileno()] if os.name == "posix" else [],
+                    **settings,
+                )
+    except OSError as error:
+        reason = error.strerror or error
+        return Finished(task, NOT_STARTED, f"no worker could be started in {task.folder}: {reason}")
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    """Lock an open file; False if another process has. Where locking does not work, nothing is locked."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
 
 
 class Executor(Protocol):

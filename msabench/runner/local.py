@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from msabench.errors import MSABenchError
-from msabench.runner.executor import Finished, Task
+from msabench.runner.executor import Finished, Task, start
 
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -96,7 +96,12 @@ class LocalExecutor:
             while waiting or active:
                 while waiting and free:
                     slot, task = free.pop(), waiting.pop()
-                    active.append((_start(task, slot), task, slot))
+                    started = _start(task, slot)
+                    if isinstance(started, Finished):
+                        free.append(slot)
+                        yield started
+                    else:
+                        active.append((started, task, slot))
                 tick([task for _, task, _ in active])
                 ended = [entry for entry in active if entry[0].poll() is not None]
                 active = [entry for entry in active if entry not in ended]
@@ -109,23 +114,14 @@ class LocalExecutor:
             _end([process for process, _, _ in active])
 
 
-def _start(task: Task, slot: Slot) -> subprocess.Popen[bytes]:
-    task.prepare()
+def _start(task: Task, slot: Slot) -> subprocess.Popen[bytes] | Finished:
     environment = {**os.environ, **ONE_THREAD}
     if slot.gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
     options = ["--parent", str(os.getpid()), "--accelerator", "cpu" if slot.gpu is None else "gpu"]
     if slot.core is not None:
         options += ["--core", str(slot.core)]
-    with task.log.open("wb") as log:
-        return subprocess.Popen(
-            task.command(*options),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+    return start(task, *options, env=environment, start_new_session=True)
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -79,8 +79,11 @@ class Plan:
         """What the user should know besides."""
         if not self.lacking:
             return []
-        ids = ", ".join(job.key.job_id for job in self.lacking)
-        return [f"note: records of {len(self.lacking)} done jobs lack cells or mask seeds asked for here: {ids}"]
+        files = ", ".join(f"{job.key.dataset}/{job.key.method}/{job.key.job_id}.jsonl" for job in self.lacking)
+        return [
+            f"incomplete: {len(self.lacking)} of the jobs done lack cells or mask seeds of the suite, and records are "
+            f"never changed, so delete these files of the store and run again, or name another store: {files}"
+        ]
 
 
 def make_plan(jobs: Iterable[Job], store: ResultStore) -> Plan:

@@ -51,15 +51,21 @@ class Progress:
         else:
             print(line, file=self._out, flush=True)
 
-    def ended(self, task: Task, error: str) -> None:
-        """Print how a job ended."""
+    def ended(self, task: Task, error: str, word: str = "failed") -> None:
+        """Print how a job ended.
+
+        Args:
+            task: The job's task.
+            error: Why it is not done; empty if it is.
+            word: What to call that.
+        """
         job_id = task.job.key.job_id
         seconds = time.monotonic() - self._started.get(job_id, time.monotonic())
         self._ended.add(job_id)
         if not error:
             self._taken.append(seconds)
         self.clear()
-        outcome = f"failed: {error}" if error else f"done in {duration(seconds)}"
+        outcome = f"{word}: {error}" if error else f"done in {duration(seconds)}"
         print(f"[{len(self._ended)}/{len(self._estimates)}] {task.job.title}: {outcome}", file=self._out, flush=True)
 
     def clear(self) -> None:

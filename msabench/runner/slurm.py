@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 
 from msabench.errors import MSABenchError
-from msabench.runner.executor import Finished, Task
+from msabench.runner.executor import Finished, Task, start
 from msabench.runner.local import ONE_THREAD
 
 POLL_SECONDS = 1.0
@@ -68,10 +67,7 @@ class SlurmExecutor:
 
     def run(self, tasks: Sequence[Task], tick: Callable[[Sequence[Task]], None]) -> Generator[Finished, None, None]:
         """See ``Executor.run``; closing the iterator early cancels what has not ended."""
-        for task in tasks:
-            task.prepare()
-        commands = [(task.command(), task.log) for task in tasks]
-        jobs = list(zip(self._engine.map_array(run_command, commands), tasks, strict=True)) if tasks else []
+        jobs = list(zip(self._engine.map_array(run_task, tasks), tasks, strict=True)) if tasks else []
         try:
             while jobs:
                 ended = [(job, task) for job, task in jobs if job.done()]
@@ -79,7 +75,7 @@ class SlurmExecutor:
                 tick([task for job, task in jobs if job.state == "RUNNING"])
                 for job, task in ended:
                     # An exception is the cluster's doing, e.g. a lost node or the time limit.
-                    yield Finished(task, 1 if job.exception() is not None else int(job.result()))
+                    yield Finished(task, 1) if job.exception() is not None else Finished(task, *job.result())
                 if jobs and not ended:
                     time.sleep(POLL_SECONDS)
         finally:
@@ -87,8 +83,9 @@ class SlurmExecutor:
                 job.cancel()
 
 
-def run_command(command_and_log: tuple[list[str], Path]) -> int:
-    """Run a worker on the node that SLURM chose; returns its exit code."""
-    command, log = command_and_log
-    with log.open("wb") as file:
-        return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+def run_task(task: Task) -> tuple[int, str]:
+    """Run a task on the node that SLURM chose; returns code and error of ``Finished``."""
+    started = start(task)
+    if isinstance(started, Finished):
+        return started.code, started.error
+    return started.wait(), ""

@@ -252,7 +252,7 @@ def _open(data: dict[str, Any]) -> tuple[str, str | None, str]:
         settings["size"] = tuple(settings["size"])
     try:
         corpus = open_corpus(data["dataset"], **settings)
-    except MSABenchError as error:
+    except (MSABenchError, OSError) as error:
         return NO_REVISION, None, str(error)
     return corpus.revision, corpus.features, ""
 

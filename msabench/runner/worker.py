@@ -8,12 +8,14 @@ its parent and its core.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from msabench.errors import MSABenchError
 from msabench.runner.executor import RECORDED_FAILURE, Task, record_failure
@@ -47,9 +49,11 @@ def main(arguments: list[str]) -> int:
 
         run_job(task, given.accelerator)
     except Exception as error:
-        traceback.print_exc()
-        # The parent shows the log's last line.
-        print(one_line(error), file=sys.stderr, flush=True)
+        # The log may lie on a full disk.
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+            # The parent shows the log's last line.
+            print(one_line(error), file=sys.stderr, flush=True)
         record_failure(task, one_line(error))
         return RECORDED_FAILURE
     return 0
@@ -73,5 +77,16 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def end(code: int) -> NoReturn:
+    """End this process with a code, even where the log can no longer be written."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        # Python would try again at its end, and replace the code when it fails.
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

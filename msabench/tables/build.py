@@ -72,6 +72,9 @@ def build_tables(
         # Summaries count over the seeds of the cell; the table's row has them all.
         entry = Entry(*(record[name] for name in ("mean", "std", "n_seeds", "n_mask_seeds", "n_collapsed")))
         row.entries[str(record["cell"])] = entry
+    # Cells may have different seeds, so that no cell need have all of them.
+    for record in found[[*PROTOCOL, *ROW, "seed"]].drop_duplicates().to_dict("records"):
+        _row_of(rows, record, record["seed"] if keep_seeds else None).n_seeds += 1
     for job in failures:
         if job.key.dataset == dataset and (wanted is None or job.key.method in wanted):
             seed = job.key.seed

@@ -14,6 +14,13 @@ from msabench.tables.spec import AVERAGE_MEANINGS, BLOCKS, Column, Entry, Row, T
 DAGGER = "†"
 PLUS_MINUS = "±"
 
+COLLAPSES = {
+    "sentiment": "all predictions of a test situation fall into one class, with or without the clips labelled 0",
+    "sims": "all predictions of a test situation fall into one class",
+    "emotions": "all predictions of a test situation fall into one class for at least one emotion",
+}
+"""Metric set -> what ``metrics.functional.is_collapsed`` means in it."""
+
 Grid = list[list[str]]
 
 CSV_COLUMNS = (
@@ -108,10 +115,11 @@ def legend(table: Table) -> list[str]:
     meanings += [AVERAGE_MEANINGS[c.key] for c in table.columns if c.key in AVERAGE_MEANINGS]
     lines.append(_sentence("Columns: " + "; ".join(meanings)))
     if any(row.seed is not None for row in table.rows):
-        lines.append("One training seed a row, mean over test masks; runs = training seeds x test masks.")
+        spread = "One training seed a row, mean over test masks"
     else:
         spread = f"Mean{PLUS_MINUS}standard deviation over training seeds of the mean over test masks"
-        lines.append(f"{spread}; runs = training seeds x test masks.")
+    differ = " (fewest-most of any column)" if any("-" in row.runs(table.columns) for row in table.rows) else ""
+    lines.append(f"{spread}; runs = training seeds x test masks{differ}.")
     if any(
         row.entries.get(c.key) and row.entries[c.key].n_seeds < row.n_seeds for row in table.rows for c in table.columns
     ):
@@ -120,8 +128,8 @@ def legend(table: Table) -> list[str]:
         lines.append("- = no records.")
     if any(entry.n_collapsed for entry in entries):
         lines.append(
-            f"{DAGGER} = collapsed: all predictions of a test situation fall into one class, so that a constant would "
-            f"score the same; {DAGGER}n = in n of the training seeds; in averages, in any situation averaged over."
+            f"{DAGGER} = collapsed: {COLLAPSES[table.metric_set]}, so that a constant would score the same there; "
+            f"{DAGGER}n = in n of the training seeds; in averages, in any situation averaged over."
         )
     if any(math.isnan(entry.mean) for entry in entries):
         lines.append("nan = undefined for at least one run, since predictions or labels are constant.")
@@ -144,13 +152,12 @@ def _cells(table: Table, columns: Sequence[Column], *, bold: str, escape: bool =
     best = {} if seeds else {column.key: _best(table, column) for column in columns}
     grid = [[clean(word) for word in (*labelled, *(column.header for column in columns))]]
     for row in table.rows:
-        runs = f"{row.n_seeds}x{row.n_mask_seeds}" if row.n_mask_seeds else str(row.n_seeds)
         labels = {
             "method": row.label,
             "regime": row.regime,
             "fidelity": row.fidelity,
             "seed": str(row.seed),
-            "runs": runs,
+            "runs": row.runs(table.columns),
         }
         numbers = []
         for column in columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from msabench.metrics.spec import MetricSpec
@@ -90,7 +91,7 @@ class Entry:
         std: Standard deviation over training seeds (ddof = 1); NaN for one seed.
         n_seeds: Training seeds it is taken over.
         n_mask_seeds: Times the test masks were drawn per training seed; 0 in cells without random holes.
-        n_collapsed: Training seeds whose predictions fell into one class.
+        n_collapsed: Training seeds whose predictions collapsed, see ``metrics.functional.is_collapsed``.
     """
 
     mean: float
@@ -112,6 +113,7 @@ class Row:
         config_hash: Hash of its configuration.
         seed: Training seed if each seed is a row; None for means over seeds.
         fidelity: The method's fidelity, see ``MethodInfo``; ``unknown`` if the method is not registered.
+        n_seeds: Training seeds with records, in whichever cells.
         marks: What else tells the row from others of the same method, variant and regime: version, config hash.
         entries: Column key -> number; a key that is absent has no records.
         failures: Errors of failed jobs, one line each.
@@ -124,6 +126,7 @@ class Row:
     config_hash: str
     seed: int | None
     fidelity: str
+    n_seeds: int = 0
     marks: tuple[str, ...] = ()
     entries: dict[str, Entry] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -134,15 +137,11 @@ class Row:
         name = self.method if self.variant == "default" else f"{self.method}/{self.variant}"
         return " ".join([name, *self.marks])
 
-    @property
-    def n_seeds(self) -> int:
-        """Most training seeds of any cell."""
-        return max((entry.n_seeds for entry in self.entries.values()), default=0)
-
-    @property
-    def n_mask_seeds(self) -> int:
-        """Most test masks of any cell."""
-        return max((entry.n_mask_seeds for entry in self.entries.values()), default=0)
+    def runs(self, columns: Sequence[Column]) -> str:
+        """Training seeds x test masks of some columns: ``3x2``; ``3x1-2`` if columns differ; ``3`` without holes."""
+        drawn = {self.entries[column.key].n_mask_seeds for column in columns if column.key in self.entries} - {0}
+        masks = "-".join(map(str, sorted({min(drawn), max(drawn)}))) if drawn else ""
+        return f"{self.n_seeds}x{masks}" if masks else str(self.n_seeds)
 
 
 @dataclass

@@ -1,0 +1,56 @@
+"""Commands in README and docs exist as written, and files they name are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from msabench.__main__ import TRAINING_VERBS, VERBS, arguments_of
+from msabench.cli import resolve
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((REPOSITORY / "docs").glob("*.md"))
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command line) for every ``msabench`` command in a block or in backticks."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE))
+        inline = re.findall(r"`(msabench [^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+        lines = [line.split("#")[0].strip() for line in blocks.splitlines() if line.startswith("msabench ")]
+        found += [(page.name, line) for line in [*lines, *inline]]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_command_is_understood(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    words = shlex.split(line)[1:]
+    if words[0] in TRAINING_VERBS:
+        if len(words) > 1:
+            assert words[1] == "--config"
+            if "<" not in line and "foo" not in line:
+                resolve([Path(words[2])], words[3:])
+        return
+    name = " ".join(words[:2]) if words[0] == "data" else words[0]
+    assert name in VERBS, f"{page}: {line}"
+    rest = words[2:] if words[0] == "data" else words[1:]
+    placeholders = any(word in ("FILE", "DATASET", "NAME", "foo") for word in rest)
+    if rest and not placeholders:
+        arguments_of(name, VERBS[name].load(), rest)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_commands_were_found() -> None:
+    assert len(commands()) > 20
