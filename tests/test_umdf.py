@@ -212,7 +212,7 @@ def test_forward_is_the_chain_of_its_parts():
         conv = method.convolutions[m]
         padded = F.pad(batch.features[m], (0, 0, 1, 1))
         steps = [torch.einsum("nkc,ock->no", padded[:, t : t + 3], conv.weight) + conv.bias for t in range(7)]
-        z.append(torch.stack(steps, 1) + sinusoidal_positions(7, 8))
+        z.append(8**0.5 * torch.stack(steps, 1) + sinusoidal_positions(7, 8))
     z = torch.stack(z)
     keys = torch.stack([batch.valid[m] for m in MODALITIES])
     for layer in method.interaction:

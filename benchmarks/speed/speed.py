@@ -113,6 +113,8 @@ def synth(method: str, folder: str, *overrides: str):  # noqa: ANN201
         "--trainer.enable_progress_bar=false",
         f"--trainer.default_root_dir={folder}",
         "--early_stop=null",
+        # A schedule on the validation loss has nothing to watch where no validation runs.
+        *(["--model.init_args.lr_patience=null"] if method in ("mult", "umdf") else []),
         "--data.missing.regime=mixed",
         *overrides,
     ]

@@ -28,7 +28,9 @@ Deviations:
        layers with a ReLU between them.
     5. Concatenating channels needs equal lengths. Aligned features are used as they are; of unaligned ones, the
        existing steps of audio and vision are interpolated onto those of the text after the convolution, before
-       positions are added (a fixed sinusoidal code; the paper does not say which).
+       positions are added. The paper does not say how positions are coded: as in Vaswani et al. 2017, features are
+       multiplied by sqrt(d) and a fixed sinusoidal code is added. Without the factor the code outweighs the few
+       features of audio and vision, and what they carry is hardly learnt.
     6. "Kernel 3x3" of a one-dimensional convolution is read as kernel 3 with padding 1, for modalities and gate (10).
     7. "Matrix multiplication" of the scores with H_k would leave one vector, yet a convolution, a Transformer and a
        "last element" follow: we scale each step by its score, times the number of existing steps, so that equal scores
@@ -232,6 +234,8 @@ class UMDF(MSAMethod):
         lambda_logits: Weight lambda_2 >= 0 of the logits distillation (Jensen-Shannon, or MSE of scores).
         lr: Learning rate of Adam.
         weight_decay: L2 weight decay of Adam.
+        lr_patience: Epochs without a better ``val/task`` before the learning rate is divided by 10; None, as in the
+            paper, which states no schedule, keeps it constant.
 
     Raises:
         MSABenchError: An argument outside its range, or training on batches without views.
@@ -265,8 +269,11 @@ class UMDF(MSAMethod):
         lambda_logits: float = 0.1,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
+        lr_patience: int | None = None,
     ) -> None:
-        super().__init__(spec, variant=variant, lr=lr, weight_decay=weight_decay, task_loss="mse")
+        super().__init__(
+            spec, variant=variant, lr=lr, weight_decay=weight_decay, task_loss="mse", lr_patience=lr_patience
+        )
         if heads < 1 or dim < 1 or dim % heads:
             raise MSABenchError(
                 f"dim {dim} with {heads} heads is not allowed; dim must be a positive multiple of heads"
