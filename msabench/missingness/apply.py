@@ -55,21 +55,26 @@ def build_batch(
             "level 'tokens' drops words before the text encoder, but text comes as precomputed features; "
             "set level to 'vectors' or give the method a text encoder that reads token ids"
         )
-    observed = {modality: _pick(mask, index) for modality, mask in masks.observed.items()}
+    picked = masks.pick(index) if isinstance(index, Tensor) else _slice(masks, index)
     batch = Batch(
         features={
-            modality: _features(split.features[modality], index, observed[modality], (scale or {}).get(modality))
+            modality: _features(split.features[modality], index, picked.observed[modality], (scale or {}).get(modality))
             for modality in (MODALITIES[1:] if with_tokens else MODALITIES)
         },
-        valid={modality: _pick(mask, index) for modality, mask in masks.valid.items()},
-        observed=observed,
-        last={modality: _pick(last, index) for modality, last in masks.last.items()},
+        valid=picked.valid,
+        observed=picked.observed,
+        last=picked.last,
         labels=_pick(split.labels, index),
         index=index.long() if isinstance(index, Tensor) else None,
     )
     if with_tokens:
         _add_tokens(batch, split, index, config)
     return batch
+
+
+def _slice(masks: Masks, index: slice) -> Masks:
+    fields = (masks.observed, masks.valid, masks.last)
+    return Masks(*({modality: _pick(rows, index) for modality, rows in field.items()} for field in fields))
 
 
 def _pick(rows: Tensor, index: Tensor | slice) -> Tensor:

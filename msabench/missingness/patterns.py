@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -95,6 +95,23 @@ class Masks:
     observed: dict[str, Tensor]
     valid: dict[str, Tensor]
     last: dict[str, Tensor]
+    _rows: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def pick(self, index: Tensor) -> Masks:
+        """The masks of some clips, int ``(B,)`` rows, in memory of their own."""
+        if self._rows is None:
+            # Side by side in one tensor, an epoch's masks are picked in two operations a batch instead of nine.
+            flags = torch.cat([*self.observed.values(), *self.valid.values()], dim=1)
+            self._rows = (flags, torch.stack(list(self.last.values()), dim=1))
+        flags, last = (rows.index_select(0, index) for rows in self._rows)
+        widths = [mask.shape[1] for mask in (*self.observed.values(), *self.valid.values())]
+        parts = flags.split_with_sizes(widths, dim=1)
+        count = len(self.observed)
+        return Masks(
+            observed=dict(zip(self.observed, parts[:count], strict=True)),
+            valid=dict(zip(self.valid, parts[count:], strict=True)),
+            last=dict(zip(self.last, last.unbind(1), strict=True)),
+        )
 
 
 @dataclass
