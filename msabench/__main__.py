@@ -146,7 +146,8 @@ def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> d
         given = parser.instantiate(parser.parse_args(words))
     except ArgumentError as error:
         raise MSABenchError(f"msabench {name}: {' '.join(str(error).split())}") from error
-    return {key: value for key, value in vars(given).items() if not key.startswith("_")}
+    values: dict[str, Any] = given.as_dict()
+    return values
 
 
 def _list_options(function: Callable[..., Any]) -> dict[str, Any]:

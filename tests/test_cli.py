@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import pytest
 import yaml
 
-from msabench.__main__ import TRAINING_VERBS, VERBS, dispatch, overview
+from msabench.__main__ import TRAINING_VERBS, VERBS, arguments_of, dispatch, overview
 from msabench.cli import build
 from msabench.errors import MSABenchError
 from msabench.evaluation.command import evaluate
@@ -306,3 +306,12 @@ def test_errors_leave_no_traceback_unless_asked_for(elsewhere: Path) -> None:
     debug = subprocess.run([*words, "--debug"], capture_output=True, text=True, check=False)
     assert debug.returncode == 2
     assert "Traceback" in debug.stderr
+
+
+def test_arguments_reach_their_function_under_their_own_names() -> None:
+    function = VERBS["regress"].load()
+    given = arguments_of("regress", function, ["--methods", "mult", "umdf", "--update"])
+    assert given["update"] is True
+    assert given["methods"] == ["mult", "umdf"]
+    assert arguments_of("regress", function, [])["update"] is False
+    assert set(given) == {"methods", "update", "expected", "configs"}
