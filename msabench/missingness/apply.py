@@ -56,9 +56,10 @@ def build_batch(
             "set level to 'vectors' or give the method a text encoder that reads token ids"
         )
     picked = masks.pick(index) if isinstance(index, Tensor) else _slice(masks, index)
+    keep = picked.keep_bits()
     batch = Batch(
         features={
-            modality: _features(split.features[modality], index, picked.observed[modality], (scale or {}).get(modality))
+            modality: _features(split.features[modality], index, keep[modality], (scale or {}).get(modality))
             for modality in (MODALITIES[1:] if with_tokens else MODALITIES)
         },
         valid=picked.valid,
@@ -82,7 +83,7 @@ def _pick(rows: Tensor, index: Tensor | slice) -> Tensor:
     return rows[index].clone() if isinstance(index, slice) else rows.index_select(0, index)
 
 
-def _features(rows: Tensor, index: Tensor | slice, observed: Tensor, scale: tuple[Tensor, Tensor] | None) -> Tensor:
+def _features(rows: Tensor, index: Tensor | slice, keep: Tensor, scale: tuple[Tensor, Tensor] | None) -> Tensor:
     owned = isinstance(index, Tensor)
     picked = rows.index_select(0, index) if isinstance(index, Tensor) else rows[index]
     if scale is not None:
@@ -90,7 +91,7 @@ def _features(rows: Tensor, index: Tensor | slice, observed: Tensor, scale: tupl
         picked = (picked.sub_(mean) if owned else picked - mean).div_(deviation)
         owned = True
     # Bits are cleared rather than numbers multiplied by 0: as fast, and no -0.0 or NaN tells what was there.
-    bits, keep = picked.view(torch.int32), observed.to(torch.int32).neg_().unsqueeze(-1)
+    bits = picked.view(torch.int32)
     return (bits.bitwise_and_(keep) if owned else bits & keep).view(picked.dtype)
 
 

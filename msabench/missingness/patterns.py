@@ -107,11 +107,20 @@ class Masks:
         widths = [mask.shape[1] for mask in (*self.observed.values(), *self.valid.values())]
         parts = flags.split_with_sizes(widths, dim=1)
         count = len(self.observed)
-        return Masks(
+        picked = Masks(
             observed=dict(zip(self.observed, parts[:count], strict=True)),
             valid=dict(zip(self.valid, parts[count:], strict=True)),
             last=dict(zip(self.last, last.unbind(1), strict=True)),
         )
+        picked._rows = (flags, last)
+        return picked
+
+    def keep_bits(self) -> dict[str, Tensor]:
+        """Modality -> int32 ``(N, T_m, 1)``: all bits set where a frame is observed, none where it is not."""
+        widths = [mask.shape[1] for mask in self.observed.values()]
+        joined = torch.cat(list(self.observed.values()), dim=1) if self._rows is None else self._rows[0]
+        bits = joined[:, : sum(widths)].to(torch.int32).neg_().unsqueeze(-1)
+        return dict(zip(self.observed, bits.split_with_sizes(widths, dim=1), strict=True))
 
 
 @dataclass
