@@ -64,8 +64,28 @@ class Built:
     config: dict[str, Any]
 
 
+class StopEarly(EarlyStopping):
+    """Stops after epochs without a better ``val/task`` in a method's last stage."""
+
+    def __init__(self, patience: int) -> None:
+        super().__init__(MONITOR, mode="min", patience=patience)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the last stage's epochs only."""
+        if isinstance(pl_module, MSAMethod) and pl_module.in_last_stage:
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the last stage's epochs only."""
+        if isinstance(pl_module, MSAMethod) and pl_module.in_last_stage:
+            super().on_train_epoch_end(trainer, pl_module)
+
+
 class KeepBest(ModelCheckpoint):
     """Keeps ``best.ckpt``, the epoch with the lowest ``val/task``, and says in ``finished.json`` that training ended.
+
+    Of a method that trains in stages it is an epoch of the last one. Each earlier stage leaves ``<stage>.ckpt``, from
+    which ``msabench fit --ckpt_path`` goes on.
 
     Args:
         dirpath: Folder of both.
@@ -83,6 +103,7 @@ class KeepBest(ModelCheckpoint):
         )
         self.config = config
         self._started = 0.0
+        self._n_params = 0
         self._provenance: dict[str, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -93,6 +114,21 @@ class KeepBest(ModelCheckpoint):
             (Path(self.dirpath) / FINISHED).unlink(missing_ok=True)
             self._provenance = collect(str(trainer.strategy.root_device))
             self._started = time.perf_counter()
+            # Now, because later stages freeze some.
+            self._n_params = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Select among the last stage's epochs only."""
+        if isinstance(pl_module, MSAMethod) and pl_module.in_last_stage:
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what a stage before the last ends with."""
+        assert isinstance(pl_module, MSAMethod)
+        if pl_module.in_last_stage:
+            super().on_train_epoch_end(trainer, pl_module)
+        elif pl_module.ends_a_stage and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(Path(self.dirpath or ".") / f"{pl_module.stage}.ckpt")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save methods without an optimiser, which Lightning skips, and write ``finished.json``.
@@ -131,7 +167,7 @@ class KeepBest(ModelCheckpoint):
             best_epoch=selected,
             val_task=val_task,
             train_seconds=train_seconds,
-            n_params=sum(p.numel() for p in method.parameters() if p.requires_grad),
+            n_params=self._n_params,
             peak_memory_bytes=_peak_memory(trainer.strategy.root_device),
             provenance=self._provenance,
             # A class of somebody's own trains as well, but has no key to be recorded under.
@@ -239,7 +275,7 @@ class MSACLI(LightningCLI):
         resolved = _plain(self._parser(self.subcommand), self.config.get(str(self.subcommand), self.config))
         callbacks: list[Callback] = [KeepBest(folder, resolved), SavePredictions(folder)]
         if config["early_stop"] is not None:
-            callbacks.append(EarlyStopping(MONITOR, mode="min", patience=config["early_stop"]))
+            callbacks.append(StopEarly(config["early_stop"]))
         given = settings["callbacks"] or []
         kwargs["callbacks"] = [*callbacks, *(given if isinstance(given, list) else [given])]
         if settings["logger"] in (None, True):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from msabench.methods.base import MSAMethod
 
 METHODS_FOLDER = Path(__file__).parent / "methods"
-_NOT_METHODS = ("base", "checkpoint", "info")
+_NOT_METHODS = ("base", "checkpoint", "info", "schedules")
 
 
 @lru_cache(maxsize=1)

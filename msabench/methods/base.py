@@ -6,12 +6,14 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
@@ -48,6 +50,10 @@ class MSAMethod(pl.LightningModule, ABC):
     metrics and selection. Validation, test and prediction are never overridden, so every number in a table went
     through the same lines.
 
+    Most methods train one thing from the first epoch to the last. Where a paper trains in several ways, ``schedule``
+    says so. *Stages* follow one another within one fit: all but the last take the epochs in ``stage_epochs``, and only
+    epochs of the last one are selected. *Turns* alternate within every batch, each with an optimiser of its own.
+
     Args:
         spec: What the data look like; filled in from the data module.
         variant: ``default`` or one of ``info.variants``.
@@ -57,9 +63,17 @@ class MSAMethod(pl.LightningModule, ABC):
         lr_patience: Epochs without a better ``val/task`` after which the learning rate is multiplied by
             ``lr_factor``; None keeps it constant.
         lr_factor: See ``lr_patience``.
+        optimizer: ``adam``, or ``adamw`` with decoupled weight decay.
+        gradient_clip: Largest norm of a turn's gradient, for methods with several turns; the others are clipped by
+            the trainer.
+
+    Attributes:
+        schedule: Stage -> its turns, in order. A method may set another one in its constructor.
+        stage_epochs: Stage -> epochs, for every stage but the last; set in the constructor.
     """
 
     info: ClassVar[MethodInfo]
+    schedule: Mapping[str, tuple[str, ...]] = MappingProxyType({"task": ("main",)})
     init_args: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> MSAMethod:
@@ -81,6 +95,8 @@ class MSAMethod(pl.LightningModule, ABC):
         task_loss: Literal["l1", "mse"] = "l1",
         lr_patience: int | None = None,
         lr_factor: float = 0.1,
+        optimizer: Literal["adam", "adamw"] = "adam",
+        gradient_clip: float | None = None,
     ) -> None:
         super().__init__()
         if variant not in ("default", *self.info.variants):
@@ -94,6 +110,11 @@ class MSAMethod(pl.LightningModule, ABC):
         self.criterion = task_loss
         self.lr_patience = lr_patience
         self.lr_factor = lr_factor
+        self.optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+        self.gradient_clip = gradient_clip
+        self.stage_epochs: dict[str, int] = {}
+        self._stage = ""
+        self._turn = ""
         self._epoch_sums: dict[str, Tensor] = {}
         self._epoch_clips = 0
         self._val_metrics = PredictionMetrics(spec.metric_set)
@@ -112,15 +133,30 @@ class MSAMethod(pl.LightningModule, ABC):
 
     @abstractmethod
     def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """Named loss terms, already weighted; the base sums them.
+        """Named loss terms of the current stage and turn, already weighted; the base sums them.
 
         On several devices ``out`` and the batch's labels, index, masks and complete version have been gathered, so
         means and batch-level losses are over the global batch.
         """
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups for Adam."""
+        """Parameter groups for the optimiser of the current turn."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def prepare_stage(self, stage: str) -> None:
+        """Freeze what a stage does not train. Called on entering it, also from a checkpoint, so at times twice.
+
+        What is frozen once stays frozen: several devices agree at the start on what is trained.
+        """
+
+    def lr_multiplier(self, epoch: int, epochs: int) -> float:
+        """Factor on the learning rate, for methods with a schedule of their own.
+
+        Args:
+            epoch: Epoch within the stage, from 0.
+            epochs: Epochs of the stage.
+        """
+        return 1.0
 
     @property
     def needs_tokens(self) -> bool:
@@ -149,10 +185,108 @@ class MSAMethod(pl.LightningModule, ABC):
             return F.cross_entropy(pred.reshape(-1, 2), labels.reshape(-1))
         return F.l1_loss(pred, labels) if self.criterion == "l1" else F.mse_loss(pred, labels)
 
+    # Stages and turns.
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages in order."""
+        return tuple(self.schedule)
+
+    @property
+    def stage(self) -> str:
+        """The current stage."""
+        return self._stage or self.stages[0]
+
+    @property
+    def in_last_stage(self) -> bool:
+        """Whether this is the stage whose epochs are selected from and evaluated."""
+        return self.stage == self.stages[-1]
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The turns of the current stage."""
+        return self.schedule[self.stage]
+
+    @property
+    def turn(self) -> str:
+        """The current turn."""
+        return self._turn or self.turns[0]
+
+    @turn.setter
+    def turn(self, turn: str) -> None:
+        if turn not in self.turns:
+            raise one_of(f"turn of {self.info.name} in stage {self.stage!r}", turn, self.turns)
+        self._turn = turn
+
+    @property
+    def automatic_optimization(self) -> bool:
+        """Whether Lightning steps the optimiser; not with several turns, nor without anything to optimise."""
+        one_turn = all(len(turns) == 1 for turns in self.schedule.values())
+        return one_turn and any(parameter.requires_grad for parameter in self.parameters())
+
+    @automatic_optimization.setter
+    def automatic_optimization(self, automatic: bool) -> None:
+        raise AttributeError("it follows from the schedule")
+
+    def enter_stage(self, stage: str) -> None:
+        """Go to a stage.
+
+        Raises:
+            MSABenchError: The method has no such stage.
+        """
+        if stage not in self.schedule:
+            raise one_of(f"stage of {self.info.name}", stage, self.stages)
+        self._stage, self._turn = stage, ""
+        self.prepare_stage(stage)
+
+    def setup(self, stage: str) -> None:
+        """Begin a fit in the first stage, unless a checkpoint says otherwise.
+
+        Raises:
+            MSABenchError: The trainer's epochs leave none for the last stage.
+        """
+        if stage != "fit":
+            return
+        before, epochs = sum(self.stage_epochs.values()), self.trainer.max_epochs
+        if epochs is not None and 0 <= epochs <= before and len(self.stages) > 1:
+            raise MSABenchError(
+                f"trainer.max_epochs {epochs} is too few for {self.info.name}: the stages before {self.stages[-1]!r} "
+                f"take {before} ({self.stage_epochs}); give more"
+            )
+        self.enter_stage(self.stages[0])
+
+    def on_train_epoch_start(self) -> None:
+        """Go to the next stage when it is due, with optimisers of its own."""
+        first_epoch = 0
+        for stage in self.stages:
+            end = first_epoch + self.stage_epochs.get(stage, 0)
+            if self.current_epoch < end or stage == self.stages[-1]:
+                break
+            first_epoch = end
+        if stage != self.stage:
+            self.enter_stage(stage)
+            self.trainer.strategy.setup_optimizers(self.trainer)
+
+    @property
+    def ends_a_stage(self) -> bool:
+        """Whether the current epoch is the last one of a stage before the last."""
+        ends, epoch = [], 0
+        for stage in self.stages[:-1]:
+            epoch += self.stage_epochs[stage]
+            ends.append(epoch - 1)
+        return self.current_epoch in ends
+
     # Steps.
 
     def on_train_start(self) -> None:
         """Refuse what would give other losses on several devices than on one."""
+        if self.trainer.world_size > 1 and (len(self.stages) > 1 or not self.automatic_optimization):
+            settings = getattr(self.trainer.strategy, "_ddp_kwargs", {"find_unused_parameters": True})
+            if not settings.get("find_unused_parameters"):
+                raise MSABenchError(
+                    f"{self.info.name} does not train all of its parameters in every step; on several devices it needs "
+                    "--trainer.strategy=ddp_find_unused_parameters_true"
+                )
         unsynchronised = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
         if self.trainer.world_size > 1 and any(isinstance(module, unsynchronised) for module in self.modules()):
             raise MSABenchError(
@@ -160,12 +294,31 @@ class MSAMethod(pl.LightningModule, ABC):
                 "train it on one device, or on GPUs with --trainer.sync_batchnorm=true"
             )
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One optimisation step's loss."""
-        out = self.training_forward(batch)
-        terms = self.loss(*self._gathered(out, batch))
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """One optimisation step's loss; with several turns, a step of each."""
+        self._epoch_clips += batch.size
+        if self.automatic_optimization:
+            return self._loss_of_turn(batch)
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            self._loss_of_turn(batch)
+            return None
+        for turn, optimizer in zip(self.turns, _as_list(self.optimizers()), strict=True):
+            self.turn = turn
+            # The parameters of the other turns are frozen meanwhile.
+            self.toggle_optimizer(optimizer)
+            self.manual_backward(self._loss_of_turn(batch))
+            if self.gradient_clip is not None:
+                self.clip_gradients(optimizer, self.gradient_clip, "norm")
+            optimizer.step()
+            optimizer.zero_grad()
+            self.untoggle_optimizer(optimizer)
+        return None
+
+    def _loss_of_turn(self, batch: Batch) -> Tensor:
+        terms = self.loss(*self._gathered(self.training_forward(batch), batch))
         total = torch.stack(list(terms.values())).sum()
-        self._accumulate({"loss": total, **{f"loss_{name}": term for name, term in terms.items()}}, batch.size)
+        prefix = "loss" if len(self.turns) == 1 else f"loss_{self.turn}"
+        self._accumulate({prefix: total, **{f"{prefix}_{name}": term for name, term in terms.items()}}, batch.size)
         return total
 
     def on_train_epoch_end(self) -> None:
@@ -176,6 +329,10 @@ class MSAMethod(pl.LightningModule, ABC):
             if not torch.isfinite(value):
                 raise MSABenchError(f"{name} of {self.info.name} is {value.item()} in epoch {self.current_epoch}")
         self.log_dict(means)
+        if not self.automatic_optimization:
+            for scheduler in _as_list(self.lr_schedulers()):
+                if not isinstance(scheduler, ReduceLROnPlateau):
+                    scheduler.step()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Predict one validation batch."""
@@ -185,9 +342,14 @@ class MSAMethod(pl.LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         """Log ``val/task`` (the selection criterion) and all metrics over the whole split."""
         pred, labels = self._val_metrics.predictions()
-        self.log("val/task", self.task_loss(pred, labels), prog_bar=True)
+        val_task = self.task_loss(pred, labels)
+        self.log("val/task", val_task, prog_bar=True)
         self.log_dict({f"val/{key}": value for key, value in self._val_metrics.compute().items()})
         self._val_metrics.reset()
+        if not self.automatic_optimization and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            for scheduler in _as_list(self.lr_schedulers()):
+                if isinstance(scheduler, ReduceLROnPlateau):
+                    scheduler.step(float(val_task))
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Predict one test batch; one data loader per cell."""
@@ -209,17 +371,27 @@ class MSAMethod(pl.LightningModule, ABC):
         return self(batch.for_inference()).pred
 
     def configure_optimizers(self) -> Any:
-        """Adam over ``param_groups()``, with the learning rate reduced on plateaus of ``val/task`` if asked for."""
-        groups = [group for group in self.param_groups() if group["params"]]
-        if not groups:
-            return None
-        optimizer = torch.optim.Adam(groups, lr=self.lr, weight_decay=self.weight_decay)
-        if self.lr_patience is None:
-            return optimizer
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, mode="min", factor=self.lr_factor, patience=self.lr_patience
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/task"}}
+        """An optimiser for each turn of the stage, over ``param_groups()``, and its learning rate's schedule."""
+        made: list[dict[str, Any]] = []
+        for turn in self.turns:
+            self.turn = turn
+            groups = [group for group in self.param_groups() if group["params"]]
+            if not groups:
+                return None
+            optimizer = self.optimizer_class(groups, lr=self.lr, weight_decay=self.weight_decay)
+            made.append({"optimizer": optimizer, **self._scheduled(optimizer)})
+        return made[0] if len(made) == 1 else made
+
+    def _scheduled(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        if self.lr_patience is not None:
+            plateau = ReduceLROnPlateau(optimizer, mode="min", factor=self.lr_factor, patience=self.lr_patience)
+            return {"lr_scheduler": {"scheduler": plateau, "monitor": "val/task"}}
+        if type(self).lr_multiplier is MSAMethod.lr_multiplier:
+            return {}
+        epochs = self.stage_epochs.get(self.stage, 0)
+        if self.in_last_stage:
+            epochs = (self.trainer.max_epochs or 0) - sum(self.stage_epochs.values())
+        return {"lr_scheduler": LambdaLR(optimizer, lambda epoch: self.lr_multiplier(epoch, epochs))}
 
     # Checkpoints.
 
@@ -230,16 +402,26 @@ class MSAMethod(pl.LightningModule, ABC):
             "method_version": self.info.method_version,
             "init_args": self.init_args,
             "spec": asdict(self.spec),
+            "stage": self.stage,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another method or variant, or of another version, other arguments or other data."""
+        """Refuse a checkpoint of another method or variant, or of another version, other arguments or other data.
+
+        Go to the stage it was saved in; only a fit may go on from one before the last.
+        """
         made_by = checkpoint.get(CHECKPOINT_KEY, {})
         theirs = (made_by.get("method"), made_by.get("init_args", {}).get("variant", "default"))
         if theirs != (self.info.name, self.variant):
             raise MSABenchError(
                 f"the checkpoint is of method {theirs[0]!r} (variant {theirs[1]!r}); "
                 f"expected {self.info.name!r} (variant {self.variant!r})"
+            )
+        self.enter_stage(made_by.get("stage", self.stage))
+        if not self.in_last_stage and self._trainer is not None and self.trainer.state.fn != "fit":
+            raise MSABenchError(
+                f"the checkpoint was saved in stage {self.stage!r} of {self.info.name}; "
+                f"give the best.ckpt of a training that reached stage {self.stages[-1]!r}"
             )
         ours: dict[str, Any] = {}
         self.on_save_checkpoint(ours)
@@ -255,7 +437,6 @@ class MSAMethod(pl.LightningModule, ABC):
         for name, value in values.items():
             weighted = value.detach() * clips
             self._epoch_sums[name] = self._epoch_sums[name] + weighted if name in self._epoch_sums else weighted
-        self._epoch_clips += clips
 
     def _gathered(self, out: Output, batch: Batch) -> tuple[Output, Batch]:
         if self._trainer is None or self.trainer.world_size == 1:
@@ -283,6 +464,11 @@ class MSAMethod(pl.LightningModule, ABC):
         padding = rows.new_zeros(max(sizes) - len(rows), *rows.shape[1:])
         gathered = self.all_gather(torch.cat([rows, padding]), sync_grads=rows.requires_grad)
         return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Lightning gives None, one thing, or a list of several."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _first_difference(theirs: Any, ours: Any, name: str = "") -> tuple[str, Any, Any] | None:

@@ -41,8 +41,6 @@ class Constant(MSAMethod):
     def __init__(self, spec: DataSpec, *, variant: str = "default") -> None:
         super().__init__(spec, variant=variant)
         self.register_buffer("value", torch.zeros(4, 2) if spec.task == "emotions" else torch.zeros(()))
-        # There is nothing to optimise.
-        self.automatic_optimization = False
 
     def on_fit_start(self) -> None:
         """Read the answer off the training labels."""

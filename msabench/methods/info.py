@@ -30,6 +30,7 @@ class MethodInfo:
         tasks: Kinds of labels it handles: ``regression``, ``emotions``.
         variants: Named ablations and variants besides ``default``.
         trains_with: Training-only inputs it asks for: ``views``, ``complete``.
+        reads: Modalities that a prediction of its default variant depends on.
         smoke: Constructor arguments of a tiny instance for tests.
     """
 
@@ -46,6 +47,7 @@ class MethodInfo:
     tasks: tuple[str, ...] = ("regression", "emotions")
     variants: tuple[str, ...] = ()
     trains_with: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ("text", "audio", "vision")
     smoke: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
