@@ -203,3 +203,29 @@ def test_shipped_suites_resolve(path):
     jobs = expand(suite)
     assert len(jobs) == len(suite.drafts)
     assert len({job.key.job_id for job in jobs}) == len(jobs)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_suite_may_include_others_with_their_settings(folder):
+    inner = {"name": "inner", "overrides": {"trainer.max_epochs": 7}, "seeds": [5, 6]}
+    (folder / "suites" / "inner.yaml").write_text(
+        yaml.safe_dump({**inner, "jobs": [{"method": "umdf", "dataset": "synth", "variants": ["wo_mcim"]}]})
+    )
+    suite = read_suite(written(folder, include=["inner.yaml"], seeds=[1]))
+    assert [(draft.method, draft.seed) for draft in suite.drafts] == [("umdf", 5), ("umdf", 6), ("constant", 1)]
+    assert suite.drafts[0].overrides == ("--trainer.max_epochs=7", "--model.init_args.variant=wo_mcim")
+    assert suite.drafts[2].overrides == ()
+    only = read_suite(written(folder, include=["inner.yaml"], jobs=None))
+    assert len(only.drafts) == 2
+
+
+def test_includes_that_cannot_be_followed_are_refused(folder):
+    with pytest.raises(MSABenchError, match=r"suite s.yaml includes s.yaml, which includes it in turn"):
+        read_suite(written(folder, include=["s.yaml"]))
+    with pytest.raises(MSABenchError, match="there is no suite"):
+        read_suite(written(folder, include=["elsewhere.yaml"]))
+    (folder / "suites" / "inner.yaml").write_text(
+        yaml.safe_dump({"name": "i", "grid": ["inter"], "jobs": [{"method": "constant", "dataset": "synth"}]})
+    )
+    with pytest.raises(MSABenchError, match=r"has grid \['paper'\] and includes inner.yaml with \['inter'\]"):
+        read_suite(written(folder, include=["inner.yaml"]))

@@ -27,6 +27,12 @@ AVERAGES: dict[str, tuple[Cell, ...]] = {
 }
 """Average -> the cells it is taken over: the six missing-modality conditions, and the ten rates 0.0 to 0.9."""
 
+DRAWS = 2000
+"""Resamples of a bootstrap interval."""
+
+LEVEL = 95
+"""Coverage in percent that intervals aim at."""
+
 
 def by_seed(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """One value per training seed and cell: the mean over mask seeds; averages over conditions come as further cells.

@@ -18,6 +18,8 @@
 
 A job entry expands into seeds x variants x regimes. Its own overrides come after the suite's, ``variants`` and
 ``regimes`` after both. ``config`` is a path from the config folder; ``seeds`` replaces the suite's.
+``include: [a.yaml]`` adds the jobs of other suites, named from this file's folder, with the seeds and overrides that
+they have there; the grid and the mask seeds must be this suite's.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from msabench.missingness.conditions import parse_grid
 from msabench.missingness.config import MissingConfig
 from msabench.provenance import job_key
 
-SUITE_KEYS = ("name", "description", "grid", "mask_seeds", "seeds", "overrides", "configs", "jobs")
+SUITE_KEYS = ("name", "description", "grid", "mask_seeds", "seeds", "overrides", "configs", "include", "jobs")
 ENTRY_KEYS = ("method", "dataset", "variants", "regimes", "seeds", "config", "overrides")
 NO_REVISION = "missing"
 """Revision in the key of a job whose data are not here."""
@@ -129,11 +131,16 @@ class Job:
         return cls(**{**values, "key": JobKey(**values["key"])})
 
 
-def read_suite(path: Path) -> Suite:
+def read_suite(path: Path, including: tuple[Path, ...] = ()) -> Suite:
     """Read and check a suite file; resolves no config and needs no torch.
 
+    Args:
+        path: The file.
+        including: Suite files on the way from the outermost one to this.
+
     Raises:
-        MSABenchError: The file is missing or is no YAML mapping, a key is unknown or lacks, or a value is not allowed.
+        MSABenchError: The file is missing or is no YAML mapping, a key is unknown or lacks, a value is not allowed, or
+            it includes itself or a suite with another grid or other mask seeds.
     """
     if not path.is_file():
         raise MSABenchError(f"there is no suite {path}; msabench suites lists those in benchmarks/suites")
@@ -142,24 +149,43 @@ def read_suite(path: Path) -> Suite:
     except yaml.YAMLError as error:
         raise MSABenchError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     where = f"suite {path.name}"
-    content = _mapping(content, where, SUITE_KEYS, needed=("name", "jobs"))
+    content = _mapping(
+        content, where, SUITE_KEYS, needed=("name",) if "include" in (content or {}) else ("name", "jobs")
+    )
     grid = _listed(content.get("grid", ["paper"]), str, f"grid of {where}")
     parse_grid(grid)
     suite_seeds = _seeds(content.get("seeds", [1111]), f"seeds of {where}")
     shared = _mapping(content.get("overrides") or {}, f"overrides of {where}")
     folder = _config_folder(path, content.get("configs"))
-    if not isinstance(content["jobs"], list) or not content["jobs"]:
-        raise MSABenchError(f"jobs of {where} must be a list of mappings with the keys {', '.join(ENTRY_KEYS)}")
+    mask_seeds = tuple(_seeds(content.get("mask_seeds", [0, 1, 2]), f"mask_seeds of {where}"))
     drafts: list[Draft] = []
-    for number, entry in enumerate(content["jobs"], start=1):
+    for name in _listed(content.get("include", []), str, f"include of {where}"):
+        drafts += _included(path, name, (*including, path), tuple(grid), mask_seeds)
+    jobs = content.get("jobs", [])
+    if not isinstance(jobs, list) or not (jobs or drafts):
+        raise MSABenchError(f"jobs of {where} must be a list of mappings with the keys {', '.join(ENTRY_KEYS)}")
+    for number, entry in enumerate(jobs, start=1):
         drafts += _drafts(entry, f"job {number} of {where}", suite_seeds, shared, folder)
     return Suite(
         name=str(content["name"]),
         description=str(content.get("description", "")),
         grid=tuple(grid),
-        mask_seeds=tuple(_seeds(content.get("mask_seeds", [0, 1, 2]), f"mask_seeds of {where}")),
+        mask_seeds=mask_seeds,
         drafts=tuple(dict.fromkeys(drafts)),
     )
+
+
+def _included(
+    path: Path, name: str, including: tuple[Path, ...], grid: tuple[str, ...], mask_seeds: tuple[int, ...]
+) -> tuple[Draft, ...]:
+    inner = path.parent / name
+    if inner.resolve() in {outer.resolve() for outer in including}:
+        raise MSABenchError(f"suite {path.name} includes {name}, which includes it in turn")
+    suite = read_suite(inner, including)
+    for what, theirs, ours in (("grid", suite.grid, grid), ("mask_seeds", suite.mask_seeds, mask_seeds)):
+        if theirs != ours:
+            raise MSABenchError(f"suite {path.name} has {what} {list(ours)} and includes {name} with {list(theirs)}")
+    return suite.drafts
 
 
 def select(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msabench.data.info import DATASETS, DatasetInfo
@@ -45,6 +47,7 @@ def build_tables(
     *,
     methods: Sequence[str] | None = None,
     keep_seeds: bool = False,
+    predictions: Path | None = None,
 ) -> list[Table]:
     """Tables of one corpus: one for each protocol found in its records.
 
@@ -56,6 +59,7 @@ def build_tables(
         columns: Columns.
         methods: Methods to show, in this order, besides the floor; None shows all.
         keep_seeds: Whether each training seed is a row of its own.
+        predictions: The store's folder of predictions, to take intervals from; None for no intervals.
 
     Raises:
         MSABenchError: The corpus's records do not have the metric.
@@ -75,6 +79,11 @@ def build_tables(
     # Cells may have different seeds, so that no cell need have all of them.
     for record in found[[*PROTOCOL, *ROW, "seed"]].drop_duplicates().to_dict("records"):
         _row_of(rows, record, record["seed"] if keep_seeds else None).n_seeds += 1
+    if predictions is not None:
+        for _, jobs in found.groupby([*PROTOCOL, *ROW, *(["seed"] if keep_seeds else [])], sort=False, dropna=False):
+            record = jobs.iloc[0].to_dict()
+            row = _row_of(rows, record, record["seed"] if keep_seeds else None)
+            _add_intervals(row, predictions / dataset / row.method, jobs, metric_set, spec.key)
     for job in failures:
         if job.key.dataset == dataset and (wanted is None or job.key.method in wanted):
             seed = job.key.seed
@@ -101,6 +110,15 @@ def _row_of(rows: dict[tuple[str, ...], dict[tuple[Any, ...], Row]], record: dic
         known = registered().get(record["method"])
         group[key] = Row(**about, seed=seed, fidelity=known.fidelity if known else "unknown")
     return group[key]
+
+
+def _add_intervals(row: Row, folder: Path, jobs: pd.DataFrame, metric_set: str, metric: str) -> None:
+    """Give a row's entries their intervals, from the predictions of the jobs that they are means over."""
+    from msabench.results.intervals import intervals
+
+    files = [folder / f"{job_id}.parquet" for job_id in dict.fromkeys(jobs["job_id"])]
+    found = intervals(files, metric_set, metric, list(row.entries))
+    row.entries = {key: replace(entry, interval=found.get(key)) for key, entry in row.entries.items()}
 
 
 def _ordered(rows: list[Row], methods: Sequence[str] | None) -> list[Row]:

@@ -30,6 +30,7 @@ def table(
     format: Literal["text", "markdown", "latex", "csv"] = "text",
     store: Path = DEFAULT_STORE,
     per_seed: bool = False,
+    intervals: bool = False,
     width: int | None = None,
 ) -> str:
     """Print result tables; without datasets, methods and metric also what the store holds.
@@ -45,6 +46,7 @@ def table(
         format: How to print; csv is unrounded, one number a line.
         store: Folder of the result store.
         per_seed: Whether each training seed is a row of its own.
+        intervals: Whether to print bootstrap intervals instead of standard deviations.
         width: Characters in a line of text; the terminal's if not given.
 
     Returns:
@@ -72,7 +74,16 @@ def table(
     shown, remarks = _shown(frame, list(dict.fromkeys(datasets)) if datasets else None, held, metric, store)
     tables: list[Table] = []
     for name in shown:
-        found = build_tables(frame, failures, name, metric, columns, methods=methods, keep_seeds=per_seed)
+        found = build_tables(
+            frame,
+            failures,
+            name,
+            metric,
+            columns,
+            methods=methods,
+            keep_seeds=per_seed,
+            predictions=store / "predictions" if intervals else None,
+        )
         if not found:
             remarks.append(f"{name}: no records of {', '.join(methods or [])} in {store}.")
         tables += found

@@ -8,7 +8,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 
-from msabench.results.aggregate import PROTOCOL
+from msabench.results.aggregate import DRAWS, LEVEL, PROTOCOL
 from msabench.tables.spec import AVERAGE_MEANINGS, BLOCKS, Column, Entry, Row, Table
 
 DAGGER = "†"
@@ -27,6 +27,7 @@ CSV_COLUMNS = (
     *PROTOCOL,
     *("method", "method_version", "variant", "regime", "config_hash", "fidelity", "seed", "metric"),
     *("block", "column", "cell", "mean", "std", "n_seeds", "n_mask_seeds", "n_collapsed"),
+    *("low", "high"),
 )
 
 
@@ -91,7 +92,7 @@ def render_csv(tables: Sequence[Table]) -> str:
                     column.key,
                 ]
                 entry = row.entries.get(column.key)
-                writer.writerow([*key, *(_numbers(entry) if entry else ["", "", 0, 0, 0])])
+                writer.writerow([*key, *(_numbers(entry) if entry else ["", "", 0, 0, 0, "", ""])])
     return out.getvalue().rstrip("\n")
 
 
@@ -118,6 +119,11 @@ def legend(table: Table) -> list[str]:
         spread = "One training seed a row, mean over test masks"
     else:
         spread = f"Mean{PLUS_MINUS}standard deviation over training seeds of the mean over test masks"
+    if any(entry.interval for entry in entries):
+        spread = (
+            f"Mean [{LEVEL} % interval: bootstrap of test clips and training seeds, {DRAWS} resamples] of the mean "
+            "over test masks; with few seeds it is rough"
+        )
     differ = " (fewest-most of any column)" if any("-" in row.runs(table.columns) for row in table.rows) else ""
     lines.append(f"{spread}; runs = training seeds x test masks{differ}.")
     if any(
@@ -173,7 +179,9 @@ def _number(table: Table, row: Row, entry: Entry | None) -> str:
     if entry is None:
         return "-"
     text = table.metric.format(entry.mean)
-    if not math.isnan(entry.std):
+    if entry.interval is not None:
+        text += f" [{', '.join(map(table.metric.format, entry.interval))}]"
+    elif not math.isnan(entry.std):
         text += PLUS_MINUS + table.metric.format(entry.std)
     if entry.n_seeds < row.n_seeds:
         text += f"({entry.n_seeds})"
@@ -192,8 +200,11 @@ def _best(table: Table, column: Column) -> str | None:
 
 
 def _numbers(entry: Entry) -> list[str | int]:
-    spread = ["" if math.isnan(value) else repr(value) for value in (entry.mean, entry.std)]
-    return [*spread, entry.n_seeds, entry.n_mask_seeds, entry.n_collapsed]
+    mean, std, low, high = (
+        "" if math.isnan(value) else repr(value)
+        for value in (entry.mean, entry.std, *(entry.interval or (math.nan, math.nan)))
+    )
+    return [mean, std, entry.n_seeds, entry.n_mask_seeds, entry.n_collapsed, low, high]
 
 
 # Layout.

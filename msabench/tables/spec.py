@@ -92,6 +92,7 @@ class Entry:
         n_seeds: Training seeds it is taken over.
         n_mask_seeds: Times the test masks were drawn per training seed; 0 in cells without random holes.
         n_collapsed: Training seeds whose predictions collapsed, see ``metrics.functional.is_collapsed``.
+        interval: Lower and upper bound, see ``results.intervals``; None if not asked for.
     """
 
     mean: float
@@ -99,6 +100,7 @@ class Entry:
     n_seeds: int
     n_mask_seeds: int
     n_collapsed: int
+    interval: tuple[float, float] | None = None
 
 
 @dataclass
