@@ -48,6 +48,7 @@ VERBS = {
     "evaluate": Verb("msabench.evaluation.command:evaluate", "evaluate a checkpoint over a grid and store records"),
     "run": Verb("msabench.runner.command:run", "run every job of a suite that the store does not have yet"),
     "table": Verb("msabench.tables.command:table", "print result tables, or what the store holds"),
+    "costs": Verb("msabench.tables.costs:costs", "print what methods cost: parameters, seconds, memory"),
     "regress": Verb("msabench.regression:regress", "train every method briefly and compare F1 with the record"),
     "methods": Verb("msabench.listing:methods", "list the methods"),
     "suites": Verb("msabench.runner.command:suites", "list the suites and their jobs"),

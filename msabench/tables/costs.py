@@ -1,0 +1,100 @@
+"""``msabench costs``: what methods cost, out of the records of their jobs. Free of torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+from msabench.errors import MSABenchError, one_of
+from msabench.evaluation.record import JobRecord
+from msabench.missingness.conditions import GRIDS, distinct
+from msabench.results.store import DEFAULT_STORE, ResultStore
+from msabench.tables.render import grid_markdown, grid_text
+
+HEADER = (
+    *("dataset", "revision", "method", "variant", "regime", "config", "jobs", "parameters"),
+    *("epochs", "s/epoch", "s/grid", "peak MiB", "device", "threads"),
+)
+GRID = len(distinct(GRIDS["paper"]))
+LEGEND = (
+    "Means over jobs. parameters = trained ones, of all stages. s/epoch = seconds of fitting by epoch, validation",
+    f"included. s/grid = seconds of evaluating {GRID} test situations, the paper grid, once over the test split.",
+    "peak MiB = the accelerator's, or on a CPU that of the whole process, libraries and data included. Seconds depend",
+    "on what else the machine did meanwhile.",
+)
+
+
+def costs(
+    datasets: list[str] | None = None,
+    methods: list[str] | None = None,
+    variants: list[str] | None = None,
+    format: Literal["text", "markdown", "csv"] = "text",
+    store: Path = DEFAULT_STORE,
+) -> str:
+    """Print parameters, seconds and memory of every recorded method.
+
+    Args:
+        datasets: Corpora to show; all in the store if not given.
+        methods: Methods to show; all if not given.
+        variants: Variants to show; only default if not given.
+        format: How to print.
+        store: Folder of the result store.
+
+    Returns:
+        The text to print.
+
+    Raises:
+        MSABenchError: The store has no finished job of a dataset, method or variant, or a record file is malformed.
+    """
+    results = ResultStore(store)
+    jobs = [job for job in results.jobs() if job.status == "ok"]
+    if not jobs:
+        raise MSABenchError(f"{store} holds no finished jobs; make some with `msabench run --suite SUITE`")
+    wanted = {"dataset": datasets, "method": methods, "variant": variants or ["default"]}
+    for name, values in wanted.items():
+        there = sorted({getattr(job.key, name) for job in jobs})
+        for value in values or ():
+            if value not in there:
+                raise one_of(f"{name} in {store}", value, there)
+        jobs = [job for job in jobs if values is None or getattr(job.key, name) in values]
+    situations = Counter(results.frame()["job_id"].tolist())
+    grid = [list(HEADER), *_rows(jobs, situations)]
+    if format == "csv":
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows(grid)
+        return out.getvalue().rstrip("\n")
+    table = grid_markdown(grid) if format == "markdown" else grid_text(grid)
+    return "\n".join([table, "", *LEGEND])
+
+
+def _rows(jobs: Sequence[JobRecord], situations: Counter[str]) -> list[list[str]]:
+    groups: dict[tuple[str, ...], list[JobRecord]] = defaultdict(list)
+    for job in jobs:
+        key, made = job.key, job.provenance
+        about = (key.dataset, key.revision, key.method, key.variant, key.regime, key.config_hash[:8])
+        groups[*about, str(made.get("device_name", "-")), str(made.get("threads", "-"))].append(job)
+    rows = []
+    for identity, group in sorted(groups.items()):
+        numbers = [
+            f"{fmean(job.n_params or 0 for job in group):.0f}",
+            _mean([job.epochs for job in group], "{:.1f}"),
+            _mean([_ratio(job.train_seconds, job.epochs) for job in group], "{:.2f}"),
+            _mean([_ratio(job.eval_seconds, situations[job.key.job_id], GRID) for job in group], "{:.2f}"),
+            _mean([_ratio(job.peak_memory_bytes, 2**20) for job in group], "{:.0f}"),
+        ]
+        rows.append([*identity[:-2], str(len(group)), *numbers, *identity[-2:]])
+    return rows
+
+
+def _ratio(a: float | None, b: float | None, factor: float = 1.0) -> float | None:
+    return None if a is None or not b else factor * a / b
+
+
+def _mean(values: Sequence[float | None], form: str) -> str:
+    known = [value for value in values if value is not None]
+    return form.format(fmean(known)) if len(known) == len(values) else "-"
