@@ -286,3 +286,21 @@ def _cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def first_difference(theirs: Any, ours: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """Compare plain values; lists and tuples are alike, since config files know no tuples.
+
+    Returns:
+        Dotted name, their and our value of the first difference; None if there is none.
+    """
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        pairs = [
+            first_difference(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
+            for key in dict.fromkeys((*ours, *theirs))
+        ]
+        return next((pair for pair in pairs if pair), None)
+    if isinstance(theirs, list | tuple) and isinstance(ours, list | tuple):
+        alike = len(theirs) == len(ours) and not any(map(first_difference, theirs, ours))
+        return None if alike else (name, list(theirs), list(ours))
+    return None if theirs == ours else (name, theirs, ours)

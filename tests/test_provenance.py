@@ -197,3 +197,12 @@ def test_git_state_is_that_of_the_folder(tmp_path):
     assert provenance._git_state(package) == (commit, False)
     (package / "__init__.py").write_text("x = 1")
     assert provenance._git_state(package) == (commit, True)
+
+
+def test_first_difference_of_plain_values():
+    same = {"a": [1, (2, 3)], "b": {"c": None}}
+    assert provenance.first_difference(same, {"a": (1, [2, 3]), "b": {"c": None}}) is None
+    assert provenance.first_difference(same, {"a": [1, [2, 4]], "b": {"c": None}}) == ("a", [1, (2, 3)], [1, [2, 4]])
+    assert provenance.first_difference(same, {"a": [1, [2, 3]], "b": {"c": 0}}) == ("b.c", None, 0)
+    assert provenance.first_difference({}, {"x": 1}) == ("x", None, 1)
+    assert provenance.first_difference([1], [1, 2]) == ("", [1], [1, 2])

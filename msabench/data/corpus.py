@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,22 @@ class SplitData:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the features in bytes."""
+        return sum(t.numel() * t.element_size() for t in self.features.values())
+
+    def to(self, device: torch.device) -> SplitData:
+        """The split on a device."""
+        return replace(
+            self,
+            features={m: t.to(device) for m, t in self.features.items()},
+            lengths={m: t.to(device) for m, t in self.lengths.items()},
+            labels=self.labels.to(device),
+            uid=self.uid.to(device),
+            tokens=None if self.tokens is None else self.tokens.to(device),
+        )
 
 
 @dataclass

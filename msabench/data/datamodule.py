@@ -20,6 +20,7 @@ from torch import Tensor
 from msabench.data.batch import MODALITIES, Batch
 from msabench.data.corpus import Corpus, SplitData
 from msabench.data.info import DataSpec, dataset_info
+from msabench.data.normalise import Scale, statistics
 from msabench.data.store import open_corpus
 from msabench.errors import MSABenchError, one_of
 from msabench.missingness.apply import build_batch
@@ -27,8 +28,6 @@ from msabench.missingness.conditions import Cell, distinct, parse_grid
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.patterns import Clips, Masks, cell_masks, complete_masks, training_masks, validation_masks
 
-Scale = dict[str, tuple[Tensor, Tensor]]
-_MIN_STD = 1e-6
 _RESIDENT_SHARE = 0.5
 
 
@@ -376,8 +375,8 @@ class MSADataModule(pl.LightningDataModule):
         if key not in self._resident:
             data = self.corpus.splits[split]
             clips = Clips.of(data, self.corpus.padding)
-            if key[1].type == "cuda" and _size_in_bytes(data) < _RESIDENT_SHARE * torch.cuda.mem_get_info(key[1])[0]:
-                data, clips = _moved(data, key[1]), clips.to(key[1])
+            if key[1].type == "cuda" and data.n_bytes < _RESIDENT_SHARE * torch.cuda.mem_get_info(key[1])[0]:
+                data, clips = data.to(key[1]), clips.to(key[1])
             self._resident[key] = (data, clips)
         return self._resident[key]
 
@@ -387,7 +386,7 @@ class MSADataModule(pl.LightningDataModule):
         if self.normalise == "none":
             return None
         if self._scale is None:
-            self._scale = _statistics(self.corpus.splits["train"], self.corpus.padding)
+            self._scale = statistics(self.corpus.splits["train"], self.corpus.padding)
         if next(iter(self._scale.values()))[0].device != device:
             self._scale = {m: (mean.to(device), std.to(device)) for m, (mean, std) in self._scale.items()}
         return self._scale
@@ -470,40 +469,3 @@ def _treatment(dataset: str, normalise: str, missing: MissingConfig) -> dict[str
 
 def _as_arguments(missing: dict[str, Any]) -> dict[str, Any]:
     return {**missing, "rate": tuple(missing["rate"])}
-
-
-def _statistics(split: SplitData, padding: dict[str, str], chunk: int = 512) -> Scale:
-    """Mean and standard deviation of every feature over the existing frames of a split, in float64."""
-    clips = Clips.of(split, padding)
-    valid = complete_masks(clips).observed
-    scale = {}
-    for modality, values in split.features.items():
-        count = valid[modality].sum().clamp(min=1)
-        total = torch.zeros(values.shape[2], dtype=torch.float64)
-        squares = torch.zeros_like(total)
-        for start in range(0, len(split), chunk):
-            frames = values[start : start + chunk][valid[modality][start : start + chunk]].double()
-            total += frames.sum(0)
-        mean = total / count
-        for start in range(0, len(split), chunk):
-            frames = values[start : start + chunk][valid[modality][start : start + chunk]].double()
-            squares += (frames - mean).square().sum(0)
-        std = (squares / count).sqrt()
-        # A constant column carries nothing; dividing by its spread would blow up rounding noise.
-        scale[modality] = (mean.float(), torch.where(std > _MIN_STD, std, torch.ones_like(std)).float())
-    return scale
-
-
-def _size_in_bytes(split: SplitData) -> int:
-    return sum(t.numel() * t.element_size() for t in split.features.values())
-
-
-def _moved(split: SplitData, device: torch.device) -> SplitData:
-    return SplitData(
-        features={m: t.to(device) for m, t in split.features.items()},
-        lengths={m: t.to(device) for m, t in split.lengths.items()},
-        labels=split.labels.to(device),
-        ids=split.ids,
-        uid=split.uid.to(device),
-        tokens=None if split.tokens is None else split.tokens.to(device),
-    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from msabench.methods.base import MSAMethod
 from msabench.metrics import functional
 from msabench.missingness.conditions import Cell, distinct
 from msabench.missingness.patterns import Clips, Masks, dropped_share, mask_hash
+
+Predictions = NDArray[np.float32]
 
 CPU_BATCH = 96
 """Clips per forward pass on a CPU, the fastest size when measured; accelerators take the whole split if it fits."""
@@ -117,7 +120,8 @@ def evaluate_grid(
     for cell in distinct(cells):
         for seed in seeds if cell.is_random else (None,):
             masks = datamodule.cell_masks(cell, seed or 0, device=device)
-            preds, size = _predict_or_halve(method, datamodule, cell, seed or 0, masks, size, device)
+            predict = partial(_predict, method, datamodule, cell, seed or 0, masks, device)
+            preds, size = _halving(predict, size)
             if not np.isfinite(preds).all():
                 raise MSABenchError(f"{method.info.name} predicts values that are not finite in cell {cell}")
             home = clips if masks.observed["text"].device.type == "cpu" else clips.to(device)
@@ -131,39 +135,32 @@ def evaluate_grid(
     )
 
 
-def _predict_or_halve(
-    method: MSAMethod,
-    datamodule: MSADataModule,
-    cell: Cell,
-    mask_seed: int,
-    masks: Masks,
-    size: int,
-    device: torch.device,
-) -> tuple[NDArray[np.float32], int]:
-    while True:
-        try:
-            return _predict(method, datamodule, cell, mask_seed, masks, size, device), size
-        except torch.cuda.OutOfMemoryError:
-            if size == 1:
-                raise
-        # Outside the handler, so that the failed pass's tensors are no longer held by its traceback.
-        torch.cuda.empty_cache()
-        size = -(-size // 2)
-
-
 def _predict(
     method: MSAMethod,
     datamodule: MSADataModule,
     cell: Cell,
     mask_seed: int,
     masks: Masks,
-    size: int,
     device: torch.device,
-) -> NDArray[np.float32]:
+    size: int,
+) -> Predictions:
     batches = datamodule.cell_batches(
         cell, mask_seed, batch_size=size, with_tokens=method.needs_tokens, device=device, masks=masks
     )
     with torch.no_grad():
         parts = [method(batch.for_inference()).pred for batch in batches]
-        preds: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+        preds: Predictions = torch.cat(parts).float().cpu().numpy()
     return preds
+
+
+def _halving(predict: Callable[[int], Predictions], size: int) -> tuple[Predictions, int]:
+    """Call with smaller batches until they fit; returns what it gave and the size that did."""
+    while True:
+        try:
+            return predict(size), size
+        except torch.cuda.OutOfMemoryError:
+            if size == 1:
+                raise
+        # Outside the handler, so that the failed pass's tensors are no longer held by its traceback.
+        torch.cuda.empty_cache()
+        size = -(-size // 2)

@@ -13,7 +13,7 @@ from msabench.data.files import replacing
 from msabench.errors import MSABenchError
 from msabench.evaluation.record import JobKey
 from msabench.missingness.conditions import Cell, distinct, parse_grid
-from msabench.provenance import job_key
+from msabench.provenance import first_difference, job_key
 
 if TYPE_CHECKING:
     from msabench.data.datamodule import MSADataModule
@@ -155,7 +155,7 @@ def origin(checkpoint: Path, method: MSAMethod, datamodule: MSADataModule) -> Or
     wrong = [name for name, value in made.items() if getattr(key, name) != value]
     given = resolved["model"].get("init_args") or {}
     wrong += [
-        name for name, value in method.init_args.items() if name in given and _listed(given[name]) != _listed(value)
+        name for name, value in method.init_args.items() if name in given and first_difference(given[name], value)
     ]
     finished = FinishedTraining.read(checkpoint)
     if finished.config_hash != key.config_hash:
@@ -164,8 +164,3 @@ def origin(checkpoint: Path, method: MSAMethod, datamodule: MSADataModule) -> Or
         names = ", ".join(dict.fromkeys(wrong))
         raise MSABenchError(f"{names} of {checkpoint} and of the files beside it differ; mend the folder")
     return Origin(key, resolved, distinct(parse_grid(grid)), mask_seeds, finished)
-
-
-def _listed(value: Any) -> Any:
-    # Config files know no tuples.
-    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value

@@ -20,6 +20,7 @@ from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError, one_of
 from msabench.methods.info import MethodInfo
 from msabench.metrics.collection import PredictionMetrics
+from msabench.provenance import first_difference
 
 CHECKPOINT_KEY = "msabench"
 
@@ -425,7 +426,7 @@ class MSAMethod(pl.LightningModule, ABC):
             )
         ours: dict[str, Any] = {}
         self.on_save_checkpoint(ours)
-        difference = _first_difference(made_by, ours[CHECKPOINT_KEY])
+        difference = first_difference(made_by, ours[CHECKPOINT_KEY])
         if difference:
             name, their_value, our_value = difference
             raise MSABenchError(f"the checkpoint was made with {name} {their_value!r}, the config says {our_value!r}")
@@ -469,16 +470,3 @@ class MSAMethod(pl.LightningModule, ABC):
 def _as_list(value: Any) -> list[Any]:
     """Lightning gives None, one thing, or a list of several."""
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _first_difference(theirs: Any, ours: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """Dotted name and both values of the first difference between plain values; lists and tuples are alike."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        pairs = [
-            _first_difference(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
-            for key in dict.fromkeys((*ours, *theirs))
-        ]
-        return next((pair for pair in pairs if pair), None)
-    if isinstance(theirs, list | tuple) and isinstance(ours, list | tuple):
-        return None if list(theirs) == list(ours) else (name, list(theirs), list(ours))
-    return None if theirs == ours else (name, theirs, ours)

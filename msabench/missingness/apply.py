@@ -14,8 +14,6 @@ from msabench.missingness.patterns import Masks, inner_steps
 UNK, CLS, SEP = 100, 101, 102
 """Ids of [UNK], [CLS] and [SEP] in bert-base-uncased and bert-base-chinese alike."""
 
-Scale = dict[str, tuple[Tensor, Tensor]]
-
 
 def build_batch(
     split: SplitData,
@@ -24,7 +22,7 @@ def build_batch(
     *,
     config: MissingConfig,
     with_tokens: bool,
-    scale: Scale | None = None,
+    scale: dict[str, tuple[Tensor, Tensor]] | None = None,
 ) -> Batch:
     """Pick clips of a split and apply their masks.
 

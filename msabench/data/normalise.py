@@ -1,0 +1,45 @@
+"""Statistics for normalising features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from msabench.data.corpus import SplitData
+from msabench.missingness.patterns import Clips, complete_masks
+
+Scale = dict[str, tuple[Tensor, Tensor]]
+"""Modality -> mean and standard deviation of its features, float32 ``(D_m,)`` each."""
+
+_MIN_STD = 1e-6
+
+
+def statistics(split: SplitData, padding: dict[str, str], chunk: int = 512) -> Scale:
+    """Mean and standard deviation of every feature over the existing frames of a split, computed in float64.
+
+    Args:
+        split: The training split.
+        padding: modality -> side on which the file pads.
+        chunk: Clips to look at together, so that a mapped corpus is never whole in memory.
+
+    Returns:
+        The statistics; a constant feature has standard deviation 1.
+    """
+    clips = Clips.of(split, padding)
+    valid = complete_masks(clips).observed
+    scale = {}
+    for modality, values in split.features.items():
+        count = valid[modality].sum().clamp(min=1)
+        total = torch.zeros(values.shape[2], dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for start in range(0, len(split), chunk):
+            frames = values[start : start + chunk][valid[modality][start : start + chunk]].double()
+            total += frames.sum(0)
+        mean = total / count
+        for start in range(0, len(split), chunk):
+            frames = values[start : start + chunk][valid[modality][start : start + chunk]].double()
+            squares += (frames - mean).square().sum(0)
+        std = (squares / count).sqrt()
+        # A constant column carries nothing; dividing by its spread would blow up rounding noise.
+        scale[modality] = (mean.float(), torch.where(std > _MIN_STD, std, torch.ones_like(std)).float())
+    return scale
