@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
 MODALITIES = ("text", "audio", "vision")
@@ -87,3 +88,27 @@ class Batch:
             return value
 
         return Batch(**{field.name: move(getattr(self, field.name)) for field in fields(self)})  # type: ignore[arg-type]
+
+
+def stacked(*batches: Batch) -> Batch:
+    """Versions of the same clips as one batch, the clips of the first one first.
+
+    Args:
+        batches: Batches of one data module. Only what ``forward`` may read is kept: features, masks and tokens.
+    """
+
+    def joined(name: str) -> dict[str, Tensor]:
+        return {m: torch.cat([getattr(batch, name)[m] for batch in batches]) for m in getattr(batches[0], name)}
+
+    def joined_if_any(name: str) -> Tensor | None:
+        return None if getattr(batches[0], name) is None else torch.cat([getattr(batch, name) for batch in batches])
+
+    return Batch(
+        features=joined("features"),
+        valid=joined("valid"),
+        observed=joined("observed"),
+        last=joined("last"),
+        tokens=joined_if_any("tokens"),
+        token_keep=joined_if_any("token_keep"),
+        text_level=batches[0].text_level,
+    )

@@ -61,7 +61,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import MODALITIES, Batch, stacked
 from msabench.data.info import EMOTIONS, DataSpec
 from msabench.errors import MSABenchError
 from msabench.losses.alignment import mmd2
@@ -319,7 +319,7 @@ class UMDF(MSAMethod):
                 "take batches from a data module that knows the method needs views"
             )
         a, b = batch.views
-        h, valid, last = self._encode(_stacked(a, b))
+        h, valid, last = self._encode(stacked(a, b))
         h_last = _at(h, last)
         (h_a, h_b), (valid_a, valid_b) = h.chunk(2), valid.chunk(2)
         out = self._predict(self.fusion(h_a, valid_a, h_b, valid_b), valid_a | valid_b, torch.maximum(*last.chunk(2)))
@@ -359,15 +359,6 @@ class UMDF(MSAMethod):
     def _predict(self, fused: Tensor, valid: Tensor, last: Tensor) -> Output:
         representation = _at(self.fused_encoder(fused, valid), last)
         return Output(pred=self.to_pred(self.predictor(representation)), representation=representation)
-
-
-def _stacked(a: Batch, b: Batch) -> Batch:
-    """Two batches as one, clips of ``a`` first; features and masks only."""
-
-    def stacked(name: str) -> dict[str, Tensor]:
-        return {m: torch.cat([getattr(a, name)[m], getattr(b, name)[m]]) for m in MODALITIES}
-
-    return Batch(stacked("features"), stacked("valid"), stacked("observed"), stacked("last"))
 
 
 def _at(x: Tensor, step: Tensor) -> Tensor:

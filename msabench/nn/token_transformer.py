@@ -73,7 +73,7 @@ class TokenTransformer(nn.Module):
         dim: Features D.
         steps: Longest sequence it can read, without the tokens.
         tokens: Number K of learned tokens in front, 0 for none. They start at zero and have positions too.
-        depth: Number of blocks.
+        depth: Number of blocks, at least 1.
         heads: Attention heads.
         dim_head: Features of a head.
         hidden: Width of the perceptrons; None for D.
@@ -95,8 +95,15 @@ class TokenTransformer(nn.Module):
         self.positions = nn.Parameter(torch.randn(1, tokens + steps, dim))
         self.blocks = nn.ModuleList(Block(dim, heads, dim_head, hidden or dim) for _ in range(depth))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Encode ``(B, T, D)``; returns ``(B, K + T, D)``, the tokens first.
+    def forward(self, x: Tensor, keep: int | None = None) -> Tensor:
+        """Encode a sequence.
+
+        Args:
+            x: float ``(B, T, D)``.
+            keep: Return only so many steps from the front; the last block then computes no others.
+
+        Returns:
+            float ``(B, K + T, D)`` or ``(B, keep, D)``, the tokens first.
 
         Raises:
             MSABenchError: The sequence has more steps than there are positions.
@@ -108,9 +115,11 @@ class TokenTransformer(nn.Module):
                 f"a sequence of {x.shape[1]} steps does not fit the {self.positions.shape[1]} positions of the encoder"
             )
         x = x + self.positions[:, : x.shape[1]]
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x)
-        return x
+        encoded: Tensor = last(x[:, :keep], x)
+        return encoded
 
 
 class TokenEmbedding(nn.Module):
@@ -121,7 +130,7 @@ class TokenEmbedding(nn.Module):
         dim: Features D of the tokens.
         steps: Longest sequence.
         tokens: Number K of tokens, at least 1.
-        depth: Number of blocks.
+        depth: Number of blocks, at least 1.
         heads: Attention heads.
         dim_head: Features of a head.
 
@@ -154,5 +163,5 @@ class TokenEmbedding(nn.Module):
 
     def encode(self, projected: Tensor) -> Tensor:
         """What follows the linear map: ``(B, T, D)`` to ``(B, K, D)``."""
-        tokens: Tensor = self.transformer(projected)[:, : self.n_tokens]
+        tokens: Tensor = self.transformer(projected, keep=self.n_tokens)
         return tokens
