@@ -255,8 +255,11 @@ def test_closing_the_iterator_ends_the_workers(tmp_path):
 
 
 def test_slots(monkeypatch):
-    assert [slot.core is not None for slot in cpu_slots(3)] == [hasattr(os, "sched_getaffinity")] * 3
-    assert len(cpu_slots()) >= 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 5}, raising=False)
+    assert [slot.core for slot in cpu_slots()] == [2, 5]
+    assert [slot.core for slot in cpu_slots(3)] == [2, 5, 2]
+    # Another run with one slot would choose the same core.
+    assert [slot.core for slot in cpu_slots(1)] == [None]
     assert [slot.gpu for slot in gpu_slots(["0", "1"], 2)] == ["0", "1", "0", "1"]
     with pytest.raises(MSABenchError, match="0 slots are not allowed"):
         cpu_slots(0)

@@ -42,6 +42,8 @@ class Slot:
 def cpu_slots(count: int | None = None) -> list[Slot]:
     """One slot per core that this process may use, or ``count`` slots shared out over them.
 
+    Fewer slots than cores are not pinned: two runs with a slot each would else share the first core.
+
     Raises:
         MSABenchError: ``count`` is not positive.
     """
@@ -50,7 +52,7 @@ def cpu_slots(count: int | None = None) -> list[Slot]:
     count = len(cores) if count is None else count
     if count < 1:
         raise MSABenchError(f"{count} slots are not allowed; give a positive number")
-    return [Slot(core=cores[number % len(cores)]) for number in range(count)]
+    return [Slot(core=cores[number % len(cores)] if count >= len(cores) else None) for number in range(count)]
 
 
 def gpu_slots(devices: Sequence[str], per_device: int = 1) -> list[Slot]:
