@@ -9,6 +9,7 @@ import pytest
 from msabench import registry
 from msabench.cli import resolve
 from msabench.data.info import DATASETS, DataSpec, dataset_info
+from msabench.nn import text
 from msabench.runner.suite import read_suite
 
 REPOSITORY = Path(__file__).parents[1]
@@ -16,6 +17,16 @@ CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 SHIPPED_FOR = ("mosi", "mosei", "sims", "iemocap", "mosei_video", "synth")
 
 
+@pytest.fixture
+def small_bert(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What configs call bert-base is a BERT of its width and length, without a download."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(vocab_size=8, num_hidden_layers=1, intermediate_size=8)
+    monkeypatch.setattr(text, "_load_bert", lambda name: BertModel(config, add_pooling_layer=False))
+
+
+@pytest.mark.usefixtures("small_bert")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_parses_and_its_method_builds(path: Path) -> None:
     config = resolve([path], [])
