@@ -50,6 +50,17 @@ def test_undefined_in_a_resample_is_nan() -> None:
     assert weighted_metric("sentiment", "corr", labels, preds, first_two)[0, 1] == pytest.approx(-1)
 
 
+def test_rounding_noise_has_no_correlation() -> None:
+    labels = np.linspace(-3, 3, 40).astype(np.float32)
+    noise = np.nextafter(np.float32(0.3), np.float32(1)) - np.float32(0.3)
+    preds = np.float32(0.3) + noise * np.random.default_rng(0).integers(-1, 2, 40).astype(np.float32)
+    assert np.ptp(preds) > 0
+    assert np.isnan(compute("sentiment", labels, preds)["corr"])
+    assert np.isnan(weighted_metric("sentiment", "corr", labels, preds[None], np.ones((1, 40)))).all()
+    # What is small but above rounding counts.
+    assert compute("sentiment", labels, np.float32(0.3) + 1e-5 * labels)["corr"] == pytest.approx(1, abs=1e-3)
+
+
 def stored(path: Path, seeds: int, n: int = 60, noise: float = 1.0) -> list[Path]:
     """Prediction files of some training seeds over all inter cells, by chance of different quality."""
     rng = np.random.default_rng(5)

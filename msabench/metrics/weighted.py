@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msabench.data.info import EMOTIONS
-from msabench.metrics.functional import SIMS_CUTS, binned
+from msabench.metrics.functional import SIMS_CUTS, binned, is_constant
 from msabench.metrics.spec import metric_spec
 
 Array = NDArray[Any]
@@ -46,7 +46,8 @@ def weighted_metric(metric_set: str, key: str, labels: Array, preds: Array, weig
         mae: Floats = weights @ errors.T / weights.sum(1, keepdims=True)
         return mae
     if key == "corr":
-        return _correlation(labels.astype(np.float64), preds.astype(np.float64), weights)
+        found = _correlation(labels.astype(np.float64), preds.astype(np.float64), weights)
+        return np.where([is_constant(pred) for pred in preds], np.nan, found)
     name, _, protocol = key.partition("_")
     protocol, swapped = protocol.removesuffix("swapped").rstrip("_"), key.endswith("_swapped")
     true: Array
