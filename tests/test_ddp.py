@@ -80,8 +80,8 @@ def fit(name: str, world: int, folder: Path) -> list[dict]:
 
 @pytest.mark.parametrize(
     ("name", "losses"),
-    # Two epochs of three batches. RECAP trains an epoch in three turns before them; PRLF keeps a table of the clips.
-    [("umdf", 6), ("mult", 6), ("recap", 9 + 6), ("prlf", 6)],
+    # Two epochs of three batches. RECAP trains an epoch in three turns before them.
+    [("umdf", 6), ("mult", 6), ("recap", 9 + 6)],
 )
 def test_two_processes_give_the_masks_and_losses_of_one(name: str, losses: int, tmp_path: Path) -> None:
     one = fit(name, 1, tmp_path)[0]
