@@ -35,7 +35,8 @@ def test_command_is_understood(page: str, line: str, monkeypatch: pytest.MonkeyP
         if len(words) > 1:
             assert words[1] == "--config"
             if "<" not in line and "foo" not in line:
-                resolve([Path(words[2])], words[3:])
+                # A setting of the verb, not of the config.
+                resolve([Path(words[2])], words[3 : words.index("--ckpt_path") if "--ckpt_path" in words else None])
         return
     name = " ".join(words[:2]) if words[0] == "data" else words[0]
     assert name in VERBS, f"{page}: {line}"

@@ -43,7 +43,10 @@ def intervals(
     counts: NDArray[np.int64] | None = None
     for path in files:
         if not path.is_file():
-            raise MSABenchError(f"there are no predictions {path}; intervals need them beside the records")
+            raise MSABenchError(
+                f"there are no predictions {path}, which intervals are made of; leave them out, or run the suite into a "
+                "store of your own"
+            )
         by_cell: dict[str, list[predictions.StoredCell]] = {}
         for stored in predictions.read(path):
             by_cell.setdefault(stored.cell, []).append(stored)
