@@ -44,8 +44,8 @@ def intervals(
     for path in files:
         if not path.is_file():
             raise MSABenchError(
-                f"there are no predictions {path}, which intervals are made of; leave them out, or run the suite into a "
-                "store of your own"
+                f"there are no predictions {path}, which intervals are made of; leave them out, or run the suite into "
+                "a store of your own"
             )
         by_cell: dict[str, list[predictions.StoredCell]] = {}
         for stored in predictions.read(path):
