@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from msabench.registry import methods as registered
+from msabench.tables.render import grid_csv
 
 
 def methods(format: Literal["text", "csv"] = "text") -> str:
@@ -27,12 +28,7 @@ def methods(format: Literal["text", "csv"] = "text") -> str:
         for info in registered().values()
     ]
     if format == "csv":
-        import csv
-        import io
-
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([header, *rows])
-        return out.getvalue().rstrip("\n")
+        return grid_csv([list(header), *map(list, rows)])
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     return "\n".join(
         "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in [header, *rows]

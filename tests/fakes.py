@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
@@ -69,6 +72,13 @@ def info_for(task: str) -> DatasetInfo:
     """Facts of a custom corpus of the given task."""
     metric_set = "emotions" if task == "emotions" else "sentiment"
     return replace(DATASETS["custom"], task=task, metric_set=metric_set, normalise="none")
+
+
+def quiet_trainer(folder: Path, epochs: int, **settings: Any) -> pl.Trainer:
+    """A trainer on the CPU that prints, logs and keeps nothing; ``settings`` are the trainer's own."""
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    place = {"accelerator": "cpu", "default_root_dir": folder, "num_sanity_val_steps": 0}
+    return pl.Trainer(max_epochs=epochs, **{**quiet, **place, **settings})
 
 
 def data_module(corpus: Corpus, **settings: object) -> MSADataModule:

@@ -20,7 +20,7 @@ from msabench.methods.checkpoint import load_checkpoint
 from msabench.methods.kt import KT
 from msabench.missingness.config import MissingConfig
 from msabench.nn.crossmodal import position_codes
-from tests.fakes import data_module, random_corpus
+from tests.fakes import data_module, quiet_trainer, random_corpus
 
 DIMS = {"text": 6, "audio": 3, "vision": 4}
 ALIGNED = dict.fromkeys(MODALITIES, 7)
@@ -422,18 +422,7 @@ def test_fit_trains_the_teacher_first_and_then_the_rest(tmp_path: Path) -> None:
     torch.manual_seed(0)
     method = KT(data.spec, width=8, heads=2, layers=1, teacher_epochs=2)
     watch = Watch()
-    trainer = pl.Trainer(
-        max_epochs=4,
-        logger=False,
-        callbacks=[watch],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        gradient_clip_val=0.8,
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(tmp_path, 4, callbacks=[watch], gradient_clip_val=0.8)
     trainer.fit(method, datamodule=data)
     assert method.stage == "task"
 

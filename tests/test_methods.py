@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -17,7 +16,7 @@ from msabench.methods.base import MSAMethod, Output
 from msabench.methods.checkpoint import load_checkpoint
 from msabench.missingness.conditions import INTER, LETTERS, Cell
 from msabench.missingness.config import MissingConfig
-from tests.fakes import data_module, random_corpus, with_other_content
+from tests.fakes import data_module, quiet_trainer, random_corpus, with_other_content
 
 METHODS = sorted(registry.methods())
 CELLS = [*INTER, *(Cell.parse(name) for name in ("intra/0.5", "intra/0.9", "intra/1.0", "inter/la+intra/0.3"))]
@@ -252,16 +251,7 @@ def test_checkpoint_round_trip_and_refusal_of_another_method(name: str, tmp_path
     data = data_module(random_corpus(), batch_size=12)
     # Not from ``build``: what a last stage freezes stays frozen, and a fit begins with the first stage.
     method = registry.method_class(name)(data.spec, **registry.method_info(name).smoke)
-    trainer = pl.Trainer(
-        max_epochs=1 + sum(method.stage_epochs.values()),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(tmp_path, 1 + sum(method.stage_epochs.values()))
     trainer.fit(method, datamodule=data)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     loaded, state = load_checkpoint(tmp_path / "a.ckpt")

@@ -16,7 +16,7 @@ from msabench.methods.checkpoint import load_checkpoint
 from msabench.methods.prlf import HISTORY_KEY, PRLF, fisher_trace, fusion_weight
 from msabench.missingness.config import MissingConfig
 from msabench.nn.token_transformer import TokenEmbedding, TokenTransformer
-from tests.fakes import data_module, random_corpus
+from tests.fakes import data_module, quiet_trainer, random_corpus
 from tests.test_ddp import fit as fit_processes
 
 DIMS = {"text": 6, "audio": 3, "vision": 4}
@@ -404,16 +404,7 @@ def test_table_of_traces_and_weight_at_test():
 
 
 def fit(method, data, epochs, tmp_path, resume=None):
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=1,
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(tmp_path, epochs, num_sanity_val_steps=1)
     trainer.fit(method, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
     return trainer
 
@@ -480,11 +471,11 @@ def test_a_checkpoint_of_validation_resumes_with_the_next_epoch(tmp_path):
                 trainer.save_checkpoint(tmp_path / f"{trainer.current_epoch}.ckpt")
 
     whole = fresh()
-    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    settings |= {"enable_model_summary": False, "default_root_dir": tmp_path, "max_epochs": 3}
-    pl.Trainer(callbacks=[SaveAtValidation()], **settings).fit(whole, datamodule=data)
+    quiet_trainer(tmp_path, 3, num_sanity_val_steps=2, callbacks=[SaveAtValidation()]).fit(whole, datamodule=data)
     resumed = fresh()
-    pl.Trainer(**settings).fit(resumed, datamodule=data, ckpt_path=tmp_path / "1.ckpt", weights_only=True)
+    quiet_trainer(tmp_path, 3, num_sanity_val_steps=2).fit(
+        resumed, datamodule=data, ckpt_path=tmp_path / "1.ckpt", weights_only=True
+    )
     assert resumed.importance_history().shape == (3, 24, 3)
     assert torch.equal(resumed.importance_history(), whole.importance_history())
     assert torch.equal(resumed.trace_before, whole.trace_before)

@@ -3,7 +3,6 @@
 import itertools
 import math
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from torch.nn import functional as F
@@ -16,7 +15,7 @@ from msabench.methods.checkpoint import load_checkpoint
 from msabench.methods.recap import RECAP, ranking_loss
 from msabench.missingness.conditions import Cell
 from msabench.missingness.config import MissingConfig
-from tests.fakes import data_module, random_corpus
+from tests.fakes import data_module, quiet_trainer, random_corpus
 
 SMALL = {**RECAP.info.smoke, "depth": 2, "warmup": 0}
 VARIANTS = ("default", *RECAP.info.variants)
@@ -455,19 +454,6 @@ def test_one_clip_gives_finite_losses_and_gradients(variant):
     assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
 
 
-def trainer(folder, epochs):
-    return pl.Trainer(
-        max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        accelerator="cpu",
-        default_root_dir=folder,
-    )
-
-
 def fitted(folder, epochs=3, completion_epochs=2, watch=None, **arguments):
     source = data(batch_size=12)
     torch.manual_seed(0)
@@ -480,7 +466,7 @@ def fitted(folder, epochs=3, completion_epochs=2, watch=None, **arguments):
             return forward(batch)
 
         method.training_forward = watched
-    fit = trainer(folder, epochs)
+    fit = quiet_trainer(folder, epochs)
     fit.fit(method, datamodule=source)
     return source, method, fit
 

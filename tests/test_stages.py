@@ -20,7 +20,7 @@ from msabench.methods.base import MSAMethod, Output
 from msabench.methods.checkpoint import load_checkpoint
 from msabench.methods.info import MethodInfo
 from msabench.methods.schedules import warmup_cosine
-from tests.fakes import data_module, random_corpus
+from tests.fakes import data_module, quiet_trainer, random_corpus
 
 
 class Staged(MSAMethod):
@@ -73,17 +73,8 @@ class Staged(MSAMethod):
 
 
 def trainer(folder: Path, epochs: int, *callbacks: pl.Callback) -> pl.Trainer:
-    return pl.Trainer(
-        max_epochs=epochs,
-        logger=False,
-        callbacks=list(callbacks),
-        enable_checkpointing=any(isinstance(c, KeepBest) for c in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        accelerator="cpu",
-        default_root_dir=folder,
-    )
+    keeps = any(isinstance(c, KeepBest) for c in callbacks)
+    return quiet_trainer(folder, epochs, callbacks=list(callbacks), enable_checkpointing=keeps)
 
 
 def corpus_and_method(**settings: Any) -> tuple[MSADataModule, Staged]:

@@ -164,6 +164,34 @@ class MSAMethod(pl.LightningModule, ABC):
         """Whether the text comes in as tokens."""
         return any(getattr(module, "reads_tokens", False) for module in self.modules() if module is not self)
 
+    # What training batches bring, for methods whose ``info.trains_with`` asks for it.
+
+    def views_of(self, batch: Batch) -> tuple[Batch, Batch]:
+        """The two corrupted versions of a training batch.
+
+        Raises:
+            MSABenchError: It has none.
+        """
+        if batch.views is None:
+            raise MSABenchError(
+                f"{self.info.name} trains on two corrupted versions of each clip and the batch has none; "
+                "take batches from a data module that knows the method needs views"
+            )
+        return batch.views
+
+    def complete_of(self, batch: Batch) -> Batch:
+        """The complete version of a training batch.
+
+        Raises:
+            MSABenchError: It has none.
+        """
+        if batch.complete is None:
+            raise MSABenchError(
+                f"{self.info.name} trains on complete clips and the batch has no complete version; "
+                "take batches from a data module that knows the method needs it"
+            )
+        return batch.complete
+
     # Task head.
 
     @property
@@ -222,12 +250,15 @@ class MSAMethod(pl.LightningModule, ABC):
     @property
     def automatic_optimization(self) -> bool:
         """Whether Lightning steps the optimiser; not with several turns, nor without anything to optimise."""
-        one_turn = all(len(turns) == 1 for turns in self.schedule.values())
-        return one_turn and any(parameter.requires_grad for parameter in self.parameters())
+        return all(len(turns) == 1 for turns in self.schedule.values()) and self._trains_anything
 
     @automatic_optimization.setter
     def automatic_optimization(self, automatic: bool) -> None:
         raise AttributeError("it follows from the schedule")
+
+    @property
+    def _trains_anything(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.parameters())
 
     def enter_stage(self, stage: str) -> None:
         """Go to a stage.
@@ -258,24 +289,37 @@ class MSAMethod(pl.LightningModule, ABC):
 
     def on_train_epoch_start(self) -> None:
         """Go to the next stage when it is due, with optimisers of its own."""
-        first_epoch = 0
-        for stage in self.stages:
-            end = first_epoch + self.stage_epochs.get(stage, 0)
-            if self.current_epoch < end or stage == self.stages[-1]:
-                break
-            first_epoch = end
-        if stage != self.stage:
-            self.enter_stage(stage)
+        due = self._stage_at(self.current_epoch)
+        if due != self.stage:
+            self.enter_stage(due)
             self.trainer.strategy.setup_optimizers(self.trainer)
 
     @property
     def ends_a_stage(self) -> bool:
         """Whether the current epoch is the last one of a stage before the last."""
-        ends, epoch = [], 0
+        return self._stage_at(self.current_epoch + 1) != self.stage
+
+    def _stage_at(self, epoch: int) -> str:
         for stage in self.stages[:-1]:
-            epoch += self.stage_epochs[stage]
-            ends.append(epoch - 1)
-        return self.current_epoch in ends
+            epoch -= self.stage_epochs[stage]
+            if epoch < 0:
+                return stage
+        return self.stages[-1]
+
+    def require_last_stage(self, what: str) -> None:
+        """Refuse to evaluate what was saved before the last stage.
+
+        Args:
+            what: The checkpoint in words, for the message.
+
+        Raises:
+            MSABenchError: The method is in an earlier stage.
+        """
+        if not self.in_last_stage:
+            raise MSABenchError(
+                f"{what} was saved in stage {self.stage!r} of {self.info.name}; "
+                f"give the best.ckpt of a training that reached stage {self.stages[-1]!r}"
+            )
 
     # Steps.
 
@@ -300,7 +344,7 @@ class MSAMethod(pl.LightningModule, ABC):
         self._epoch_clips += batch.size
         if self.automatic_optimization:
             return self._loss_of_turn(batch)
-        if not any(parameter.requires_grad for parameter in self.parameters()):
+        if not self._trains_anything:
             self._loss_of_turn(batch)
             return None
         for turn, optimizer in zip(self.turns, _as_list(self.optimizers()), strict=True):
@@ -419,11 +463,8 @@ class MSAMethod(pl.LightningModule, ABC):
                 f"expected {self.info.name!r} (variant {self.variant!r})"
             )
         self.enter_stage(made_by.get("stage", self.stage))
-        if not self.in_last_stage and self._trainer is not None and self.trainer.state.fn != "fit":
-            raise MSABenchError(
-                f"the checkpoint was saved in stage {self.stage!r} of {self.info.name}; "
-                f"give the best.ckpt of a training that reached stage {self.stages[-1]!r}"
-            )
+        if self._trainer is not None and self.trainer.state.fn != "fit":
+            self.require_last_stage("the checkpoint")
         ours: dict[str, Any] = {}
         self.on_save_checkpoint(ours)
         difference = first_difference(made_by, ours[CHECKPOINT_KEY])

@@ -44,12 +44,7 @@ def load_checkpoint(path: Path) -> tuple[MSAMethod, dict[str, Any]]:
         )
     spec = made_by["spec"]
     method = cls(DataSpec(**{**spec, "label_range": tuple(spec["label_range"])}), **made_by["init_args"])
-    method.enter_stage(made_by.get("stage", method.stages[-1]))
-    if not method.in_last_stage:
-        raise MSABenchError(
-            f"{path} was saved in stage {method.stage!r} of {cls.info.name}; "
-            f"give the best.ckpt of a training that reached stage {method.stages[-1]!r}"
-        )
     method.on_load_checkpoint(checkpoint)
+    method.require_last_stage(str(path))
     method.load_state_dict(checkpoint["state_dict"])
     return method.eval(), data_state

@@ -254,12 +254,8 @@ class FSRF(MSAMethod):
             The prediction of version p. ``aux`` holds, per clip and version, Z ``(N, V, d)``, ``logits`` ``(N, V, C)``,
             and the parts ``homo``, ``hetero``, ``noise`` ``(N, V, 3, d)`` where there are any.
         """
-        if batch.views is None:
-            raise MSABenchError(
-                "fsrf trains on two corrupted versions of each clip and the batch has none; "
-                "take batches from a data module that knows the method needs views"
-            )
-        versions = batch.views[:1] if self.variant == "wo_das" else batch.views
+        views = self.views_of(batch)
+        versions = views[:1] if self.variant == "wo_das" else views
         z, parts = self._encode(stacked(*versions))
         by_version = {
             name: x.unflatten(0, (len(versions), -1)).transpose(0, 1)

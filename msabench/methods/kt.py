@@ -365,20 +365,16 @@ class KT(MSAMethod):
             In stage ``task`` ``aux`` holds the guesses ``from_<source>`` and their ``target``, ``(B, T, d)``, or
             ``(B, T, D)`` raw frames for ``target_raw``; empty where nothing is reconstructed.
         """
-        if batch.complete is None:
-            raise MSABenchError(
-                "kt trains on complete clips and the batch has none; "
-                "take batches from a data module that knows the method needs them"
-            )
+        complete = self.complete_of(batch)
         if self.stage == "teacher":
-            return self._teach(batch.complete)
+            return self._teach(complete)
         out, guesses = self._predict(batch)
         if not self.reconstructs:
             return out
         if self.variant == "target_raw":
             guesses = {source: self.readout[source](guess) for source, guess in guesses.items()}
         out.aux = {f"from_{source}": guess for source, guess in guesses.items()}
-        out.aux["target"] = self._target(batch.complete)
+        out.aux["target"] = self._target(complete)
         return out
 
     def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:

@@ -451,15 +451,11 @@ class RECAP(MSAMethod):
                     out.unimodal[m] = predictions.mean(1)
             return out
 
-        if batch.complete is None:
-            raise MSABenchError(
-                "recap trains on the complete version of each clip and the batch has none; "
-                "take batches from a data module that knows the method needs it"
-            )
+        complete = self.complete_of(batch)
         embed = self.embed if self.first_embed is None else self.first_embed
         aux: dict[str, Tensor] = {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.turn in ("generators", "main")):
-            both = embed(stacked(batch, batch.complete))
+            both = embed(stacked(batch, complete))
             h, x = ({m: both[m].chunk(2)[version] for m in MODALITIES} for version in range(2))
             if self.turn != "discriminators":
                 generated = self._generate(h)

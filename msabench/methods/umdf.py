@@ -313,12 +313,7 @@ class UMDF(MSAMethod):
             ``aux`` holds the last elements ``h_a``, ``h_b`` ``(B, 3d)`` and their predictions ``f_a``, ``f_b``,
             shaped like ``pred``.
         """
-        if batch.views is None:
-            raise MSABenchError(
-                "umdf trains on two corrupted versions of each clip and the batch has none; "
-                "take batches from a data module that knows the method needs views"
-            )
-        a, b = batch.views
+        a, b = self.views_of(batch)
         h, valid, last = self._encode(stacked(a, b))
         h_last = _at(h, last)
         (h_a, h_b), (valid_a, valid_b) = h.chunk(2), valid.chunk(2)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ from msabench.errors import MSABenchError, one_of
 from msabench.evaluation.record import JobRecord
 from msabench.missingness.conditions import GRIDS, distinct
 from msabench.results.store import DEFAULT_STORE, ResultStore
-from msabench.tables.render import grid_markdown, grid_text
+from msabench.tables.render import grid_csv, grid_markdown, grid_text
 
 HEADER = (
     *("dataset", "revision", "method", "variant", "regime", "config", "jobs", "parameters"),
@@ -65,9 +63,7 @@ def costs(
     situations = Counter(results.frame()["job_id"].tolist())
     grid = [list(HEADER), *_rows(jobs, situations)]
     if format == "csv":
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows(grid)
-        return out.getvalue().rstrip("\n")
+        return grid_csv(grid)
     table = grid_markdown(grid) if format == "markdown" else grid_text(grid)
     return "\n".join([table, "", *LEGEND])
 

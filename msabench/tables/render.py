@@ -101,6 +101,13 @@ def grid_text(grid: Grid) -> str:
     return "\n".join(_aligned(grid, left=len(grid[0])))
 
 
+def grid_csv(grid: Grid) -> str:
+    """A plain grid as CSV, header first."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(grid)
+    return out.getvalue().rstrip("\n")
+
+
 def grid_markdown(grid: Grid) -> str:
     """A plain grid in markdown, header first."""
     return "\n".join([_pipes(grid[0]), _pipes(["---"] * len(grid[0])), *map(_pipes, grid[1:])])
