@@ -24,8 +24,10 @@ ROW = ("method", "method_version", "variant", "regime", "config_hash")
 AVERAGES: dict[str, tuple[Cell, ...]] = {
     "avg_missing": tuple(cell for cell in INTER if cell.available in MISSING_CONDITIONS),
     "avg_intra": INTRA,
+    "avg_intra_to_1": (*INTRA[1:], Cell.parse("intra/1.0")),
 }
-"""Average -> the cells it is taken over: the six missing-modality conditions, and the ten rates 0.0 to 0.9."""
+"""Average -> the cells it is taken over: the six missing-modality conditions, the ten rates 0.0 to 0.9, and the rates
+0.1 to 1.0 that FSRF averages over."""
 
 DRAWS = 2000
 """Resamples of a bootstrap interval."""

@@ -1,0 +1,1 @@
+"""Checks of printed numbers: sums, copies, constant predictors, impossible pairs, claims."""
