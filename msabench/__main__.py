@@ -63,7 +63,8 @@ VERBS = {
 def overview() -> str:
     """The text of ``msabench --help``."""
     rows = [*TRAINING_VERBS.items(), *((name, verb.help) for name, verb in VERBS.items())]
-    lines = "\n".join(f"  {name:<15}{text}" for name, text in rows)
+    width = max(len(name) for name, _ in rows) + 2
+    lines = "\n".join(f"  {name:<{width}}{text}" for name, text in rows)
     return (
         f"msabench {__version__}: multimodal sentiment analysis with missing modalities\n\n"
         f"usage: msabench VERB [options]   (msabench VERB --help for its options)\n\n{lines}\n\n"
@@ -93,10 +94,12 @@ def dispatch(words: list[str]) -> int:
         from msabench.cli import main as training_main
 
         return training_main(words)
-    if words[0] == "data" and (len(words) == 1 or words[1] in ("-h", "--help")):
-        print("\n".join(f"msabench {name:<15}{verb.help}" for name, verb in VERBS.items() if name.startswith("data ")))
+    group = {name: verb for name, verb in VERBS.items() if name.startswith(f"{words[0]} ")}
+    if group and (len(words) == 1 or words[1] in ("-h", "--help")):
+        width = max(map(len, group)) + 2
+        print("\n".join(f"msabench {name:<{width}}{verb.help}" for name, verb in group.items()))
         return 0
-    name, rest = (" ".join(words[:2]), words[2:]) if words[0] == "data" else (words[0], words[1:])
+    name, rest = (" ".join(words[:2]), words[2:]) if group else (words[0], words[1:])
     if name not in VERBS:
         raise one_of("verb", name, [*TRAINING_VERBS, *VERBS])
     return _call(name, VERBS[name], rest)
@@ -163,7 +166,7 @@ def _flags(function: Callable[..., Any]) -> list[str]:
 
 
 def _positionals(name: str, function: Callable[..., Any]) -> list[str]:
-    if not name.startswith("data "):
+    if " " not in name:
         return []
     parameters = inspect.signature(function).parameters.values()
     return [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty]
