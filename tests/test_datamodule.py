@@ -23,10 +23,10 @@ def test_shares_of_devices_make_up_the_batches_of_one(n: int, size: int, world: 
     order = torch.randperm(n, generator=torch.Generator().manual_seed(n))
     if min(size, n % size or size) < world:
         with pytest.raises(MSABenchError, match="cannot be shared"):
-            RowLoader("train", n, size, order=lambda: order, world_size=world)
+            RowLoader("train", n, size, order=lambda _: order, world_size=world)
         return
-    single = [rows.index for rows in RowLoader("train", n, size, order=lambda: order)]
-    parts = [list(RowLoader("train", n, size, order=lambda: order, rank=r, world_size=world)) for r in range(world)]
+    single = [rows.index for rows in RowLoader("train", n, size, order=lambda _: order)]
+    parts = [list(RowLoader("train", n, size, order=lambda _: order, rank=r, world_size=world)) for r in range(world)]
     assert [len(p) for p in parts] == [len(single)] * world
     for step, whole in enumerate(single):
         assert torch.equal(torch.cat([parts[rank][step].index for rank in range(world)]), whole)

@@ -53,10 +53,11 @@ class RowLoader:
         stage: Passed on in ``Rows``.
         n_clips: Clips in the split.
         batch_size: Clips in a global batch.
-        order: Called at the start of an epoch; returns a permutation of the clips.
+        order: Called with the number of the pass before each pass; returns a permutation of the clips.
         rank: Index of this device.
         world_size: Number of devices.
         position: Passed on in ``Rows``.
+        passes: Passes over the split in an epoch.
 
     Raises:
         MSABenchError: The last batch has fewer clips than there are devices.
@@ -68,10 +69,11 @@ class RowLoader:
         n_clips: int,
         batch_size: int,
         *,
-        order: Callable[[], Tensor] | None = None,
+        order: Callable[[int], Tensor] | None = None,
         rank: int = 0,
         world_size: int = 1,
         position: int = 0,
+        passes: int = 1,
     ) -> None:
         self.stage = stage
         self.n_clips = n_clips
@@ -80,6 +82,7 @@ class RowLoader:
         self.rank = rank
         self.world_size = world_size
         self.position = position
+        self.passes = passes
         smallest = min(batch_size, n_clips % batch_size or batch_size)
         if smallest < world_size:
             raise MSABenchError(
@@ -88,12 +91,13 @@ class RowLoader:
             )
 
     def __len__(self) -> int:
-        return -(-self.n_clips // self.batch_size)
+        return -(-self.n_clips // self.batch_size) * self.passes
 
     def __iter__(self) -> Iterator[Rows]:
-        order = torch.arange(self.n_clips) if self.order is None else self.order()
-        for batch in torch.split(order, self.batch_size):
-            yield Rows(batch.tensor_split(self.world_size)[self.rank], self.stage, self.position)
+        for number in range(self.passes):
+            order = torch.arange(self.n_clips) if self.order is None else self.order(number)
+            for batch in torch.split(order, self.batch_size):
+                yield Rows(batch.tensor_split(self.world_size)[self.rank], self.stage, self.position)
 
 
 class MSADataModule(pl.LightningDataModule):
@@ -214,15 +218,17 @@ class MSADataModule(pl.LightningDataModule):
     # Loaders.
 
     def train_dataloader(self) -> RowLoader:
-        """Shuffled training clips; the order depends on seed and epoch alone."""
+        """Shuffled training clips; the order depends on seed, epoch and pass alone."""
+        method: Any = self.trainer.lightning_module if self.trainer else None
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return RowLoader(
             "train",
             len(self.corpus.splits["train"]),
             self.batch_size,
-            order=lambda: self.train_order(self._epoch),
+            order=lambda number: self.train_order(self._epoch, number),
             rank=rank,
             world_size=world_size,
+            passes=getattr(method, "passes", 1),
         )
 
     def val_dataloader(self) -> RowLoader:
@@ -253,9 +259,10 @@ class MSADataModule(pl.LightningDataModule):
     def _epoch(self) -> int:
         return self.trainer.current_epoch if self.trainer else 0
 
-    def train_order(self, epoch: int) -> Tensor:
-        """Permutation of the training clips, int64 ``(N,)``: a function of seed and epoch."""
-        digest = hashlib.sha256(f"order/{self.seed}/{epoch}".encode()).digest()
+    def train_order(self, epoch: int, number: int = 0) -> Tensor:
+        """Permutation of the training clips, int64 ``(N,)``: a function of seed, epoch and number of the pass."""
+        of_pass = f"/{number}" if number else ""
+        digest = hashlib.sha256(f"order/{self.seed}/{epoch}{of_pass}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         return torch.randperm(len(self.corpus.splits["train"]), generator=generator)
 

@@ -65,16 +65,25 @@ class MSAMethod(pl.LightningModule, ABC):
             ``lr_factor``; None keeps it constant.
         lr_factor: See ``lr_patience``.
         optimizer: ``adam``, or ``adamw`` with decoupled weight decay.
-        gradient_clip: Largest norm of a turn's gradient, for methods with several turns; the others are clipped by
-            the trainer.
+        gradient_clip: Limit of a step's gradient, see ``clip_by``; None for none. Methods with one turn a batch and
+            ``accumulate`` 1 may also leave it to the trainer.
+        clip_by: Whether ``gradient_clip`` limits the norm of all gradients or the size of each.
+        accumulate: Batches whose losses are summed, not averaged, before a step; batches left over at the end of an
+            epoch are dropped. So do several official codes; the trainer's ``accumulate_grad_batches`` averages.
 
     Attributes:
         schedule: Stage -> its turns, in order. A method may set another one in its constructor.
         stage_epochs: Stage -> epochs, for every stage but the last; set in the constructor.
+        turns_alternate: Whether each ``batch`` gets a step of every turn, or each turn makes a ``pass`` of its own over
+            the training split within every epoch; the latter for methods with one stage.
+        turns_alone: Whether the parameters of other turns are frozen in a turn. If not, they get gradients, which count
+            in the norm that is clipped, but no step.
     """
 
     info: ClassVar[MethodInfo]
     schedule: Mapping[str, tuple[str, ...]] = MappingProxyType({"task": ("main",)})
+    turns_alternate: ClassVar[Literal["batch", "pass"]] = "batch"
+    turns_alone: ClassVar[bool] = True
     init_args: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> MSAMethod:
@@ -98,8 +107,12 @@ class MSAMethod(pl.LightningModule, ABC):
         lr_factor: float = 0.1,
         optimizer: Literal["adam", "adamw"] = "adam",
         gradient_clip: float | None = None,
+        clip_by: Literal["norm", "value"] = "norm",
+        accumulate: int = 1,
     ) -> None:
         super().__init__()
+        if accumulate < 1:
+            raise MSABenchError(f"accumulate {accumulate} is not allowed; give at least 1")
         if variant not in ("default", *self.info.variants):
             raise one_of(f"variant of {self.info.name}", variant, ("default", *self.info.variants))
         if spec.task not in self.info.tasks:
@@ -113,11 +126,13 @@ class MSAMethod(pl.LightningModule, ABC):
         self.lr_factor = lr_factor
         self.optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
         self.gradient_clip = gradient_clip
+        self.clip_by = clip_by
+        self.accumulate = accumulate
         self.stage_epochs: dict[str, int] = {}
         self._stage = ""
         self._turn = ""
         self._epoch_sums: dict[str, Tensor] = {}
-        self._epoch_clips = 0
+        self._epoch_clips: dict[str, int] = {}
         self._val_metrics = PredictionMetrics(spec.metric_set)
         self._test_metrics: dict[int, PredictionMetrics] = {}
         self.test_results: dict[str, dict[str, float]] = {}
@@ -249,12 +264,18 @@ class MSAMethod(pl.LightningModule, ABC):
 
     @property
     def automatic_optimization(self) -> bool:
-        """Whether Lightning steps the optimiser; not with several turns, nor without anything to optimise."""
-        return all(len(turns) == 1 for turns in self.schedule.values()) and self._trains_anything
+        """Whether Lightning steps the optimiser: it cannot take turns, sum over batches, or optimise nothing."""
+        one_turn = all(len(turns) == 1 for turns in self.schedule.values())
+        return one_turn and self.accumulate == 1 and self.gradient_clip is None and self._trains_anything
 
     @automatic_optimization.setter
     def automatic_optimization(self, automatic: bool) -> None:
         raise AttributeError("it follows from the schedule")
+
+    @property
+    def passes(self) -> int:
+        """Passes over the training split in an epoch."""
+        return len(self.turns) if self.turns_alternate == "pass" else 1
 
     @property
     def _trains_anything(self) -> bool:
@@ -341,23 +362,36 @@ class MSAMethod(pl.LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """One optimisation step's loss; with several turns, a step of each."""
-        self._epoch_clips += batch.size
         if self.automatic_optimization:
             return self._loss_of_turn(batch)
         if not self._trains_anything:
             self._loss_of_turn(batch)
             return None
+        in_pass, number = divmod(batch_idx, -(-int(self.trainer.num_training_batches) // self.passes))
         for turn, optimizer in zip(self.turns, _as_list(self.optimizers()), strict=True):
-            self.turn = turn
-            # The parameters of the other turns are frozen meanwhile.
-            self.toggle_optimizer(optimizer)
-            self.manual_backward(self._loss_of_turn(batch))
-            if self.gradient_clip is not None:
-                self.clip_gradients(optimizer, self.gradient_clip, "norm")
-            optimizer.step()
-            optimizer.zero_grad()
-            self.untoggle_optimizer(optimizer)
+            if self.turns_alternate == "batch" or turn == self.turns[in_pass]:
+                self.turn = turn
+                self._step(optimizer, batch, number)
         return None
+
+    def _step(self, optimizer: Any, batch: Batch, number: int) -> None:
+        """Gradients of one batch, the ``number``-th of its pass, and a step where one is due."""
+        if self.turns_alone:
+            self.toggle_optimizer(optimizer)
+        if number % self.accumulate == 0:
+            (optimizer if self.turns_alone else self).zero_grad()
+        self.manual_backward(self._loss_of_turn(batch))
+        if self.gradient_clip is not None:
+            if self.turns_alone:
+                self.clip_gradients(optimizer, self.gradient_clip, self.clip_by)
+            elif self.clip_by == "norm":
+                torch.nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
+            else:
+                torch.nn.utils.clip_grad_value_(self.parameters(), self.gradient_clip)
+        if (number + 1) % self.accumulate == 0:
+            optimizer.step()
+        if self.turns_alone:
+            self.untoggle_optimizer(optimizer)
 
     def _loss_of_turn(self, batch: Batch) -> Tensor:
         terms = self.loss(*self._gathered(self.training_forward(batch), batch))
@@ -368,8 +402,8 @@ class MSAMethod(pl.LightningModule, ABC):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean of every loss term; a loss that is not finite ends the run."""
-        means = {f"train/{name}": value / self._epoch_clips for name, value in self._epoch_sums.items()}
-        self._epoch_sums, self._epoch_clips = {}, 0
+        means = {f"train/{name}": value / self._epoch_clips[name] for name, value in self._epoch_sums.items()}
+        self._epoch_sums, self._epoch_clips = {}, {}
         for name, value in means.items():
             if not torch.isfinite(value):
                 raise MSABenchError(f"{name} of {self.info.name} is {value.item()} in epoch {self.current_epoch}")
@@ -479,6 +513,7 @@ class MSAMethod(pl.LightningModule, ABC):
         for name, value in values.items():
             weighted = value.detach() * clips
             self._epoch_sums[name] = self._epoch_sums[name] + weighted if name in self._epoch_sums else weighted
+            self._epoch_clips[name] = self._epoch_clips.get(name, 0) + clips
 
     def _gathered(self, out: Output, batch: Batch) -> tuple[Output, Batch]:
         if self._trainer is None or self.trainer.world_size == 1:
