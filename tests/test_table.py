@@ -4,6 +4,8 @@ import csv
 import io
 import math
 import re
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -12,12 +14,17 @@ from msabench.errors import MSABenchError
 from msabench.metrics.functional import compute
 from msabench.missingness.conditions import GRIDS
 from msabench.results.store import ResultStore
-from msabench.tables import command
-from msabench.tables.command import table
+from msabench.tables import build, command
+from msabench.tables.output import FORMATS
+from msabench.tables.sheet import ranked
 from msabench.tables.spec import _PARTS, columns_of
+from tests.html_rows import parsed
 from tests.records import add, fail
 
 WIDE = 1000
+
+table = partial(command.table, papers=["none"])
+"""Our own result tables alone; tests of the papers' tables have a file of their own."""
 
 
 @pytest.fixture
@@ -176,7 +183,8 @@ def test_failed_jobs_are_rows_with_a_reason(store, folder):
     filled(store)
     fail(store, "RuntimeError: out of\nmemory", method="lf_dnn", seed=9)
     text = table(["mosi"], store=folder, width=WIDE)
-    assert rows_of(text)["lf_dnn"][3:] == ["0", *["-"] * 19]
+    assert rows_of(text)["lf_dnn‡"][3:] == ["0", *["-"] * 19]
+    assert "‡ = has failed jobs." in text
     assert "Failed jobs (left out of means): lf_dnn (mixed), seed 9: RuntimeError: out of memory." in text
 
 
@@ -191,9 +199,10 @@ def test_markdown_marks_the_best(store, folder):
         if "|" in line
     }
     # The constant is marked where it wins; equal as printed is equal.
-    assert rows["constant"] == ["**90.00**", "10.00"]
-    assert rows["mult"] == ["80.00", "**80.00**"]
-    assert rows["umdf"] == ["80.00", "**80.00**"]
+    assert rows["constant"] == ["**90.00**", "*10.00*"]
+    assert rows["mult"] == ["*80.00*", "**80.00**"]
+    assert rows["umdf"] == ["*80.00*", "**80.00**"]
+    assert "- bold = best of a column; italics = second best." in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert widths == {4 + 2 + 1}
 
@@ -204,7 +213,99 @@ def test_lower_is_better_for_mae(store, folder):
     text = table(["mosi"], metric="mae", store=folder, format="markdown", grid=["inter/l"])
     assert "**0.250**" in text
     assert "percent" not in text
-    assert "**0.500**" not in text
+    # Of two, the second best is the worst.
+    assert "*0.500*" not in text
+
+
+def test_the_second_best_is_underlined(store, folder):
+    for method, value in (("constant", 0.5), ("mult", 0.7), ("umdf", 0.6)):
+        add(store, lambda cell, mask, v=value: {"f1_non0": v, "mae": v}, method=method)
+    for format, best, second in (("latex", r"\textbf{%s}", r"\underline{%s}"), ("html", "<strong>%s<", "<u>%s<")):
+        text = table(["mosi"], store=folder, format=format, grid=["inter/l"])
+        assert (best % "70.00") in text
+        assert (second % "60.00") in text
+        assert "bold = best of a column; underlined = second best." in text
+        text = table(["mosi"], metric="mae", store=folder, format=format, grid=["inter/l"])
+        assert (best % "0.500") in text
+        assert (second % "0.600") in text
+    assert "bold" not in table(["mosi"], store=folder, width=WIDE)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "direction", "ranks"),
+    [
+        (["1.0", "2.0", "3.0"], "max", [0, 2, 1]),
+        (["1.0", "2.0", "3.0"], "min", [1, 2, 0]),
+        (["-0.2", "0.1", "-0.5"], "max", [2, 1, 0]),
+        (["2.0", "2.0", "1.0"], "max", [1, 1, 2]),
+        (["2.0", "1.0"], "max", [1, 0]),
+        (["2.0", None, "nan", "1.0"], "max", [1, 0, 0, 0]),
+        (["2.0", None], "max", [0, 0]),
+        (["2.0", "2.0", "2.0"], "max", [1, 1, 1]),
+        ([], "max", []),
+    ],
+)
+def test_ranks(numbers, direction, ranks):
+    assert ranked(numbers, direction) == ranks
+
+
+def test_html_is_an_accessible_table(store, folder):
+    filled(store)
+    cells = parsed(table(["mosi"], store=folder, format="html", grid=["inter"]))
+    header, *rows = cells.rows
+    assert header == ["method", "regime", "fidelity", "runs", "l", "a", "v", "la", "lv", "av", "lav", "avg"]
+    assert {len(row) for row in rows} == {len(header)}
+    assert [row[0] for row in rows] == ["constant", "mult", "umdf"]
+    assert cells.heads == ["col"] * len(header) + ["row"] * 3
+    assert "CMU-MOSI: F1 (non-0) [f1_non0], percent" in cells.captions
+    overview = parsed(table(store=folder, format="html"))
+    assert "dataset" in overview.rows[0]
+
+
+def test_names_are_escaped(store, folder):
+    # A name comes from a contributor's records.
+    add(store, method="<b>&x_y|z*")
+    texts = {format: table(["mosi"], store=folder, format=format, width=WIDE) for format in FORMATS}
+    assert "<b>" not in texts["html"]
+    assert "&lt;b&gt;&amp;x_y|z*" in texts["html"]
+    assert parsed(texts["html"]).rows[1][0] == "<b>&x_y|z*"
+    assert r"$<$b$>$\&x\_y$|$z*" in texts["latex"]
+    assert r"\<b>&x_y\|z\*" in texts["markdown"]
+    assert next(csv.DictReader(io.StringIO(texts["csv"])))["method"] == "<b>&x_y|z*"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_shows_what_must_be_marked(store, folder, format, monkeypatch):
+    known = command_methods()
+    guess = replace(known["umdf"], fidelity="experimental")
+    monkeypatch.setattr(build, "registered", lambda: known | {"umdf": guess})
+    for seed in (1, 2):
+        add(store, method="mult", seed=seed)
+    add(store, lambda cell, mask: 0.3932, method="constant", cell_options={"collapsed": True})
+    add(store, method="umdf", cell_options={"names": ["inter/l", "inter/a"]})
+    add(store, method="mult", seed=3, cell_options={"names": ["inter/l"]})
+    fail(store, method="lf_dnn", seed=9)
+    text = table(["mosi"], store=folder, format=format, width=WIDE, grid=["inter"])
+    dagger = r"\textsuperscript{\dag}" if format == "latex" else "†"
+    double = r"\textsuperscript{\ddag}" if format == "latex" else "‡"
+    if format == "csv":
+        rows = {(row["method"], row["column"]): row for row in csv.DictReader(io.StringIO(text))}
+        assert rows["constant", "l"]["marks"] == "collapsed in 1 of 1 seeds; row has 1 of up to 3 seeds"
+        assert rows["mult", "a"]["marks"] == "2 of 3 seeds"
+        assert rows["mult", "l"]["marks"] == ""
+        assert rows["umdf", "lv"]["marks"] == "no records; row has 1 of up to 3 seeds; experimental"
+        assert rows["lf_dnn", "l"]["marks"] == "no records; row has 0 of up to 3 seeds; 1 failed"
+        return
+    assert f"39.32{dagger}" in text
+    assert "= collapsed:" in text
+    assert re.search(r"50\.00(±|\$\\pm\$)0\.00\(2\)", text)
+    assert re.search(r"lf(_|\\_)dnn" + re.escape(double), text)
+    assert "has failed jobs." in text
+    assert "RuntimeError: out of memory" in text
+    assert "= no records." in text
+    assert "Fewer training seeds than other rows, which have up to 3: constant (1), " in text
+    assert "experimental = known by its title alone" in text
+    assert text.count("experimental") >= 2
 
 
 def test_latex_is_balanced_and_escaped(store, folder):
@@ -344,7 +445,7 @@ def test_metric_sets(store, folder):
         ({"methods": ["nope"]}, "unknown method 'nope'; allowed: "),
         ({"metric": "f2"}, "unknown metric 'f2'; allowed: acc2_non0"),
         ({"grid": ["inter/x"]}, "unknown|allowed"),
-        ({"format": "html"}, "unknown format 'html'; allowed: text, markdown, latex, csv"),
+        ({"format": "pdf"}, "unknown format 'pdf'; allowed: text, markdown, latex, csv, html"),
     ],
 )
 def test_unknown_names_are_refused(store, folder, arguments, message):

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
-from msabench.data.info import EMOTIONS
+from msabench.data.info import DATASETS, EMOTIONS
 from msabench.errors import MSABenchError
 from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import Cell
+from msabench.published.readings import readings
 from msabench.results.aggregate import AVERAGES
 
 DEFAULT_PUBLISHED = Path("leaderboard/published")
@@ -32,7 +33,7 @@ PRINTED = (
 """Names of metrics as papers print them; ``delta_`` before one is a difference stated in prose."""
 
 _REQUIRED = ("dataset", "method", "cell", "metric", "value")
-_DIGITS = re.compile(r"^-?\d+(\.\d+)?$")
+_DIGITS = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,12 @@ def _problem(number: Number) -> str | None:
     metric = number.metric.removeprefix("delta_")
     if metric not in PRINTED and metric not in METRICS:
         return _not_allowed("metric", number.metric, (*PRINTED, *METRICS))
+    # The protocol may follow from the cell: hence first.
+    if number.cell not in AVERAGES:
+        try:
+            Cell.parse(number.cell)
+        except MSABenchError as error:
+            return f"{error} or an average: {', '.join(AVERAGES)}"
     closed = {
         "features": ("", "aligned", "unaligned"),
         "protocol": PROTOCOLS,
@@ -205,12 +212,10 @@ def _problem(number: Number) -> str | None:
             return _not_allowed(name, getattr(number, name), allowed)
     if bool(number.key) != bool(number.evidence):
         return f"key {number.key!r} with evidence {number.evidence!r}; give both or neither"
-    if number.cell not in AVERAGES:
-        try:
-            Cell.parse(number.cell)
-        except MSABenchError as error:
-            return f"{error} or an average: {', '.join(AVERAGES)}"
-    if not _DIGITS.match(number.value):
+    possible = readings(number.dataset, metric, number.emotion)
+    if number.key and number.dataset in DATASETS and number.key not in possible:
+        return _not_allowed(f"key of {metric} on {number.dataset}", number.key, possible)
+    if not _DIGITS.fullmatch(number.value):
         return f"value {number.value!r} is not a plain decimal number such as 82.58"
     low, high = _range(metric)
     if not low <= number.number <= high:

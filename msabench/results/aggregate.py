@@ -8,6 +8,7 @@ leaving it out would flatter a method that collapsed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msabench.missingness.conditions import INTER, INTRA, MISSING_CONDITIONS, Cell
@@ -48,34 +49,33 @@ def by_seed(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         mask seed's value is undefined), ``n_mask_seeds`` (test masks drawn; the fewest and, in an average, over its
         random cells), ``collapsed`` (whether predictions fell into one class under any mask seed, in any cell).
     """
+    return _by_seed(frame, [metric]).rename(columns={metric: "value"})
+
+
+def _by_seed(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    """``by_seed`` for several metrics, each in a column of its own name."""
     import pandas as pd
 
     keys = [*PROTOCOL, *ROW, "seed"]
-    per_cell = _strict_mean(frame.assign(value=frame[metric]), [*keys, "cell"], n_mask_seeds=("mask_seed", "count"))
+    per_cell = _strict_mean(frame, [*keys, "cell"], metrics, n_mask_seeds=("mask_seed", "count"))
     parts = [per_cell]
     for name, cells in AVERAGES.items():
         over = per_cell[per_cell["cell"].isin([str(cell) for cell in cells])]
         # Cells without random holes have no mask seed and would hide how often the others were drawn.
         drawn = over.assign(drawn=over["n_mask_seeds"].where(over["n_mask_seeds"] > 0))
-        average = _strict_mean(drawn, keys, n_mask_seeds=("drawn", "min"))
+        average = _strict_mean(drawn, keys, metrics, n_mask_seeds=("drawn", "min"))
         complete = average[average["rows"] == len(cells)]
         parts.append(complete.assign(cell=name, n_mask_seeds=complete["n_mask_seeds"].fillna(0).astype("int64")))
-    columns = [*keys, "cell", "value", "n_mask_seeds", "collapsed"]
+    columns = [*keys, "cell", *metrics, "n_mask_seeds", "collapsed"]
     return pd.concat([part[columns] for part in parts], ignore_index=True)
 
 
-def _strict_mean(frame: pd.DataFrame, keys: list[str], **more: tuple[str, str]) -> pd.DataFrame:
-    """Mean of ``value`` per group, NaN if any value is; with ``rows``, ``collapsed`` (any) and further aggregates."""
+def _strict_mean(frame: pd.DataFrame, keys: list[str], metrics: list[str], **more: tuple[str, str]) -> pd.DataFrame:
+    """Means per group, NaN if any value is; with ``rows``, ``collapsed`` (any) and further aggregates."""
     groups = frame.groupby(keys, sort=False, dropna=False)
-    result = groups.agg(
-        value=("value", "mean"),
-        defined=("value", "count"),
-        rows=("value", "size"),
-        collapsed=("collapsed", "any"),
-        **more,
-    ).reset_index()
-    result["value"] = result["value"].where(result["defined"] == result["rows"])
-    return result
+    about = groups.agg(rows=("collapsed", "size"), collapsed=("collapsed", "any"), **more)
+    values = groups[metrics].mean().where(groups[metrics].count().eq(about["rows"], axis=0))
+    return about.join(values).reset_index()
 
 
 def over_seeds(frame: pd.DataFrame, metric: str, *, keep_seeds: bool = False) -> pd.DataFrame:
@@ -91,22 +91,24 @@ def over_seeds(frame: pd.DataFrame, metric: str, *, keep_seeds: bool = False) ->
         ``n_seeds``, ``n_mask_seeds`` (the fewest of any seed), ``n_collapsed`` (seeds that collapsed). Mean and
         standard deviation are NaN if any seed's value is undefined.
     """
+    return over_seeds_of(frame, [metric], keep_seeds=keep_seeds).drop(columns="metric")
+
+
+def over_seeds_of(frame: pd.DataFrame, metrics: Sequence[str], *, keep_seeds: bool = False) -> pd.DataFrame:
+    """``over_seeds`` for several metrics at the cost of about one: its columns and ``metric``, metric after metric."""
+    import pandas as pd
+
+    names = list(metrics)
     keys = [*PROTOCOL, *ROW, *(["seed"] if keep_seeds else []), "cell"]
-    summary = (
-        by_seed(frame, metric)
-        .groupby(keys, sort=False, dropna=False)
-        .agg(
-            mean=("value", "mean"),
-            std=("value", "std"),
-            defined=("value", "count"),
-            n_seeds=("seed", "size"),
-            n_mask_seeds=("n_mask_seeds", "min"),
-            n_collapsed=("collapsed", "sum"),
-        )
+    groups = _by_seed(frame, names).groupby(keys, sort=False, dropna=False)
+    about = groups.agg(
+        n_seeds=("collapsed", "size"), n_mask_seeds=("n_mask_seeds", "min"), n_collapsed=("collapsed", "sum")
     )
-    undefined = summary["defined"] != summary["n_seeds"]
-    summary[["mean", "std"]] = summary[["mean", "std"]].mask(undefined)
-    return summary.drop(columns="defined").reset_index()
+    defined = groups[names].count().eq(about["n_seeds"], axis=0)
+    means, spreads = groups[names].mean().where(defined), groups[names].std().where(defined)
+    parts = [about.assign(metric=name, mean=means[name], std=spreads[name]) for name in names]
+    counts = ["n_seeds", "n_mask_seeds", "n_collapsed"]
+    return pd.concat(parts).reset_index()[[*keys, "metric", "mean", "std", *counts]]
 
 
 def inconsistencies(frame: pd.DataFrame) -> list[str]:
@@ -125,8 +127,10 @@ def inconsistencies(frame: pd.DataFrame) -> list[str]:
         problems += _sentences(counts, what)
     # Whoever may choose the seeds can choose those that flatter.
     random = frame[frame["mask_seed"].notna()]
-    drawn = random.groupby([*PROTOCOL, "cell", "job_id"], sort=False)["mask_seed"].agg(lambda s: str(sorted(s)))
-    problems += _sentences(drawn.groupby([*PROTOCOL, "cell"], sort=False).nunique(), "mask seeds")
+    groups = random.groupby([*PROTOCOL, "cell"], sort=False)
+    drawn = groups.agg(rows=("mask_seed", "size"), jobs=("job_id", "nunique"), seeds=("mask_seed", "nunique"))
+    # A job has a mask seed once. All have the same ones if, and only if, each has every one that any has.
+    problems += _sentences(1 + (drawn["rows"] != drawn["jobs"] * drawn["seeds"]).astype("int64"), "mask seeds")
     return problems
 
 

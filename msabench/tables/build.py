@@ -13,6 +13,7 @@ from msabench.evaluation.record import JobRecord
 from msabench.metrics.spec import DEFAULT_METRIC, METRICS, metric_keys, metric_set_of, metric_spec
 from msabench.registry import methods as registered
 from msabench.results.aggregate import PROTOCOL, ROW, inconsistencies, over_seeds
+from msabench.tables.marks import failures_in
 from msabench.tables.spec import FLOOR, Column, Entry, Row, Table
 
 if TYPE_CHECKING:
@@ -73,9 +74,7 @@ def build_tables(
     rows: dict[tuple[str, ...], dict[tuple[Any, ...], Row]] = {}
     for record in summary.to_dict("records"):
         row = _row_of(rows, record, record.get("seed"))
-        # Summaries count over the seeds of the cell; the table's row has them all.
-        entry = Entry(*(record[name] for name in ("mean", "std", "n_seeds", "n_mask_seeds", "n_collapsed")))
-        row.entries[str(record["cell"])] = entry
+        row.entries[str(record["cell"])] = entry_of(record)
     # Cells may have different seeds, so that no cell need have all of them.
     for record in found[[*PROTOCOL, *ROW, "seed"]].drop_duplicates().to_dict("records"):
         _row_of(rows, record, record["seed"] if keep_seeds else None).n_seeds += 1
@@ -88,14 +87,14 @@ def build_tables(
         if job.key.dataset == dataset and (wanted is None or job.key.method in wanted):
             seed = job.key.seed
             row = _row_of(rows, vars(job.key), seed if keep_seeds else None)
-            row.failures.append(f"{row.label} ({row.regime}), seed {seed}: {' '.join(job.error.split())[:120]}")
+            row.failures.append(failure_line(job, row))
     info = dataset_facts(dataset)
     tables = []
     named_rows = [(dict(zip(PROTOCOL, protocol, strict=True)), group) for protocol, group in sorted(rows.items())]
     # Honest selection first; the sort is stable.
     for named, group in sorted(named_rows, key=lambda item: item[0]["selection"] != "val"):
         ordered = _ordered(list(group.values()), methods)
-        _mark(ordered)
+        mark_alike(ordered)
         table = Table(dataset, info.title, info.caveat, named, spec, metric_set, columns, ordered)
         table.notes = _notes(table, frame, methods)
         tables.append(table)
@@ -110,6 +109,16 @@ def _row_of(rows: dict[tuple[str, ...], dict[tuple[Any, ...], Row]], record: dic
         known = registered().get(record["method"])
         group[key] = Row(**about, seed=seed, fidelity=known.fidelity if known else "unknown")
     return group[key]
+
+
+def entry_of(record: dict[Any, Any]) -> Entry:
+    """The number of one line of ``over_seeds``. It counts over the seeds of the cell; the table's row has them all."""
+    return Entry(*(record[name] for name in ("mean", "std", "n_seeds", "n_mask_seeds", "n_collapsed")))
+
+
+def failure_line(job: JobRecord, row: Row) -> str:
+    """What failed and why, e.g. ``umdf (mixed), seed 1111: RuntimeError: out of memory``."""
+    return f"{row.label} ({row.regime}), seed {job.key.seed}: {' '.join(job.error.split())[:120]}"
 
 
 def _add_intervals(row: Row, folder: Path, jobs: pd.DataFrame, metric_set: str, metric: str) -> None:
@@ -140,7 +149,7 @@ def _ordered(rows: list[Row], methods: Sequence[str] | None) -> list[Row]:
     return sorted(rows, key=position)
 
 
-def _mark(rows: list[Row]) -> None:
+def mark_alike(rows: list[Row]) -> None:
     """Tell apart rows of one method, variant and regime that differ in version or configuration."""
     for row in rows:
         alike = [r for r in rows if (r.method, r.variant, r.regime) == (row.method, row.variant, row.regime)]
@@ -159,9 +168,7 @@ def _notes(table: Table, frame: pd.DataFrame, methods: Sequence[str] | None) -> 
         notes.append(f"No records under this protocol: {', '.join(absent)}.")
     if any(row.marks for row in table.rows):
         notes.append("v, # = version of the method, hash of the configuration, where a method has several.")
-    failed = [line for row in table.rows for line in row.failures]
-    if failed:
-        notes.append(f"Failed jobs (left out of means): {'; '.join(failed)}.")
+    notes += failures_in(table.rows)
     mine = frame
     for name, value in table.protocol.items():
         mine = mine[mine[name] == value]
@@ -169,13 +176,18 @@ def _notes(table: Table, frame: pd.DataFrame, methods: Sequence[str] | None) -> 
     return notes
 
 
-def check_methods(methods: Sequence[str], frame: pd.DataFrame) -> None:
+def check_methods(methods: Sequence[str], frame: pd.DataFrame, published: Sequence[str] = ()) -> None:
     """Refuse methods that are neither registered nor recorded.
+
+    Args:
+        methods: Names to check.
+        frame: Records as ``ResultStore.frame`` gives them.
+        published: Further names that are allowed, those in the papers' tables that are shown.
 
     Raises:
         MSABenchError: Names the first such method and the allowed ones.
     """
-    allowed = sorted({*registered(), *frame["method"].unique()})
+    allowed = sorted({*registered(), *frame["method"].unique(), *published})
     for name in methods:
         if name not in allowed:
             raise MSABenchError(f"unknown method {name!r}; allowed: {', '.join(allowed)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,14 +11,17 @@ from msabench.data.info import DATASETS
 from msabench.errors import MSABenchError, one_of
 from msabench.evaluation.record import JobRecord
 from msabench.metrics.spec import METRICS, metric_keys, metric_spec
+from msabench.published.layouts import paper_tables
+from msabench.published.numbers import DEFAULT_PUBLISHED
 from msabench.results.store import DEFAULT_STORE, ResultStore
-from msabench.tables.render import grid_markdown, grid_text, render_csv, render_latex, render_markdown, render_text
-from msabench.tables.spec import Table, columns_of
+from msabench.tables.output import FORMATS, Report, printed
+from msabench.tables.paper import SHOW
+from msabench.tables.paper_report import Request, add_following, add_paper, followed
+from msabench.tables.render import Grid
+from msabench.tables.spec import columns_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FORMATS = ("text", "markdown", "latex", "csv")
 
 
 def table(
@@ -27,52 +29,94 @@ def table(
     methods: list[str] | None = None,
     metric: str | None = None,
     grid: list[str] | None = None,
-    format: Literal["text", "markdown", "latex", "csv"] = "text",
+    format: Literal["text", "markdown", "latex", "csv", "html"] = "text",
     store: Path = DEFAULT_STORE,
     per_seed: bool = False,
     intervals: bool = False,
     width: int | None = None,
+    paper: str | None = None,
+    table: str | None = None,
+    show: Literal["published", "reproduced", "both"] = "both",
+    papers: list[str] | None = None,
+    published: Path = DEFAULT_PUBLISHED,
 ) -> str:
-    """Print result tables; without datasets, methods and metric also what the store holds.
+    """Print result tables, a paper's tables, or both; without datasets, methods and metric also what the store holds.
 
     Records of different protocols (data revision, features, level, lengths, token fill, selection) stand in tables of
-    their own.
+    their own. With datasets, the papers' tables that have them follow.
 
     Args:
         datasets: Corpora to show; all in the store if not given.
         methods: Methods to show besides the constant predictor; all if not given.
-        metric: Metric key, e.g. f1_has0 or mae; each corpus's usual one if not given.
-        grid: Grids (inter, intra, paper) and cells (inter/la, intra/0.3) as columns; paper if not given.
-        format: How to print; csv is unrounded, one number a line.
+        metric: Metric key, e.g. f1_has0 or mae; each corpus's usual one if not given. In a paper's tables it selects
+            columns, also by the name as printed, e.g. f1; all columns if not given.
+        grid: Grids (inter, intra, paper) and cells (inter/la, intra/0.3) as columns of result tables; paper if not
+            given.
+        format: How to print; csv is unrounded, one number a line; html is a fragment.
         store: Folder of the result store.
-        per_seed: Whether each training seed is a row of its own.
-        intervals: Whether to print bootstrap intervals instead of standard deviations.
+        per_seed: Whether each training seed is a row of its own in result tables.
+        intervals: Whether result tables print bootstrap intervals instead of standard deviations.
         width: Characters in a line of text; the terminal's if not given.
+        paper: Print this paper's tables and nothing else: prlf, fsrf, umdf, recap or kt.
+        table: Print only this table of the paper, e.g. 1 or II.
+        show: Numbers in papers' tables: published, reproduced, or both with their differences.
+        papers: Papers whose tables follow the result tables, or none; with datasets all if not given, else none.
+        published: Folder with the published numbers.
 
     Returns:
         The text to print.
 
     Raises:
-        MSABenchError: A dataset, method, metric or cell is unknown, or a record file is malformed.
+        MSABenchError: A dataset, method, metric, cell, paper or table is unknown, or a file is malformed.
     """
     if format not in FORMATS:
         raise one_of("format", format, FORMATS)
+    if show not in SHOW:
+        raise one_of("show", show, SHOW)
+    width = width or shutil.get_terminal_size((120, 24)).columns
+    request = Request(datasets, methods, metric, show, published, ResultStore(store))
+    report = Report(title=f"Records in {store}")
+    if paper is not None:
+        options = {"grid": grid, "per_seed": per_seed, "intervals": intervals, "papers": papers}
+        for name in options:
+            if options[name]:
+                raise MSABenchError(f"{name} is about result tables and cannot go with paper {paper!r}; leave it out")
+        add_paper(report, paper_tables(paper, table), request)
+    elif table is not None:
+        raise MSABenchError(f"table {table!r} needs the paper it stands in, as in: --paper umdf --table 1")
+    else:
+        following = followed(papers, datasets)
+        _add_results(
+            report,
+            request,
+            grid,
+            per_seed,
+            intervals,
+            [name for paper_table in following for name in paper_table.methods],
+        )
+        add_following(report, following, request, asked=papers is not None)
+    return printed(report, format, width)
+
+
+def _add_results(
+    report: Report, request: Request, grid: list[str] | None, per_seed: bool, intervals: bool, published: Sequence[str]
+) -> None:
+    """Our own result tables, and what the store holds."""
+    datasets, methods, metric, store = request.datasets, request.methods, request.metric, request.store.folder
     columns = columns_of(grid or ["paper"])
     if metric is not None:
         metric_spec(metric)
-    width = width or shutil.get_terminal_size((120, 24)).columns
 
     from msabench.tables.build import build_tables, check_methods
 
-    results = ResultStore(store)
-    frame, failures = results.frame(), results.failures()
+    frame, failures = request.records()
     held = _held(frame, failures)
-    check_methods(methods or [], frame)
+    check_methods(methods or [], frame, published)
     for name in datasets or ():
         if name not in DATASETS and name not in held:
             raise one_of("dataset", name, [*DATASETS, *(name for name in held if name not in DATASETS)])
     shown, remarks = _shown(frame, list(dict.fromkeys(datasets)) if datasets else None, held, metric, store)
-    tables: list[Table] = []
+    report.remarks += remarks
     for name in shown:
         found = build_tables(
             frame,
@@ -85,10 +129,10 @@ def table(
             predictions=store / "predictions" if intervals else None,
         )
         if not found:
-            remarks.append(f"{name}: no records of {', '.join(methods or [])} in {store}.")
-        tables += found
-    overview = None if datasets or methods or metric or not held else _overview(frame, failures)
-    return _printed(tables, overview, remarks, format, width, store)
+            report.remarks.append(f"{name}: no records of {', '.join(methods or [])} in {store}.")
+        report.tables += found
+    if held and not (datasets or methods or metric):
+        report.overview = _overview(frame, failures)
 
 
 def _held(frame: pd.DataFrame, failures: Sequence[JobRecord]) -> list[str]:
@@ -123,7 +167,7 @@ def _shown(
     return [name for name in present if name not in without], remarks
 
 
-def _overview(frame: pd.DataFrame, failures: Sequence[JobRecord]) -> list[list[str]]:
+def _overview(frame: pd.DataFrame, failures: Sequence[JobRecord]) -> Grid:
     """What the store holds: one line per corpus, protocol, method, variant and regime."""
     fields = ["dataset", "features", "revision", "level", "token_fill", "lengths", "selection"]
     fields += ["method", "variant", "regime"]
@@ -137,26 +181,3 @@ def _overview(frame: pd.DataFrame, failures: Sequence[JobRecord]) -> list[list[s
         lines.setdefault(tuple(getattr(job.key, name) for name in fields), [0, 0, 0, 0])[3] += 1
     header = [*fields, "jobs", "cells", "masks", "failed"]
     return [header, *([*(word or "-" for word in key), *map(str, lines[key])] for key in sorted(lines))]
-
-
-def _printed(
-    tables: list[Table], overview: list[list[str]] | None, remarks: list[str], format: str, width: int, store: Path
-) -> str:
-    if format == "csv":
-        # Remarks inside would no longer be CSV.
-        print("\n".join(remarks), end="\n" if remarks else "", file=sys.stderr)
-        return render_csv(tables)
-    if format == "latex":
-        return "\n\n".join([*(f"% {remark}" for remark in remarks), *map(render_latex, tables)])
-    parts = []
-    if overview:
-        title = f"Records in {store}"
-        parts.append(
-            f"{title}\n{'=' * len(title)}\n{grid_text(overview)}"
-            if format == "text"
-            else f"### {title}\n\n{grid_markdown(overview)}"
-        )
-    parts += [render_text(found, width) if format == "text" else render_markdown(found) for found in tables]
-    if remarks:
-        parts.append("\n".join(remarks if format == "text" else [f"- {remark}" for remark in remarks]))
-    return "\n\n".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -61,14 +61,20 @@ def costs(
                 raise one_of(f"{name} in {store}", value, there)
         jobs = [job for job in jobs if values is None or getattr(job.key, name) in values]
     situations = Counter(results.frame()["job_id"].tolist())
-    grid = [list(HEADER), *_rows(jobs, situations)]
+    grid = [list(HEADER), *cost_rows(jobs, situations)]
     if format == "csv":
         return grid_csv(grid)
     table = grid_markdown(grid) if format == "markdown" else grid_text(grid)
     return "\n".join([table, "", *LEGEND])
 
 
-def _rows(jobs: Sequence[JobRecord], situations: Counter[str]) -> list[list[str]]:
+def cost_rows(jobs: Sequence[JobRecord], situations: Mapping[str, int]) -> list[list[str]]:
+    """The lines below ``HEADER``, one per configuration and machine.
+
+    Args:
+        jobs: Finished jobs.
+        situations: Job id -> number of its records.
+    """
     groups: dict[tuple[str, ...], list[JobRecord]] = defaultdict(list)
     for job in jobs:
         key, made = job.key, job.provenance

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msabench.metrics.spec import MetricSpec
@@ -141,7 +141,11 @@ class Row:
 
     def runs(self, columns: Sequence[Column]) -> str:
         """Training seeds x test masks of some columns: ``3x2``; ``3x1-2`` if columns differ; ``3`` without holes."""
-        drawn = {self.entries[column.key].n_mask_seeds for column in columns if column.key in self.entries} - {0}
+        return self.runs_of(self.entries.get(column.key) for column in columns)
+
+    def runs_of(self, entries: Iterable[Entry | None]) -> str:
+        """Training seeds x test masks of some numbers, as ``runs`` has them."""
+        drawn = {entry.n_mask_seeds for entry in entries if entry is not None} - {0}
         masks = "-".join(map(str, sorted({min(drawn), max(drawn)}))) if drawn else ""
         return f"{self.n_seeds}x{masks}" if masks else str(self.n_seeds)
 
@@ -181,17 +185,26 @@ class Table:
     @property
     def protocol_text(self) -> str:
         """The protocol in words."""
-        p = self.protocol
-        fill = f" (fill {p['token_fill']})" if p["token_fill"] else ""
-        lengths = {
-            "hide": "a removed modality is hidden with its length",
-            "keep": "a removed modality shows its length",
-        }.get(p["lengths"], f"lengths {p['lengths']}")
-        selection = {
-            "val": "selected on validation",
-            "test_best": "SELECTED ON TEST (test_best; measures how much that flatters)",
-        }.get(p["selection"], f"selection {p['selection']}")
-        return (
-            f"{self.dataset}, revision {p['revision']}, features {p['features']}; "
-            f"text dropped at level {p['level']}{fill}; {lengths}; {selection}"
-        )
+        return protocol_text(self.protocol)
+
+
+def protocol_text(protocol: Mapping[str, str]) -> str:
+    """A protocol in words.
+
+    Args:
+        protocol: Field of ``aggregate.PROTOCOL`` -> value.
+    """
+    p = protocol
+    fill = f" (fill {p['token_fill']})" if p["token_fill"] else ""
+    lengths = {
+        "hide": "a removed modality is hidden with its length",
+        "keep": "a removed modality shows its length",
+    }.get(p["lengths"], f"lengths {p['lengths']}")
+    selection = {
+        "val": "selected on validation",
+        "test_best": "SELECTED ON TEST (test_best; measures how much that flatters)",
+    }.get(p["selection"], f"selection {p['selection']}")
+    return (
+        f"{p['dataset']}, revision {p['revision']}, features {p['features']}; "
+        f"text dropped at level {p['level']}{fill}; {lengths}; {selection}"
+    )
