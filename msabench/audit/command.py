@@ -1,0 +1,78 @@
+"""``msabench audit``. Free of torch and pandas."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from msabench.audit.claims import load_claims
+from msabench.audit.finding import SEVERITIES
+from msabench.audit.render import Report, as_json, as_text
+from msabench.audit.run import KINDS, run_audit
+from msabench.errors import MSABenchError, one_of
+from msabench.published.numbers import DEFAULT_PUBLISHED, load_published, read_numbers
+
+FORMATS = ("text", "json")
+
+NARROWEST = 60
+"""Characters in a line below which text cannot be laid out."""
+
+
+def audit(
+    csv: Path | None = None,
+    format: Literal["text", "json"] = "text",
+    published: Path = DEFAULT_PUBLISHED,
+    kind: list[str] | None = None,
+    severity: Literal["error", "warning", "note"] = "note",
+    width: int | None = None,
+) -> str:
+    """Check printed numbers: sums, contradictions, copies, constant predictors, argument order, claims.
+
+    Args:
+        csv: A file of one's own in the columns of leaderboard/published/README.md, checked by itself and against the
+            published numbers; the published numbers and the claims about them if not given.
+        format: text for people, json for programs.
+        published: Folder with the published numbers.
+        kind: Kinds of findings to show; all if not given.
+        severity: Least severity to show.
+        width: Characters in a line of text; the terminal's if not given.
+
+    Returns:
+        The text to print.
+
+    Raises:
+        MSABenchError: A file is missing or malformed, a kind or format is unknown.
+    """
+    if format not in FORMATS:
+        raise one_of("format", format, FORMATS)
+    if severity not in SEVERITIES:
+        raise one_of("severity", severity, SEVERITIES)
+    for name in kind or ():
+        if name not in KINDS:
+            raise one_of("kind", name, KINDS)
+    report = _published(published) if csv is None else _own(csv, published)
+    report = report.only(kind or list(KINDS), SEVERITIES[: SEVERITIES.index(severity) + 1])
+    width = max(width or shutil.get_terminal_size((120, 24)).columns, NARROWEST)
+    return as_json(report) if format == "json" else as_text(report, width)
+
+
+def _published(folder: Path) -> Report:
+    numbers = load_published(folder)
+    papers = tuple(dict.fromkeys(number.paper for number in numbers))
+    return Report(run_audit(numbers, load_claims(folder)), papers, len(numbers), f"numbers in {folder}")
+
+
+def _own(path: Path, folder: Path) -> Report:
+    numbers = read_numbers(path)
+    if not numbers:
+        raise MSABenchError(f"{path} holds no numbers; give one row per number below the header")
+    papers = tuple(dict.fromkeys(number.paper for number in numbers))
+    # A user's version of a paper stands for that paper.
+    here = folder.is_dir()
+    others = [n for n in load_published(folder) if n.paper not in papers] if here else []
+    compared = f"compared with {len(others)} numbers of other papers in {folder}"
+    alone = f"not compared with published numbers, since there is no folder {folder}"
+    source = f"numbers in {path}, {compared if here else alone}"
+    found = [finding for finding in run_audit([*numbers, *others]) if finding.paper in papers]
+    return Report(found, papers, len(numbers), source)
