@@ -124,6 +124,12 @@ def test_seeds_that_differ_widen_the_interval(tmp_path: Path) -> None:
     assert differing[1] - differing[0] > 2 * (alike[1] - alike[0])
 
 
+def test_the_order_of_seeds_does_not_matter(tmp_path: Path) -> None:
+    files = stored(tmp_path, 4)
+    first = intervals(files, "sentiment", "corr", ["inter/l"], 200)
+    assert intervals(files[::-1], "sentiment", "corr", ["inter/l"], 200) == first
+
+
 def test_averages_and_masks_are_taken_within_a_resample(tmp_path: Path) -> None:
     files = stored(tmp_path, 2)
     found = intervals(files, "sentiment", "corr", ["avg_missing", "avg_intra", "intra/0.5", "inter/l"], 400)

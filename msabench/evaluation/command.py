@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msabench.data.info import dataset_info
-from msabench.errors import MSABenchError
+from msabench.errors import MSABenchError, one_of
 from msabench.evaluation.record import CellRecord, JobRecord
 from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import distinct, parse_grid
 from msabench.provenance import portable
+
+KEPT = ("representations",)
+"""What ``evaluate`` keeps on demand."""
 
 
 def evaluate(
@@ -21,6 +24,7 @@ def evaluate(
     root: Path | None = None,
     batch_size: int | None = None,
     device: str | None = None,
+    keep: list[str] = [],  # noqa: B006
 ) -> str:
     """Evaluate a checkpoint in every cell of a grid, on the test split.
 
@@ -34,24 +38,31 @@ def evaluate(
         root: Data folder, if it is not the one of the training.
         batch_size: Clips per forward pass; None lets the device decide.
         device: Where to compute, e.g. cpu or cuda:0; None for the GPU if there is one.
+        keep: What else to keep in the store; representations, the joint representation of every clip in every cell
+            evaluated, for figures. If the store has the job already, only this is added, for any cells.
 
     Returns:
         A table of the corpus's default metric and its fellows, one line per cell and mask seed.
 
     Raises:
-        MSABenchError: The checkpoint, its data, a cell or the device is not usable, its training did not end, or the
-            job is stored already.
+        MSABenchError: The checkpoint, its data, a cell or the device is not usable, its training did not end, the job
+            is stored already, or there is nothing to keep.
     """
     import torch
 
     from msabench.data.datamodule import MSADataModule
-    from msabench.evaluation import predictions
+    from msabench.evaluation import predictions, representations
     from msabench.evaluation.evaluate import evaluate_grid
     from msabench.evaluation.origin import origin
     from msabench.methods.checkpoint import load_checkpoint
     from msabench.results.store import ResultStore
 
     cells = parse_grid(grid)
+    for word in keep:
+        if word not in KEPT:
+            raise one_of("thing to keep", word, KEPT)
+    if keep and store is None:
+        raise MSABenchError(f"keep {' '.join(keep)} needs a store to keep it in; give --store")
     if batch_size is not None and batch_size < 1:
         raise MSABenchError(f"batch_size {batch_size} is not allowed; give a positive number")
     try:
@@ -63,16 +74,32 @@ def evaluate(
         ) from error
     method, data_state = load_checkpoint(checkpoint)
     datamodule = MSADataModule.from_state(data_state, **({"root": root} if root else {}))
-    made_by = None
+    made_by, recorded = None, False
     if store is not None:
         made_by = origin(checkpoint, method, datamodule)
-        if ResultStore(store).has(made_by.key.job_id):
+        recorded = ResultStore(store).has(made_by.key.job_id)
+        if recorded and not keep:
             raise MSABenchError(f"job {made_by.key.job_id} is recorded already in {store}; records are never replaced")
-        made_by.require(distinct(cells), mask_seeds)
-    evaluation = evaluate_grid(method, datamodule, cells, mask_seeds, batch_size=batch_size, device=place)
+        if not recorded:
+            made_by.require(distinct(cells), mask_seeds)
+    evaluation = evaluate_grid(
+        method,
+        datamodule,
+        cells,
+        mask_seeds,
+        batch_size=batch_size,
+        device=place,
+        keep_representations="representations" in keep,
+    )
     records = evaluation.records(made_by.key.job_id if made_by else "")
     lines = [_table(records, dataset_info(datamodule.info.name).default_metric)]
-    if store is not None and made_by is not None:
+    if store is not None and made_by is not None and keep:
+        if recorded:
+            representations.require_same(predictions.path_of(store, made_by.key), evaluation, checkpoint)
+        path = representations.path_of(store, made_by.key)
+        representations.write(path, evaluation)
+        lines.append(f"representations: {path}")
+    if store is not None and made_by is not None and not recorded:
         predictions.write(predictions.path_of(store, made_by.key), evaluation)
         record = JobRecord(
             key=made_by.key,

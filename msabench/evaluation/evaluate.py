@@ -21,7 +21,9 @@ from msabench.metrics import functional
 from msabench.missingness.conditions import Cell, distinct
 from msabench.missingness.patterns import Clips, Masks, dropped_share, mask_hash
 
-Predictions = NDArray[np.float32]
+Floats = NDArray[np.float32]
+Predicted = tuple[Floats, Floats | None]
+"""Predictions and representations of a cell."""
 
 CPU_BATCH = 96
 """Clips per forward pass on a CPU, the fastest size when measured; accelerators take the whole split if it fits."""
@@ -37,13 +39,15 @@ class CellPredictions:
         preds: float32 ``(N,)`` scores, or ``(N, 4, 2)`` logits of the emotions.
         mask_hash: Hash of the masks, 16 hex digits.
         dropped: modality -> share of existing frames that were dropped, in [0, 1].
+        representation: float32 ``(N, H)``, the joint representation, if it was asked for.
     """
 
     cell: Cell
     mask_seed: int | None
-    preds: NDArray[np.float32]
+    preds: Floats
     mask_hash: str
     dropped: dict[str, float]
+    representation: Floats | None = None
 
 
 @dataclass
@@ -89,6 +93,7 @@ def evaluate_grid(
     *,
     batch_size: int | None = None,
     device: torch.device | str = "cpu",
+    keep_representations: bool = False,
 ) -> Evaluation:
     """Predict the test split in every distinct cell.
 
@@ -103,9 +108,11 @@ def evaluate_grid(
         batch_size: Clips per forward pass; None for 96 on a CPU and for the whole split, halved until it fits, on
             an accelerator. Predictions do not depend on it, up to rounding on an accelerator.
         device: Where to compute.
+        keep_representations: Whether to keep the joint representations, ``Output.representation``.
 
     Raises:
-        MSABenchError: No mask seed, a repeated or negative one, or predictions that are not finite.
+        MSABenchError: No mask seed, a repeated or negative one, predictions that are not finite, or representations
+            asked of a method that returns none.
     """
     seeds = tuple(mask_seeds)
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
@@ -120,12 +127,13 @@ def evaluate_grid(
     for cell in distinct(cells):
         for seed in seeds if cell.is_random else (None,):
             masks = datamodule.cell_masks(cell, seed or 0, device=device)
-            predict = partial(_predict, method, datamodule, cell, seed or 0, masks, device)
-            preds, size = _halving(predict, size)
+            predict = partial(_predict, method, datamodule, cell, seed or 0, masks, device, keep_representations)
+            (preds, representation), size = _halving(predict, size)
             if not np.isfinite(preds).all():
                 raise MSABenchError(f"{method.info.name} predicts values that are not finite in cell {cell}")
             home = clips if masks.observed["text"].device.type == "cpu" else clips.to(device)
-            entries.append(CellPredictions(cell, seed, preds, mask_hash(masks), dropped_share(masks, home)))
+            shares = dropped_share(masks, home)
+            entries.append(CellPredictions(cell, seed, preds, mask_hash(masks), shares, representation))
     return Evaluation(
         metric_set=datamodule.corpus.info.metric_set,
         ids=list(split.ids),
@@ -142,18 +150,33 @@ def _predict(
     mask_seed: int,
     masks: Masks,
     device: torch.device,
+    keep_representations: bool,
     size: int,
-) -> Predictions:
+) -> Predicted:
     batches = datamodule.cell_batches(
         cell, mask_seed, batch_size=size, with_tokens=method.needs_tokens, device=device, masks=masks
     )
+    preds, kept = [], []
     with torch.no_grad():
-        parts = [method(batch.for_inference()).pred for batch in batches]
-        preds: Predictions = torch.cat(parts).float().cpu().numpy()
-    return preds
+        for batch in batches:
+            out = method(batch.for_inference())
+            preds.append(out.pred)
+            if keep_representations:
+                if out.representation is None:
+                    raise MSABenchError(
+                        f"{method.info.name} ({method.variant}) has no joint representation to keep; evaluate it "
+                        "without --keep representations"
+                    )
+                kept.append(out.representation)
+        return _array(preds), _array(kept) if keep_representations else None
 
 
-def _halving(predict: Callable[[int], Predictions], size: int) -> tuple[Predictions, int]:
+def _array(parts: list[torch.Tensor]) -> Floats:
+    joined: Floats = torch.cat(parts).float().cpu().numpy()
+    return joined
+
+
+def _halving(predict: Callable[[int], Predicted], size: int) -> tuple[Predicted, int]:
     """Call with smaller batches until they fit; returns what it gave and the size that did."""
     while True:
         try:

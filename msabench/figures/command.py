@@ -1,0 +1,139 @@
+"""``msabench figures``. Free of torch, but for the importance of modalities, which is read from checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from msabench.errors import MSABenchError, one_of
+from msabench.results.store import DEFAULT_STORE
+
+if TYPE_CHECKING:
+    from msabench.figures.sheet import Picture
+
+OPTIONS = {
+    "robustness": ("datasets", "methods", "variants", "metric", "band"),
+    "conditions": ("datasets", "methods", "variants", "metric", "band"),
+    "confusion": ("datasets", "methods", "variants", "cells"),
+    "tsne": ("datasets", "methods", "variants", "cells"),
+    "importance": ("checkpoints",),
+    "cost": ("datasets", "methods", "variants", "metric", "band", "cost"),
+    "ranks": ("datasets", "methods", "variants", "metric", "cells"),
+}
+"""Kind of figure -> options that mean something to it, besides store and out."""
+
+
+def figures(
+    kind: Literal["robustness", "conditions", "confusion", "tsne", "importance", "cost", "ranks"],
+    datasets: list[str] | None = None,
+    methods: list[str] | None = None,
+    variants: list[str] | None = None,
+    metric: str | None = None,
+    cells: list[str] | None = None,
+    band: Literal["intervals", "std", "none"] | None = None,
+    cost: Literal["parameters", "seconds"] | None = None,
+    checkpoints: list[str] | None = None,
+    store: Path = DEFAULT_STORE,
+    out: Path = Path("figures"),
+) -> str:
+    """Draw figures of stored results as PDF and PNG, one for each corpus and protocol.
+
+    Args:
+        kind: robustness (curves over the share of dropped frames), conditions (bars over available modalities),
+            confusion (matrices of rounded scores), tsne (of joint representations), importance (of modalities over
+            epochs, PRLF), cost (against the mean over rates), ranks (critical-difference diagram over all corpora).
+        datasets: Corpora; all in the store if not given.
+        methods: Methods; all if not given.
+        variants: Variants; only default if not given.
+        metric: Metric key; each corpus's usual one if not given.
+        cells: Cells for confusion and tsne (intra/0.5 if not given), cells and grids for ranks (paper if not given).
+        band: Spread of robustness, conditions and cost; intervals (default, needs predictions), std (over training
+            seeds, needs records only) or none.
+        cost: parameters (default) or seconds.
+        checkpoints: Checkpoints for importance, e.g. runs/synth/prlf/JOB/best.ckpt.
+        store: Folder of the result store.
+        out: Folder for the figures.
+
+    Returns:
+        The files written.
+
+    Raises:
+        MSABenchError: A name is unknown, the store lacks what the figure needs, an option does not belong to the kind,
+            or a library of the extra report is not installed.
+    """
+    given = {
+        "datasets": datasets,
+        "methods": methods,
+        "variants": variants,
+        "metric": metric,
+        "cells": cells,
+        "band": band,
+        "cost": cost,
+        "checkpoints": checkpoints,
+    }
+    if kind not in OPTIONS:
+        raise one_of("kind of figure", kind, OPTIONS)
+    for name, value in given.items():
+        if value is not None and name not in OPTIONS[kind]:
+            raise MSABenchError(f"{name} means nothing to figures of kind {kind}; it takes {', '.join(OPTIONS[kind])}")
+
+    from msabench.figures.sheet import drawing, save
+
+    with drawing():
+        if kind == "importance":
+            from msabench.figures.importance import importance
+
+            draws: list[Callable[[], Picture]] = [lambda: importance([Path(path) for path in checkpoints or ()])]
+        else:
+            draws = _of_store(
+                kind, datasets, methods, variants, metric, cells, band or "intervals", cost or "parameters", store
+            )
+        paths: list[Path] = []
+        problems: list[MSABenchError] = []
+        for draw in draws:
+            try:
+                picture = draw()
+            except MSABenchError as error:
+                problems.append(error)
+                continue
+            paths += save(picture, out)
+    if not paths:
+        raise problems[0]
+    return "\n".join([*map(str, paths), *(f"not drawn: {problem}" for problem in problems)])
+
+
+def _of_store(
+    kind: str,
+    datasets: Sequence[str] | None,
+    methods: Sequence[str] | None,
+    variants: Sequence[str] | None,
+    metric: str | None,
+    cells: Sequence[str] | None,
+    band: str,
+    measure: str,
+    store: Path,
+) -> list[Callable[[], Picture]]:
+    """How to draw each figure: one for each table, but one for all tables of ranks."""
+    from msabench.figures import confusion, cost, curves, embedding, rank_diagram
+    from msabench.results.comparison import rank_rows
+    from msabench.results.selection import cells_of, select
+    from msabench.results.store import ResultStore
+
+    banded = "band" in OPTIONS[kind]
+    selections = select(
+        store, datasets, methods, metric, variants, floor=banded, intervals=banded and band == "intervals"
+    )
+    if kind == "ranks":
+        ranked = rank_rows(selections, cells_of(cells or ["paper"]))
+        return [partial(rank_diagram.rank_diagram, ranked)]
+    if kind in ("robustness", "conditions"):
+        draw = {"robustness": curves.robustness, "conditions": curves.conditions}[kind]
+        return [partial(draw, selection, selections, band) for selection in selections]
+    if kind == "cost":
+        jobs = {job.key.job_id: job for job in ResultStore(store).jobs() if job.status == "ok"}
+        return [partial(cost.cost, selection, selections, jobs, measure, band) for selection in selections]
+    panels = {"confusion": confusion.confusion, "tsne": embedding.tsne}[kind]
+    wanted = cells_of(cells or ["intra/0.5"])
+    return [partial(panels, selection, selections, wanted, store) for selection in selections]

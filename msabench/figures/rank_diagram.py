@@ -1,0 +1,59 @@
+"""Critical-difference diagram of average ranks (J. Demsar, JMLR 7, 2006), drawn by scikit-posthocs."""
+
+from __future__ import annotations
+
+from msabench.figures.sheet import CAPTION_SIZE, PAGE, Picture, sheet, stem_of
+from msabench.figures.words import EXPERIMENTAL, seed_words
+from msabench.optional import require
+from msabench.results.comparison import Ranked
+from msabench.results.ranks import ALPHA
+from msabench.tables.marks import FIDELITIES
+
+
+def rank_diagram(ranked: Ranked) -> Picture:
+    """Average ranks on a line; bars join methods that Nemenyi's test does not tell apart.
+
+    Args:
+        ranked: The ranking.
+    """
+    import pandas as pd
+
+    result = ranked.ranking
+    names = [
+        name + (EXPERIMENTAL if fidelity == "experimental" else "")
+        for name, fidelity in zip(result.names, ranked.fidelity, strict=True)
+    ]
+    p_values = result.nemenyi().set_axis(names, axis=0).set_axis(names, axis=1)
+    tables = [selection.table for selection in ranked.selections]
+    metrics = list(dict.fromkeys(table.metric.key for table in tables))
+    said = [
+        f"Average ranks by {', '.join(metrics)} over {len(result.blocks)} test situations of "
+        f"{', '.join(table.title for table in tables)}; 1 is best. Bars join methods whose ranks differ by less than "
+        f"the critical difference (CD) of {result.critical_difference:.2f} (Nemenyi, {100 * ALPHA:.0f} %; Friedman p = "
+        f"{result.friedman_p:.2g}). Test situations of one corpus share models and clips, so the CD is too short.",
+        seed_words([row for table in tables for row in table.rows]),
+        "Undefined values and, for Acc-2 and F1, collapsed predictions rank last." if result.last.any() else "",
+        f"{EXPERIMENTAL} {FIDELITIES['experimental']}." if "experimental" in ranked.fidelity else "",
+        *(f"Not ranked: {sentence}." for sentence in ranked.left_out),
+        *dict.fromkeys(table.caveat for table in tables),
+    ]
+    figure, above = sheet(PAGE, 1.2 + 0.17 * len(names), said)
+    axes = above.subplots()
+    axes.grid(visible=False)
+    require("scikit_posthocs").critical_difference_diagram(
+        pd.Series(result.average, index=names),
+        p_values,
+        alpha=ALPHA,
+        ax=axes,
+        label_fmt_left="{label} ({rank:.2f})  ",
+        label_fmt_right="  ({rank:.2f}) {label}",
+        label_props={"fontsize": CAPTION_SIZE + 1},
+        marker_props={"s": 14},
+        elbow_props={"color": "#555555", "linewidth": 0.8},
+        crossbar_props={"color": "#0072B2", "linewidth": 2.5},
+    )
+    # Drawn here, since the library's own bar for it lies on the numbers of the axis.
+    start, end = result.average[0], result.average[0] + result.critical_difference
+    axes.errorbar([(start + end) / 2], [2.2], xerr=(end - start) / 2, color="black", capsize=3, linewidth=1)
+    axes.annotate("CD", ((start + end) / 2, 2.3), ha="center", va="bottom", fontsize=CAPTION_SIZE)
+    return Picture(stem_of("ranks", *(table.dataset for table in tables), *metrics), figure)

@@ -1,0 +1,114 @@
+"""Words that figures of tables share: names of rows, and what the caption must say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from msabench.errors import MSABenchError
+from msabench.figures.sheet import MOST_ROWS, stem_of
+from msabench.results.selection import Selection, full_name
+from msabench.tables.marks import FIDELITIES
+from msabench.tables.spec import FLOOR, Row, Table
+
+EXPERIMENTAL = "*"
+COLLAPSED = "\N{MULTIPLICATION X}"
+
+
+def check_count(selection: Selection) -> None:
+    """Refuse more rows than can be told apart.
+
+    Raises:
+        MSABenchError: There are more than ``MOST_ROWS``.
+    """
+    names = [name for name, row in zip(selection.names, selection.table.rows, strict=True) if row.method != FLOOR]
+    if len(names) > MOST_ROWS:
+        raise MSABenchError(
+            f"{len(names)} rows cannot be told apart in one figure ({', '.join(names)}); name at most {MOST_ROWS} with "
+            "--methods and --variants"
+        )
+
+
+def labels(selection: Selection) -> list[str]:
+    """A label for each row: method, regime where several occur, a mark if experimental, its seeds where they differ."""
+    rows = selection.table.rows
+    several = len({row.regime for row in rows if row.method != FLOOR}) > 1
+    counts = {row.n_seeds for row in rows}
+    found = []
+    for row in rows:
+        name = full_name(row) if several and row.method != FLOOR else row.label
+        name += EXPERIMENTAL if row.fidelity == "experimental" else ""
+        found.append(name + (f" (n={row.n_seeds})" if len(counts) > 1 else ""))
+    return found
+
+
+def axis_label(table: Table) -> str:
+    """The metric with its unit and, where less is better, that."""
+    metric = table.metric
+    unit = ", %" if metric.percent else ""
+    return f"{metric.title}{unit}" + (" (less is better)" if metric.direction == "min" else "")
+
+
+def scale(table: Table) -> float:
+    """What values are multiplied with to be shown."""
+    return 100.0 if table.metric.percent else 1.0
+
+
+def caption(
+    selection: Selection, *sentences: str, cells: Sequence[str], pooled: bool = True, metric: bool = True
+) -> list[str]:
+    """What must be said inside a figure of a table's rows.
+
+    Args:
+        selection: The rows.
+        sentences: What is particular to the figure.
+        cells: Cells and averages that are shown, for the marks.
+        pooled: Whether the figure is over all training seeds of a row.
+        metric: Whether the figure shows the table's metric.
+    """
+    table = selection.table
+    regimes = {row.regime for row in table.rows if row.method != FLOOR}
+    shown = [row.entries[cell] for row in table.rows for cell in cells if cell in row.entries]
+    marks = []
+    if any(entry.n_collapsed and not math.isnan(entry.mean) for entry in shown):
+        marks.append(f"{COLLAPSED}: predictions collapsed into one class under at least one training seed.")
+    if any(row.fidelity == "experimental" for row in table.rows):
+        marks.append(f"{EXPERIMENTAL} {FIDELITIES['experimental']}.")
+    return [
+        f"{table.title}, {table.metric.title} [{table.metric.key}]." if metric else f"{table.title}.",
+        *sentences,
+        f"Training regime: {regimes.pop()}." if len(regimes) == 1 else "",
+        seed_words(table.rows) if pooled else "",
+        *marks,
+        *(f"Left out: {sentence}." for sentence in selection.left_out),
+        *(note for note in table.notes if note.startswith("Warning")),
+        *protocol_words(table),
+        table.caveat,
+    ]
+
+
+def seed_words(rows: Sequence[Row]) -> str:
+    """How many training seeds rows have, a sentence."""
+    counts = sorted({row.n_seeds for row in rows})
+    return f"Training seeds: {counts[0]}." if len(counts) == 1 else f"Training seeds: {counts[0]} to {counts[-1]} (n)."
+
+
+def protocol_words(table: Table) -> list[str]:
+    """What is unusual in a table's protocol, sentences."""
+    given = table.protocol
+    said = []
+    if given["selection"] != "val":
+        said.append("SELECTED ON TEST.")
+    if given["lengths"] != "hide":
+        said.append("A removed modality shows its length.")
+    if given["level"] != "vectors":
+        said.append(f"Text dropped at level {given['level']} (fill {given['token_fill']}).")
+    return said
+
+
+def stem(kind: str, selection: Selection, selections: Sequence[Selection], *more: str) -> str:
+    """Name of a figure's files: kind, corpus, what tells its protocol from others drawn with it, metric."""
+    table = selection.table
+    others = [other.table.protocol for other in selections if other.table.dataset == table.dataset]
+    differing = [value for name, value in table.protocol.items() if len({other[name] for other in others}) > 1]
+    return stem_of(kind, table.dataset, *differing, *more)

@@ -1,0 +1,120 @@
+"""``msabench compare``: differences from a baseline with intervals and p values, and average ranks. Free of torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from msabench.errors import MSABenchError, one_of
+from msabench.results.aggregate import DRAWS
+from msabench.results.store import DEFAULT_STORE
+from msabench.tables.spec import FLOOR
+
+if TYPE_CHECKING:
+    from msabench.results.comparison import Ranked
+    from msabench.results.selection import Selection
+
+FORMATS = ("text", "markdown", "csv")
+
+
+def compare(
+    baseline: str,
+    datasets: list[str] | None = None,
+    metric: str | None = None,
+    methods: list[str] | None = None,
+    variants: list[str] | None = None,
+    cells: list[str] = ["avg_missing", "avg_intra"],  # noqa: B006  the command line shows the default
+    store: Path = DEFAULT_STORE,
+    format: Literal["text", "markdown", "csv"] = "text",
+    draws: int = DRAWS,
+) -> str:
+    """Compare methods with a baseline, clip by clip, and rank them over test situations.
+
+    Only records of one protocol are compared. Needs the predictions that `msabench run` leaves in the store.
+
+    Args:
+        baseline: Method to compare with; METHOD, METHOD/VARIANT, or either with its regime, e.g. "prlf (mixed)".
+        datasets: Corpora; all in the store if not given.
+        metric: Metric key, e.g. corr; each corpus's usual one if not given.
+        methods: Methods to compare; all but the constant predictor if not given.
+        variants: Variants to compare; only default if not given.
+        cells: Averages (avg_missing, avg_intra, avg_intra_to_1), grids (inter, intra, paper) and cells (inter/la,
+            intra/0.3). Ranks are over the cells that averages are made of.
+        store: Folder of the result store.
+        format: How to print; csv is unrounded.
+        draws: Resamples of the bootstrap.
+
+    Returns:
+        The text to print.
+
+    Raises:
+        MSABenchError: A name is unknown, there are no records or no predictions of it, or the baseline was not run
+            under any protocol.
+    """
+    if format not in FORMATS:
+        raise one_of("format", format, FORMATS)
+    if draws < 100:
+        raise MSABenchError(f"draws {draws} is not allowed; give at least 100")
+
+    from msabench.results import comparison_text
+    from msabench.results.comparison import compare_rows
+    from msabench.results.selection import cells_of
+
+    wanted = cells_of(cells)
+    found = _selections(baseline, datasets, metric, methods, variants, store)
+    compared = [
+        compare_rows(selection, place, wanted, store, draws)
+        for selection, place in found
+        if place is not None and len(selection.table.rows) > 1
+    ]
+    without = [selection for selection, place in found if place is None]
+    if not compared:
+        there = ", ".join(dict.fromkeys(name for selection, _ in found for name in selection.names))
+        raise MSABenchError(f"baseline {baseline!r} has no records beside others under one protocol; here are: {there}")
+    ranked = _ranked([selection for selection, _ in found], wanted)
+    if format == "csv":
+        # Remarks inside would no longer be CSV.
+        for remark in comparison_text.remarks(without, baseline, ranked):
+            print(remark, file=sys.stderr)
+        return comparison_text.as_csv(compared, ranked)
+    return comparison_text.as_text(compared, without, baseline, ranked, draws, markdown=format == "markdown")
+
+
+def _selections(
+    baseline: str,
+    datasets: list[str] | None,
+    metric: str | None,
+    methods: list[str] | None,
+    variants: list[str] | None,
+    store: Path,
+) -> list[tuple[Selection, int | None]]:
+    """Tables with the rows asked for and the baseline, and where the baseline stands in each."""
+    from msabench.results.comparison import baseline_of
+    from msabench.results.selection import select
+
+    method, _, variant = baseline.partition(" (")[0].partition("/")
+    shown = variants or ["default"]
+    every = list(dict.fromkeys([*shown, variant or "default"]))
+    asked = None if methods is None else list(dict.fromkeys([*methods, method]))
+    found = []
+    for selection in select(store, datasets, asked, metric, every, floor=method == FLOOR):
+        place = baseline_of(selection, baseline)
+        kept = [
+            number
+            for number, row in enumerate(selection.table.rows)
+            if number == place or (row.variant in shown and (methods is None or row.method in methods))
+        ]
+        if kept:
+            found.append((selection.keeping(kept), None if place is None else kept.index(place)))
+    return found
+
+
+def _ranked(selections: list[Selection], cells: tuple[str, ...]) -> Ranked | str:
+    """The ranking, or why there is none."""
+    from msabench.results.comparison import rank_rows
+
+    try:
+        return rank_rows(selections, cells)
+    except MSABenchError as error:
+        return str(error)

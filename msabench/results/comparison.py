@@ -1,0 +1,212 @@
+"""Compares the rows of tables: each with a baseline, and all with one another by rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from msabench.errors import MSABenchError
+from msabench.missingness.conditions import Cell, distinct
+from msabench.results.aggregate import AVERAGES
+from msabench.results.paired import Difference, holm, paired_differences, resampled, seeds_paired
+from msabench.results.ranks import Ranking, ranking
+from msabench.results.selection import Selection, full_name
+from msabench.tables.spec import Entry, Row
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row against the baseline in one cell or average.
+
+    Attributes:
+        row: The row.
+        cell: Cell name or key of an average.
+        found: The difference; None if a training seed of either has no records of the cell.
+        seeds: Training seeds of the row.
+        paired: Whether its seeds are drawn in pairs with the baseline's.
+    """
+
+    row: Row
+    cell: str
+    found: Difference | None
+    seeds: int
+    paired: bool
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The rows of one table against a baseline.
+
+    Attributes:
+        selection: The table.
+        baseline: The baseline.
+        baseline_seeds: Its training seeds.
+        n_clips: Test clips.
+        comparisons: By row, then by cell.
+    """
+
+    selection: Selection
+    baseline: Row
+    baseline_seeds: int
+    n_clips: int
+    comparisons: list[Comparison]
+
+
+def baseline_of(selection: Selection, name: str) -> int | None:
+    """Place of the baseline among a selection's rows; None if it is not there.
+
+    Args:
+        selection: The rows.
+        name: A row's method, method with variant, or either with its regime: ``mult``, ``prlf/wo_pi``,
+            ``prlf (mixed)``.
+
+    Raises:
+        MSABenchError: Several rows go by the name.
+    """
+    rows = selection.table.rows
+    places = [place for place, row in enumerate(rows) if name in _names_of(row)]
+    if len(places) > 1:
+        several = ", ".join(repr(full_name(rows[place])) for place in places)
+        raise MSABenchError(f"baseline {name!r} may be any of {several}; give one of them")
+    return places[0] if places else None
+
+
+def _names_of(row: Row) -> tuple[str, ...]:
+    plain = row.method if row.variant == "default" else f"{row.method}/{row.variant}"
+    return plain, f"{plain} ({row.regime})", row.label, full_name(row)
+
+
+def compare_rows(selection: Selection, baseline: int, cells: Sequence[str], store: Path, draws: int) -> Compared:
+    """Compare every other row of a table with the baseline.
+
+    Args:
+        selection: The rows.
+        baseline: Place of the baseline among them.
+        cells: Cell names and keys of averages.
+        store: Folder of the result store, for its predictions.
+        draws: Number of resamples.
+
+    Raises:
+        MSABenchError: Predictions are missing or of different clips.
+    """
+    table = selection.table
+    made = [
+        resampled(selection.files(place, store), table.metric_set, table.metric.key, cells, draws)
+        for place in range(len(table.rows))
+    ]
+    comparisons = []
+    for place, row in enumerate(table.rows):
+        if place != baseline:
+            found = paired_differences(made[place], made[baseline])
+            paired = seeds_paired(made[place], made[baseline])
+            for cell in cells:
+                comparisons.append(Comparison(row, cell, found.get(cell), len(made[place].seeds), paired))
+    return Compared(selection, table.rows[baseline], len(made[baseline].seeds), len(made[baseline].ids), comparisons)
+
+
+def corrected(compared: Sequence[Compared]) -> list[float]:
+    """Holm-corrected p value of every comparison, in order, over all of them; NaN where there is none."""
+    p_values = [
+        comparison.found.p if comparison.found else np.nan for part in compared for comparison in part.comparisons
+    ]
+    return [float(p) for p in holm(p_values)]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A ranking of rows over corpora and cells.
+
+    Attributes:
+        selections: One table for each corpus.
+        ranking: The ranking.
+        fidelity: Fidelity of each ranked row, in its order.
+        left_out: Rows and tables that could not take part, with the reason; sentences.
+    """
+
+    selections: list[Selection]
+    ranking: Ranking
+    fidelity: tuple[str, ...]
+    left_out: list[str]
+
+
+def rank_rows(selections: Sequence[Selection], cells: Sequence[str]) -> Ranked:
+    """Rank rows over corpora and cells.
+
+    Each corpus gives one table, the one with the most rows, and all of them have one manner of dropping and selecting,
+    the one with the most rows. A row takes part if it has every cell in every table. Rows of different corpora are the
+    same if they have the same name.
+
+    Args:
+        selections: The tables.
+        cells: Cell names and keys of averages; averages stand for their cells.
+
+    Raises:
+        MSABenchError: Fewer rows or cells than a ranking needs, or metrics of different direction.
+    """
+    chosen, left_out = _one_for_each_corpus(selections)
+    directions = {selection.table.metric.direction for selection in chosen}
+    if len(directions) > 1:
+        raise MSABenchError("the corpora's usual metrics differ in whether more is better; name one with --metric")
+    parts = [Cell.parse(str(part)) for cell in cells for part in AVERAGES.get(cell, (cell,))]
+    blocks: list[tuple[Selection, str]] = []
+    for selection in chosen:
+        there = {cell for row in selection.table.rows for cell in row.entries}
+        blocks += [(selection, str(cell)) for cell in distinct(parts) if str(cell) in there]
+    by_name = [dict(zip(selection.names, selection.table.rows, strict=True)) for selection in chosen]
+    tables = {id(selection): rows for selection, rows in zip(chosen, by_name, strict=True)}
+    names: list[str] = []
+    lacking: list[str] = []
+    entries: list[list[Entry]] = []
+    for name in dict.fromkeys(name for rows in by_name for name in rows):
+        found = [
+            rows[name].entries.get(cell) if name in (rows := tables[id(selection)]) else None
+            for selection, cell in blocks
+        ]
+        whole = [entry for entry in found if entry is not None]
+        if len(whole) == len(blocks):
+            names.append(name)
+            entries.append(whole)
+        else:
+            lacking.append(f"{name} (has {len(whole)})")
+    if lacking:
+        left_out.append(f"for lack of some of the {len(blocks)} test situations, {', '.join(lacking)}")
+    values = np.array([[entry.mean for entry in column] for column in entries]).reshape(len(names), len(blocks)).T
+    collapsed = np.array([[entry.n_collapsed > 0 for entry in column] for column in entries], dtype=bool)
+    last = collapsed.reshape(len(names), len(blocks)).T & _counts_classes(chosen)
+    labels = [f"{selection.table.dataset} {cell}" for selection, cell in blocks]
+    result = ranking(names, labels, values, last, directions.pop())
+    known = {name: row.fidelity for rows in by_name for name, row in rows.items()}
+    return Ranked(chosen, result, tuple(known[name] for name in result.names), left_out)
+
+
+def _counts_classes(selections: Sequence[Selection]) -> bool:
+    """Whether the metric sees two classes of scores only, so that predictions of one class earn what a constant does.
+
+    Correlation, errors and finer classes still tell clips apart where the sign does not; of four emotions, one may
+    collapse while the others do not.
+    """
+    return all(
+        selection.table.metric_set != "emotions" and selection.table.metric.key.startswith(("acc2", "f1"))
+        for selection in selections
+    )
+
+
+def _one_for_each_corpus(selections: Sequence[Selection]) -> tuple[list[Selection], list[str]]:
+    """The table of each corpus to rank on, and what is said of the others."""
+    manners: dict[tuple[str, ...], dict[str, Selection]] = {}
+    for selection in selections:
+        table = selection.table
+        manner = tuple(table.protocol[name] for name in ("level", "lengths", "token_fill", "selection"))
+        best = manners.setdefault(manner, {}).setdefault(table.dataset, selection)
+        if len(table.rows) > len(best.table.rows):
+            manners[manner][table.dataset] = selection
+    chosen = max(manners.values(), key=lambda found: sum(len(part.table.rows) for part in found.values()))
+    left_out = [
+        f"for being of another protocol, {selection.table.protocol_text}"
+        for selection in selections
+        if selection is not chosen.get(selection.table.dataset)
+    ]
+    return list(chosen.values()), left_out

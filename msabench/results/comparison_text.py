@@ -1,0 +1,292 @@
+"""Prints comparisons and rankings as text, markdown or CSV. Free of torch and pandas."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+
+from msabench.results.aggregate import LEVEL, PROTOCOL
+from msabench.results.comparison import Compared, Comparison, Ranked, corrected
+from msabench.results.paired import Difference
+from msabench.results.ranks import ALPHA
+from msabench.results.selection import Selection
+from msabench.tables.marks import FIDELITIES
+from msabench.tables.render import grid_csv, grid_markdown, grid_text
+from msabench.tables.spec import AVERAGE_MEANINGS
+
+FEW_SEEDS = 5
+"""Below this, a comparison says that it rests on few seeds."""
+
+FEW_CLIPS = 200
+"""Below this, a comparison says that the test set is small."""
+
+CSV_HEADER = (
+    *("kind", *PROTOCOL),
+    *("method", "method_version", "variant", "regime", "config_hash", "fidelity", "metric", "cell", "baseline"),
+    *("value", "baseline_value", "difference", "low", "high", "p", "p_holm"),
+    *("n_seeds", "n_seeds_baseline", "seeds_paired", "n_clips", "n_collapsed", "n_collapsed_baseline"),
+    *("average_rank", "n_blocks", "n_last", "critical_difference", "friedman_p"),
+)
+
+
+def as_text(
+    compared: Sequence[Compared],
+    without: Sequence[Selection],
+    baseline: str,
+    ranked: Ranked | str,
+    draws: int,
+    *,
+    markdown: bool,
+) -> str:
+    """Comparisons, one part for each corpus and protocol, then the ranks.
+
+    Args:
+        compared: The comparisons.
+        without: Tables that do not have the baseline.
+        baseline: The baseline's name.
+        ranked: The ranking, or why there is none.
+        draws: Resamples of the bootstrap.
+        markdown: Whether to print markdown.
+    """
+    p_values = corrected(compared)
+    count = sum(not math.isnan(p) for p in p_values)
+    parts = []
+    for part in compared:
+        here, p_values = p_values[: len(part.comparisons)], p_values[len(part.comparisons) :]
+        table = part.selection.table
+        head = _heading(f"{table.heading}: difference from {part.baseline.label}", markdown)
+        about = _paragraphs([f"{table.protocol_text}.", table.caveat], markdown)
+        grid = _grid(_difference_grid(part, here), markdown)
+        parts.append("\n".join([*head, *about, "", grid, "", *_items(_notes(part), markdown)]))
+    parts.append("\n".join(_items(_legend(compared, count, draws), markdown)))
+    said = remarks(without, baseline, ranked)
+    if isinstance(ranked, Ranked):
+        metrics = " / ".join(dict.fromkeys(selection.table.metric.title for selection in ranked.selections))
+        head = _heading(f"Average ranks by {metrics}", markdown)
+        grid = _grid(_rank_grid(ranked), markdown)
+        parts.append("\n".join([*head, grid, "", *_items(_rank_legend(ranked), markdown)]))
+    if said:
+        parts.append("\n".join(_items(said, markdown)))
+    return "\n\n".join(parts)
+
+
+def remarks(without: Sequence[Selection], baseline: str, ranked: Ranked | str) -> list[str]:
+    """Sentences about what was asked for and could not be done."""
+    said = [
+        f"Not compared, since there are no records of {baseline} under this protocol: {selection.table.protocol_text} "
+        f"(there are: {', '.join(selection.names)})."
+        for selection in without
+    ]
+    if isinstance(ranked, str):
+        return [*said, f"No ranks: {ranked}."]
+    return [*said, *(f"Not ranked: {sentence}." for sentence in ranked.left_out)]
+
+
+def as_csv(compared: Sequence[Compared], ranked: Ranked | str) -> str:
+    """One line per comparison (kind ``difference``), then one per ranked method (kind ``rank``), unrounded."""
+    grid = [list(CSV_HEADER)]
+    p_values = corrected(compared)
+    for part in compared:
+        here, p_values = p_values[: len(part.comparisons)], p_values[len(part.comparisons) :]
+        grid += [_csv_line(part, comparison, p) for comparison, p in zip(part.comparisons, here, strict=True)]
+    if isinstance(ranked, Ranked):
+        result = ranked.ranking
+        metric = "/".join(dict.fromkeys(selection.table.metric.key for selection in ranked.selections))
+        for place, name in enumerate(result.names):
+            given = {
+                "kind": "rank",
+                "dataset": "/".join(selection.table.dataset for selection in ranked.selections),
+                "method": name,
+                "fidelity": ranked.fidelity[place],
+                "metric": metric,
+                "average_rank": repr(float(result.average[place])),
+                "n_blocks": str(len(result.blocks)),
+                "n_last": str(int(result.last[:, place].sum())),
+                "critical_difference": repr(result.critical_difference),
+                "friedman_p": _number(result.friedman_p),
+            }
+            grid.append([given.get(column, "") for column in CSV_HEADER])
+    return grid_csv(grid)
+
+
+# Differences.
+
+
+def _difference_grid(part: Compared, p_values: Sequence[float]) -> list[list[str]]:
+    metric = part.selection.table.metric
+    header = ["method", "regime", "fidelity", "cell", "value", part.baseline.label, "difference"]
+    grid = [[*header, f"{LEVEL} % interval", "p", "p (Holm)", "seeds", "note"]]
+    for comparison, p in zip(part.comparisons, p_values, strict=True):
+        row, found = comparison.row, comparison.found
+        about = [row.label, row.regime, row.fidelity, comparison.cell]
+        pair = "pairs" if comparison.paired else f"and {part.baseline_seeds}"
+        seeds = f"{comparison.seeds} {pair}"
+        if found is None:
+            grid.append([*about, "-", "-", "-", "-", "-", "-", seeds, "no records of every seed"])
+            continue
+        interval = f"[{_signed(metric.format, found.low)}, {_signed(metric.format, found.high)}]"
+        numbers = [metric.format(found.value), metric.format(found.baseline), _signed(metric.format, found.difference)]
+        note = _collapse_note(part, comparison)
+        grid.append([*about, *numbers, interval, f"{found.p:.3f}", f"{p:.3f}", seeds, note])
+    return grid
+
+
+def _collapse_note(part: Compared, comparison: Comparison) -> str:
+    ours = comparison.row.entries[comparison.cell].n_collapsed
+    theirs = part.baseline.entries[comparison.cell].n_collapsed
+    words = [f"† {ours}"] * (ours > 0) + [f"baseline † {theirs}"] * (theirs > 0)
+    return ", ".join(words)
+
+
+def _notes(part: Compared) -> list[str]:
+    table = part.selection.table
+    notes = [f"Left out: {sentence}." for sentence in part.selection.left_out]
+    if part.n_clips < FEW_CLIPS:
+        notes.append(
+            f"Small test set: {part.n_clips} clips (fewer than {FEW_CLIPS}); only gross differences can be seen."
+        )
+    counts = {part.baseline.label: part.baseline_seeds}
+    counts |= {comparison.row.label: comparison.seeds for comparison in part.comparisons}
+    few = [f"{name} {count}" for name, count in counts.items() if count < FEW_SEEDS]
+    if few:
+        notes.append(
+            f"Few training seeds (fewer than {FEW_SEEDS}): {', '.join(few)}; where seeds differ much, the intervals "
+            "are too narrow and the p values too small."
+        )
+    if 1 in counts.values():
+        notes.append("Of a method with one seed, intervals and p values hold the luck of the test clips only.")
+    return [*notes, *(note for note in table.notes if note.startswith(("Warning", "v, #")))]
+
+
+def _legend(compared: Sequence[Compared], count: int, draws: int) -> list[str]:
+    better = {part.selection.table.metric.direction for part in compared}
+    words = {"max": "more is better", "min": "less is better"}
+    percent = " in percent points" if any(part.selection.table.metric.percent for part in compared) else ""
+    lines = [
+        f"difference = method minus baseline{percent}, of means over training seeds of means over test masks; "
+        f"{' or '.join(words[direction] for direction in sorted(better))}.",
+        f"interval: paired bootstrap, {draws} resamples of test clips, the same for both methods, and of training "
+        'seeds: "n pairs" if both have the same n seeds and they are drawn in pairs, "n and m" if independently.',
+        f"p: two-sided, from the same resamples; p (Holm): corrected for the {count} comparisons shown that have a p.",
+    ]
+    cells = dict.fromkeys(comparison.cell for part in compared for comparison in part.comparisons)
+    meanings = [f"{cell}: {AVERAGE_MEANINGS[cell].partition(' = ')[2]}" for cell in cells if cell in AVERAGE_MEANINGS]
+    if meanings:
+        lines.append("; ".join(meanings) + ".")
+    entries = [c.row.entries.get(c.cell) for part in compared for c in part.comparisons]
+    entries += [part.baseline.entries.get(c.cell) for part in compared for c in part.comparisons]
+    if any(entry is not None and entry.n_collapsed for entry in entries):
+        lines.append("† n = predictions collapsed into one class under n training seeds, see `msabench table`.")
+    rows = [part.baseline for part in compared] + [c.row for part in compared for c in part.comparisons]
+    lines += [f"{meaning}." for name, meaning in FIDELITIES.items() if name in {row.fidelity for row in rows}]
+    if any(c.found is not None and math.isnan(c.found.p) for part in compared for c in part.comparisons):
+        lines.append("nan = undefined in at least one resample, since predictions or labels are constant in it.")
+    return lines
+
+
+def _csv_line(part: Compared, comparison: Comparison, p_holm: float) -> list[str]:
+    table, row, found = part.selection.table, comparison.row, comparison.found
+    ours, theirs = row.entries.get(comparison.cell), part.baseline.entries.get(comparison.cell)
+    given = {
+        "kind": "difference",
+        **table.protocol,
+        **{name: str(getattr(row, name)) for name in ("method", "method_version", "variant", "regime", "config_hash")},
+        "fidelity": row.fidelity,
+        "metric": table.metric.key,
+        "cell": comparison.cell,
+        "baseline": f"{part.baseline.label} ({part.baseline.regime})",
+        "n_seeds": str(comparison.seeds),
+        "n_seeds_baseline": str(part.baseline_seeds),
+        "seeds_paired": str(comparison.paired).lower(),
+        "n_clips": str(part.n_clips),
+        "n_collapsed": str(ours.n_collapsed) if ours else "",
+        "n_collapsed_baseline": str(theirs.n_collapsed) if theirs else "",
+        **(_csv_numbers(found, p_holm) if found else {}),
+    }
+    return [given.get(column, "") for column in CSV_HEADER]
+
+
+def _csv_numbers(found: Difference, p_holm: float) -> dict[str, str]:
+    numbers = {
+        "value": found.value,
+        "baseline_value": found.baseline,
+        "difference": found.difference,
+        "low": found.low,
+        "high": found.high,
+        "p": found.p,
+        "p_holm": p_holm,
+    }
+    return {name: _number(value) for name, value in numbers.items()}
+
+
+# Ranks.
+
+
+def _rank_grid(ranked: Ranked) -> list[list[str]]:
+    result = ranked.ranking
+    grid = [["method", "fidelity", "average rank", "last", "not told apart from"]]
+    for place, name in enumerate(result.names):
+        close = [
+            other
+            for number, other in enumerate(result.names)
+            if number != place and abs(result.average[number] - result.average[place]) < result.critical_difference
+        ]
+        last = int(result.last[:, place].sum())
+        rank = f"{result.average[place]:.2f}"
+        grid.append([name, ranked.fidelity[place], rank, str(last) if last else "", ", ".join(close)])
+    return grid
+
+
+def _rank_legend(ranked: Ranked) -> list[str]:
+    result = ranked.ranking
+    corpora = ", ".join(selection.table.title for selection in ranked.selections)
+    p = "undefined, since all tie" if math.isnan(result.friedman_p) else f"p = {result.friedman_p:.3g}"
+    lines = [
+        f"Mean of ranks over {len(result.blocks)} test situations ({corpora}), 1 is best, ties share their mean.",
+        f"Friedman test of equal ranks: {p}. Critical difference (Nemenyi, {100 * ALPHA:.0f} %): "
+        f"{result.critical_difference:.2f} for {len(result.names)} methods.",
+        "Test situations of one corpus share models and clips, so they are not independent: this p value is too small "
+        "and the critical difference too short.",
+    ]
+    if result.last.any():
+        lines.append(
+            "last = situations in which the method ranks last because the metric is undefined or, for Acc-2 and F1, "
+            "because predictions collapsed into one class under at least one training seed."
+        )
+    caveats = dict.fromkeys(selection.table.caveat for selection in ranked.selections if selection.table.caveat)
+    return [*lines, *caveats]
+
+
+# Layout.
+
+
+def _signed(form: Callable[[float], str], value: float) -> str:
+    text = form(value)
+    return text if text.startswith("-") or math.isnan(value) else f"+{text}"
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else repr(value)
+
+
+def _heading(text: str, markdown: bool) -> list[str]:
+    return [f"### {text}", ""] if markdown else [text, "=" * len(text)]
+
+
+def _grid(grid: list[list[str]], markdown: bool) -> str:
+    return grid_markdown(grid) if markdown else grid_text(grid)
+
+
+def _paragraphs(lines: Sequence[str], markdown: bool) -> list[str]:
+    """Sentences below each other, wrapped to the terminal unless they are markdown; empty ones are left out."""
+    if markdown:
+        return "\n\n".join(line for line in lines if line).splitlines()
+    width = max(shutil.get_terminal_size((120, 24)).columns, 40)
+    return [piece for line in lines for piece in textwrap.wrap(line, width)]
+
+
+def _items(lines: Sequence[str], markdown: bool) -> list[str]:
+    """Sentences as a list."""
+    return [f"- {line}" for line in lines] if markdown else _paragraphs(lines, markdown)
