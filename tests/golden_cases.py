@@ -46,6 +46,13 @@ class Case:
 _MMSA = {"width": 12, "heads": 3, "layers": 2, "positions": False}
 _KERNELS = {"kernel_size_text": 3, "kernel_size_audio": 1, "kernel_size_vision": 2}
 _LF_DNN = {"hidden_text": 10, "hidden_audio": 4, "hidden_vision": 6, "text_out": 8, "fusion_width": 12}
+_HEADS = {"fusion_width": 12, "text_width": 8, "audio_width": 6, "vision_width": 7}
+_SELF_MM = {"hidden_audio": 4, "hidden_vision": 6, "audio_out": 5, "vision_out": 7, **_HEADS}
+_TETFN = {"width": 12, "heads": 3, "hidden_audio": 4, "hidden_vision": 6, **_HEADS}
+_CUBE = {"width": 8, "block_widths": (8, 6)}
+_EMOE = {"width": 12, "heads": 3, "layers": 2}
+_MMIM = {"hidden": 5, "width": 8, "fusion": 12}
+_DMD = {"width": 12, "heads": 3, "layers": 2, "edge_width_homo": 5, "edge_width_hetero": 4}
 
 CASES = {
     # More than 128 audio steps take the fused attention kernel.
@@ -57,6 +64,40 @@ CASES = {
     "mult_official_pooled": Case("mult", (12, 5, 7), (1, 1, 1), settings={"layers": 2}),
     "mult_mmsa": Case("mult", (16, 5, 7), (9, 20, 13), settings=_MMSA | _KERNELS),
     "lf_dnn_mmsa": Case("lf_dnn", (16, 5, 7), (9, 20, 13), settings=_LF_DNN),
+    "self_mm_mmsa": Case("self_mm", (16, 5, 7), (9, 20, 13), settings=_SELF_MM),
+    "tetfn_mmsa": Case("tetfn", (16, 5, 7), (9, 9, 9), settings=_TETFN),
+    # Audio and vision are averaged over windows of 3 and 2 steps; the convolution of vision is that of audio.
+    "tetfn_mmsa_pooled": Case(
+        "tetfn", (16, 5, 7), (9, 20, 13), settings=_TETFN | {"kernel_size_text": 2, "kernel_size_audio": 3}
+    ),
+    "almt_official": Case("almt", (16, 5, 7), (9, 20, 13), settings={"dim": 16, "heads": 4, "fusion_depth": 4}),
+    # MMSA's port and LNLN have 128 features and 8 tokens in their code.
+    "almt_mmsa": Case("almt", (12, 5, 7), (6, 20, 13)),
+    "lnln_official": Case("lnln", (12, 5, 7), (6, 20, 13)),
+    "misa_mmsa": Case("misa", (768, 5, 7), (9, 20, 13), settings={"hidden": 12}),
+    "misa_official": Case("misa", (768, 5, 7), (9, 9, 9), settings={"hidden": 12, "lengths": "own"}),
+    "mmim_mmsa": Case("mmim", (16, 5, 7), (9, 20, 13), settings={**_MMIM, "bidirectional": True}),
+    # Words are fewer than tokens, and the cube is longer than both, or shorter.
+    "cubemlp_official": Case("cubemlp", (16, 5, 7), (12, 9, 9), settings={**_CUBE, "steps": 14, "block_steps": (6, 4)}),
+    "cubemlp_official_joined": Case(
+        "cubemlp",
+        (16, 5, 7),
+        (12, 10, 10),
+        settings={
+            **_CUBE,
+            "steps": 10,
+            "block_steps": (8, 6),
+            "block_modalities": (3, 4),
+            "bias": False,
+            "norm_first": False,
+            "encoder": "lstm",
+            "compose_steps": "cat",
+        },
+    ),
+    "emoe_official": Case("emoe", (16, 5, 7), (9, 9, 9), settings=_EMOE | _KERNELS),
+    "emoe_official_unaligned": Case("emoe", (16, 5, 7), (9, 20, 13), settings={**_EMOE, "fusion": "concat"}),
+    "mmim_official": Case("mmim", (16, 5, 7), (9, 20, 13), settings=_MMIM),
+    "dmd_official": Case("dmd", (16, 5, 7), (9, 20, 13), settings=_DMD | _KERNELS),
 }
 
 
@@ -74,7 +115,7 @@ def fill(module: torch.nn.Module) -> None:
     with torch.no_grad():
         for key, (name, value) in enumerate(sorted(state.items()), start=1):
             around_one = name.endswith("running_var") or ("norm" in name and name.endswith("weight"))
-            scale = 3 / value[0].numel() ** 0.5 if value.dim() > 1 else 0.6
+            scale = 3 / value.shape[1:].numel() ** 0.5 if value.dim() > 1 else 0.6
             value.copy_(numbers(value.shape, key) * scale + around_one)
 
 

@@ -69,6 +69,16 @@ def test_tokens_come_first_and_have_positions() -> None:
     assert torch.allclose(encoder(x, keep=2), expected[:, :2], atol=1e-5)
 
 
+def test_states_begin_with_positions_and_end_with_what_forward_gives() -> None:
+    encoder = seeded(TokenTransformer, 6, 5, depth=2, heads=2, dim_head=3)
+    x = torch.randn(3, 4, 6)
+    states = encoder.states(x)
+    assert len(states) == 3
+    assert torch.equal(states[0], x + encoder.positions[:, :4])
+    assert torch.allclose(states[1], block_by_hand(encoder.blocks[0], states[0], states[0], 3), atol=1e-5)
+    assert torch.allclose(states[2], encoder(x), atol=1e-6)
+
+
 def test_fresh_tokens_are_zero_and_positions_standard_normal() -> None:
     torch.manual_seed(0)
     encoder = TokenTransformer(64, 50, tokens=8)

@@ -464,7 +464,9 @@ class MSAMethod(pl.LightningModule, ABC):
     def _scheduled(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         if self.lr_patience is not None:
             plateau = ReduceLROnPlateau(optimizer, mode="min", factor=self.lr_factor, patience=self.lr_patience)
-            return {"lr_scheduler": {"scheduler": plateau, "monitor": "val/task"}}
+            # Lightning steps it, and so needs to know what to watch, only where it also steps the optimiser.
+            watched = {"monitor": "val/task"} if self.automatic_optimization else {}
+            return {"lr_scheduler": {"scheduler": plateau, **watched}}
         if type(self).lr_multiplier is MSAMethod.lr_multiplier:
             return {}
         epochs = self.stage_epochs.get(self.stage, 0)

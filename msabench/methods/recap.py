@@ -93,9 +93,10 @@ from msabench.losses.information import club, infonce
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.methods.schedules import warmup_cosine
+from msabench.nn.clip_tokens import ClipTokens
 from msabench.nn.critics import PairCritic, standardise
 from msabench.nn.text import TextInput, parameter_groups
-from msabench.nn.token_transformer import TokenEmbedding, TokenTransformer
+from msabench.nn.token_transformer import TokenTransformer
 
 # w_l, w_a, w_v of (7), from the official code.
 _ADVERSARIAL_WEIGHTS = {"text": 0.5, "audio": 0.2, "vision": 0.3}
@@ -104,23 +105,6 @@ _PAIRS = {"lv": ("text", "vision"), "la": ("text", "audio"), "av": ("vision", "a
 _SHARED = ("nce_pair", "club_given")
 _UNIQUE = ("nce_first", "nce_second", "club_pair", "nce_given")
 _FLOOR = -5.0  # of a pair's L_FID in the official code
-
-
-class _Embedding(nn.Module):
-    """The corrupted or complete clip as K tokens per modality."""
-
-    def __init__(self, spec: DataSpec, text: TextInput, dim: int, tokens: int, **sizes: int) -> None:
-        super().__init__()
-        self.text = text
-        widths = {**spec.feature_dims, "text": text.width}
-        self.tokens = nn.ModuleDict(
-            {m: TokenEmbedding(widths[m], dim, spec.seq_lens[m], tokens=tokens, **sizes) for m in MODALITIES}
-        )
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Modality -> float ``(B, K, D)``."""
-        features = {"text": self.text(batch), "audio": batch.audio, "vision": batch.vision}
-        return {m: self.tokens[m](features[m]) for m in MODALITIES}
 
 
 class _SegmentDiscriminator(nn.Module):
@@ -344,8 +328,8 @@ class RECAP(MSAMethod):
 
         sizes = {"depth": depth, "heads": heads, "dim_head": dim_head}
 
-        def embedding() -> _Embedding:
-            return _Embedding(spec, TextInput(spec, text_encoder, finetune=finetune), dim, tokens, **sizes)
+        def embedding() -> ClipTokens:
+            return ClipTokens(spec, TextInput(spec, text_encoder, finetune=finetune), dim, tokens, **sizes)
 
         def per_modality(**other: int) -> nn.ModuleDict:
             return nn.ModuleDict({m: TokenTransformer(dim, tokens, **{**sizes, **other}) for m in MODALITIES})

@@ -73,7 +73,7 @@ class TokenTransformer(nn.Module):
         dim: Features D.
         steps: Longest sequence it can read, without the tokens.
         tokens: Number K of learned tokens in front, 0 for none. They start at zero and have positions too.
-        depth: Number of blocks, at least 1.
+        depth: Number of blocks, at least 1; ``states`` alone does without any.
         heads: Attention heads.
         dim_head: Features of a head.
         hidden: Width of the perceptrons; None for D.
@@ -108,18 +108,38 @@ class TokenTransformer(nn.Module):
         Raises:
             MSABenchError: The sequence has more steps than there are positions.
         """
+        x = self._start(x)
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x)
+        encoded: Tensor = last(x[:, :keep], x)
+        return encoded
+
+    def states(self, x: Tensor) -> list[Tensor]:
+        """The sequence with positions, then what each block makes of it.
+
+        Args:
+            x: float ``(B, T, D)``.
+
+        Returns:
+            ``depth + 1`` tensors ``(B, K + T, D)``.
+
+        Raises:
+            MSABenchError: As for ``forward``.
+        """
+        states = [self._start(x)]
+        for block in self.blocks:
+            states.append(block(states[-1]))
+        return states
+
+    def _start(self, x: Tensor) -> Tensor:
         if self.tokens is not None:
             x = torch.cat([self.tokens.expand(len(x), -1, -1), x], dim=1)
         if x.shape[1] > self.positions.shape[1]:
             raise MSABenchError(
                 f"a sequence of {x.shape[1]} steps does not fit the {self.positions.shape[1]} positions of the encoder"
             )
-        x = x + self.positions[:, : x.shape[1]]
-        *blocks, last = self.blocks
-        for block in blocks:
-            x = block(x)
-        encoded: Tensor = last(x[:, :keep], x)
-        return encoded
+        return x + self.positions[:, : x.shape[1]]
 
 
 class TokenEmbedding(nn.Module):

@@ -1,0 +1,40 @@
+"""Training that remembers its batches, to be repeated by official code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msabench.data.batch import Batch
+from msabench.methods.base import MSAMethod, Output
+from msabench.registry import method_class
+from tests.fakes import data_module, quiet_trainer, random_corpus
+
+
+def fit_recorded(
+    name: str, settings: dict[str, Any], rates: dict[str, float], folder: Path, *, epochs: int = 3
+) -> tuple[MSAMethod, MSAMethod, list[list[Batch]]]:
+    """Fit a method on 24 random clips in batches of 4.
+
+    Returns:
+        The method, what it was before, and the batches of each epoch.
+    """
+    data = data_module(random_corpus(), batch_size=4)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        method, before = (method_class(name)(data.spec, **settings, **rates) for _ in range(2))
+    before.load_state_dict(method.state_dict())
+    seen: list[Batch] = []
+    forward = method.training_forward
+
+    def recording(batch: Batch) -> Output:
+        seen.append(batch)
+        return forward(batch)
+
+    method.training_forward = recording
+    quiet_trainer(folder, epochs).fit(method, datamodule=data)
+    size = len(seen) // epochs
+    assert size == 6
+    return method, before, [seen[start : start + size] for start in range(0, len(seen), size)]
