@@ -4,7 +4,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/demo
 
-.PHONY: demo test slow lint format clean
+SITE := site
+
+.PHONY: demo site test slow lint format clean
 
 # torch comes first and exactly pinned: a looser request may draw a build for another accelerator.
 $(READY): pyproject.toml constraints.txt
@@ -16,6 +18,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/msabench run --suite benchmarks/suites/demo.yaml --store $(DEMO)/results --runs $(DEMO)/jobs
 	$(BIN)/msabench table --datasets synth --store $(DEMO)/results
+	$(BIN)/msabench leaderboard intervals --store $(DEMO)/results
+	$(BIN)/msabench leaderboard build --out $(DEMO)/site --store $(DEMO)/results
+
+site: $(READY)
+	$(BIN)/msabench leaderboard build --out $(SITE)
 
 test: $(READY)
 	$(BIN)/pytest

@@ -47,11 +47,22 @@ class Verb:
 VERBS = {
     "evaluate": Verb("msabench.evaluation.command:evaluate", "evaluate a checkpoint over a grid and store records"),
     "run": Verb("msabench.runner.command:run", "run every job of a suite that the store does not have yet"),
-    "table": Verb("msabench.tables.command:table", "print result tables, or what the store holds"),
+    "table": Verb("msabench.tables.command:table", "print result tables, tables of papers, or what the store holds"),
+    "compare": Verb("msabench.results.compare:compare", "compare methods with a baseline, and rank them"),
+    "figures": Verb("msabench.figures.command:figures", "draw figures of stored results"),
+    "audit": Verb("msabench.audit.command:audit", "check published numbers, or your own"),
     "costs": Verb("msabench.tables.costs:costs", "print what methods cost: parameters, seconds, memory"),
     "regress": Verb("msabench.regression:regress", "train every method briefly and compare F1 with the record"),
     "methods": Verb("msabench.listing:methods", "list the methods"),
     "suites": Verb("msabench.runner.command:suites", "list the suites and their jobs"),
+    "leaderboard build": Verb(
+        "msabench.leaderboard.command:build", "build the leaderboard as pages that open from disk"
+    ),
+    "leaderboard add": Verb("msabench.leaderboard.command:add", "check a contributor's records and admit them"),
+    "leaderboard intervals": Verb("msabench.leaderboard.command:intervals", "make the intervals that the pages show"),
+    "leaderboard readme": Verb(
+        "msabench.leaderboard.command:readme", "write the leaderboard's README from the records"
+    ),
     "data list": Verb("msabench.data.commands:data_list", "list corpora, feature files, and what is here"),
     "data fetch": Verb("msabench.data.commands:data_fetch", "download a corpus, or say how to get it"),
     "data convert": Verb("msabench.data.commands:data_convert", "convert a feature file into the fast store"),

@@ -38,9 +38,9 @@ def test_command_is_understood(page: str, line: str, monkeypatch: pytest.MonkeyP
                 # A setting of the verb, not of the config.
                 resolve([Path(words[2])], words[3 : words.index("--ckpt_path") if "--ckpt_path" in words else None])
         return
-    name = " ".join(words[:2]) if words[0] == "data" else words[0]
+    name = " ".join(words[:2]) if " ".join(words[:2]) in VERBS else words[0]
     assert name in VERBS, f"{page}: {line}"
-    rest = words[2:] if words[0] == "data" else words[1:]
+    rest = words[len(name.split()) :]
     placeholders = any(word in ("FILE", "DATASET", "NAME", "foo") for word in rest)
     if rest and not placeholders:
         arguments_of(name, VERBS[name].load(), rest)

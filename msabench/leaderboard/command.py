@@ -1,0 +1,95 @@
+"""``msabench leaderboard build``, ``intervals``, ``readme`` and ``add``. Free of torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msabench.published.numbers import DEFAULT_PUBLISHED
+from msabench.results.store import DEFAULT_STORE
+
+DEFAULT_README = Path("leaderboard/README.md")
+
+
+def build(
+    out: Path = Path("site"),
+    store: Path = DEFAULT_STORE,
+    published: Path = DEFAULT_PUBLISHED,
+    datasets: list[str] | None = None,
+) -> str:
+    """Build the leaderboard as a folder of pages that open from disk, without a server or a network.
+
+    Args:
+        out: The folder; one that msabench built before is replaced, any other is refused.
+        store: Folder of the result store.
+        published: Folder of published numbers.
+        datasets: Only records of these corpora; all in the store if not given.
+
+    Returns:
+        The text to print.
+
+    Raises:
+        MSABenchError: A corpus has no records, a file is malformed, a library is lacking, or the folder is not ours.
+    """
+    from msabench.leaderboard.site import build_site
+
+    return build_site(out, store, published, datasets)
+
+
+def intervals(store: Path = DEFAULT_STORE, datasets: list[str] | None = None, anew: bool = False) -> str:
+    """Make the intervals that build and readme show, out of the store's predictions, and keep them beside the records.
+
+    Only what is lacking is made. Rows whose predictions are not here stay without an interval.
+
+    Args:
+        store: Folder of the result store.
+        datasets: Corpora; all in the store if not given.
+        anew: Make those that are there anew as well, e.g. since the way to make them has changed; rows whose
+            predictions are not here lose theirs.
+
+    Returns:
+        The text to print.
+
+    Raises:
+        MSABenchError: A corpus has no records, or a file is malformed.
+    """
+    from msabench.leaderboard.stored_intervals import update_intervals
+    from msabench.results.store import ResultStore
+
+    return "\n".join(update_intervals(ResultStore(store), datasets, anew))
+
+
+def readme(store: Path = DEFAULT_STORE, out: Path = DEFAULT_README, check: bool = False) -> str:
+    """Write the leaderboard's README from the records.
+
+    Args:
+        store: Folder of the result store.
+        out: The file.
+        check: Write nothing; fail if the file is not what would be written.
+
+    Returns:
+        The text to print.
+
+    Raises:
+        MSABenchError: A record file is malformed, or the file is out of date.
+    """
+    from msabench.leaderboard.readme import write_readme
+
+    return write_readme(store, out, check)
+
+
+def add(records: Path, store: Path = DEFAULT_STORE) -> str:
+    """Check a contributor's records and admit them: all of them, or none.
+
+    Args:
+        records: Folder of the store to admit, with its predictions.
+        store: Folder of the result store that they are to enter.
+
+    Returns:
+        The text to print.
+
+    Raises:
+        MSABenchError: Something is wrong; one sentence per problem, and nothing was admitted.
+    """
+    from msabench.leaderboard.admit import admit
+
+    return admit(records, store)

@@ -1,0 +1,66 @@
+"""What the overview says of each corpus, and what marks mean. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msabench.data.info import DATASETS, DatasetInfo
+from msabench.evaluation.record import JobRecord
+from msabench.leaderboard.groups import Group
+from msabench.tables.build import dataset_facts
+from msabench.tables.render import DAGGER, DOUBLE_DAGGER
+
+_LANGUAGES = {"en": "English", "zh": "Chinese"}
+_LABELS = {"regression": "sentiment scores from {low:g} to {high:g}", "emotions": "four emotions, present or absent"}
+
+MARKS = (
+    (DAGGER, "collapsed: the predictions of a test situation fall into one class; †n: in n of the training seeds."),
+    ("(n)", "over n training seeds only, fewer than the row has."),
+    ("-", "no records: never run."),
+    ("nan", "undefined, since predictions or labels are constant."),
+    (DOUBLE_DAGGER, "has failed jobs, which are left out of means."),
+    ("?", "before a fidelity: experimental or unknown."),
+)
+"""Mark -> meaning, as the pages have them."""
+
+
+def corpus_rows(groups: Sequence[Group], jobs: Sequence[JobRecord]) -> list[dict[str, Any]]:
+    """One entry per corpus: the registered ones, and others that have records.
+
+    Args:
+        groups: Groups of the store.
+        jobs: Finished and failed jobs.
+
+    Returns:
+        ``name``, ``title``, ``kind``, ``caveat``, ``sizes``, ``records``, ``group`` (id of the first group; empty if
+        there is none).
+    """
+    recorded = dict.fromkeys(group.table.dataset for group in groups)
+    # A custom file is nobody else's: only its records make it worth a line.
+    names = [*(name for name in DATASETS if name != "custom" or name in recorded)]
+    return [_corpus(name, groups, jobs) for name in [*names, *(name for name in recorded if name not in names)]]
+
+
+def _corpus(name: str, groups: Sequence[Group], jobs: Sequence[JobRecord]) -> dict[str, Any]:
+    info = dataset_facts(name)
+    here = [job for job in jobs if job.key.dataset == name]
+    first = next((group.id for group in groups if group.table.dataset == name), "")
+    finished = sum(job.status == "ok" for job in here)
+    failed = f", {len(here) - finished} failed" if finished < len(here) else ""
+    return {
+        "name": name,
+        "title": info.title,
+        "kind": _kind(info) if name in DATASETS else "",
+        "caveat": info.caveat,
+        "sizes": ", ".join(f"{size:,}" for size in info.split_sizes) if info.split_sizes else "any",
+        "records": f"{finished} jobs, {len({job.key.method for job in here})} methods{failed}",
+        "group": first,
+    }
+
+
+def _kind(info: DatasetInfo) -> str:
+    language = f"{_LANGUAGES[info.language]} clips" if info.language in _LANGUAGES else "Clips"
+    low, high = info.label_range
+    features = ", ".join(file.features for file in info.files)
+    return f"{language} with {_LABELS[info.task].format(low=low, high=high)}; features {features}."

@@ -1,0 +1,170 @@
+"""The records as the pages' scripts read them: one group per corpus and protocol. Free of torch.
+
+A group is what may stand in one table. Numbers are rounded as tables print them, so that a page shows the digits that
+``msabench table`` does.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from msabench.evaluation.record import JobRecord, canonical_hash
+from msabench.leaderboard.rows import RowKey, jobs_hash, key_of, row_jobs
+from msabench.leaderboard.stored_intervals import Intervals
+from msabench.metrics.spec import METRICS, MetricSpec, metric_keys
+from msabench.missingness.conditions import GRIDS, Cell, distinct
+from msabench.results.aggregate import LEVEL, PROTOCOL, ROW, over_seeds_of
+from msabench.tables.build import build_tables, entry_of, metric_set_in
+from msabench.tables.marks import label, meanings
+from msabench.tables.spec import AVERAGE_MEANINGS, FLOOR, Column, Entry, Row, Table, columns_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Group:
+    """What may stand in one table: a corpus under one protocol.
+
+    Attributes:
+        id: Name for addresses, made of corpus and protocol.
+        table: Its rows and columns, with the numbers of the metric that is shown first.
+        jobs: Row -> ids of its finished jobs.
+        entries: Row -> metric key -> cell or average -> number.
+    """
+
+    id: str
+    table: Table
+    jobs: dict[RowKey, list[str]]
+    entries: dict[RowKey, dict[str, dict[str, Entry]]]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Keys of the metrics it has."""
+        return metric_keys(self.table.metric_set)
+
+
+def build_groups(frame: pd.DataFrame, failures: Sequence[JobRecord], datasets: Sequence[str]) -> list[Group]:
+    """Groups of some corpora, in their order.
+
+    Args:
+        frame: Records as ``ResultStore.frame`` gives them.
+        failures: Failed jobs, as ``ResultStore.failures`` gives them.
+        datasets: Corpora.
+    """
+    groups = []
+    for dataset in datasets:
+        here = frame[frame["dataset"] == dataset]
+        entries: dict[RowKey, dict[str, dict[str, Entry]]] = {}
+        for record in over_seeds_of(here, metric_keys(metric_set_in(here, dataset))).to_dict("records"):
+            row = entries.setdefault(tuple(record[name] for name in (*PROTOCOL, *ROW)), {})
+            row.setdefault(record["metric"], {})[str(record["cell"])] = entry_of(record)
+        for table in build_tables(here, failures, dataset, None, _columns(here)):
+            name = f"{dataset}-{canonical_hash(list(table.protocol.values()), 6)}"
+            groups.append(Group(name, table, row_jobs(here), entries))
+    return groups
+
+
+def _columns(frame: pd.DataFrame) -> tuple[Column, ...]:
+    """The columns of the papers, and a column for every other test situation that has records."""
+    usual = set(distinct(GRIDS["paper"]))
+    more = distinct(Cell.parse(cell) for cell in frame["cell"].unique())
+    return columns_of(["paper", *(str(cell) for cell in more if cell not in usual)])
+
+
+def page_of(method: str) -> str:
+    """File name of a method's page; distinct for distinct names, whatever characters they hold."""
+    safe = re.sub(r"[^a-z0-9_-]", "-", method.lower())
+    return f"{safe}.html" if safe == method else f"{safe}-{canonical_hash(method, 8)}.html"
+
+
+def to_json(groups: Sequence[Group], intervals: dict[str, Intervals]) -> dict[str, Any]:
+    """What the pages' scripts read.
+
+    Args:
+        groups: The groups.
+        intervals: Corpus -> stored intervals.
+
+    Returns:
+        ``metrics``: key -> how it is called and printed; ``level``: coverage of intervals in percent; ``averages``:
+        what the averages are taken over; ``groups``: the groups with their rows. Plain data without NaN.
+    """
+    used = dict.fromkeys(metric for group in groups for metric in group.metrics)
+    return {
+        "metrics": {key: _metric(METRICS[key]) for key in used},
+        "level": LEVEL,
+        "averages": list(AVERAGE_MEANINGS.values()),
+        "groups": [_group(group, intervals.get(group.table.dataset, {})) for group in groups],
+    }
+
+
+def _metric(spec: MetricSpec) -> dict[str, Any]:
+    swapped = spec.key.endswith("_swapped")
+    name, _, zeros = spec.key.removesuffix("_swapped").rpartition("_")
+    has_protocol = zeros in ("non0", "has0")
+    return {
+        "title": spec.title,
+        "name": name if has_protocol else spec.key.removesuffix("_swapped"),
+        "zeros": zeros if has_protocol else "",
+        "swapped": swapped,
+        "percent": spec.percent,
+        "decimals": spec.decimals,
+        "direction": spec.direction,
+    }
+
+
+def _group(group: Group, intervals: Intervals) -> dict[str, Any]:
+    table = group.table
+    shown = [(row, row.entries.get(column.key)) for row in table.rows for column in table.columns]
+    return {
+        "id": group.id,
+        "dataset": table.dataset,
+        "title": table.title,
+        "caveat": table.caveat,
+        "features": table.protocol["features"],
+        "protocol": {name: value for name, value in table.protocol.items() if name not in ("dataset", "features")},
+        "protocolText": table.protocol_text,
+        "default": table.metric.key,
+        "definitions": {key: METRICS[key].definitions[table.metric_set] for key in group.metrics},
+        "columns": [{"key": c.key, "header": c.header, "block": c.block} for c in table.columns],
+        "notes": [*meanings(table.rows, shown, table.metric_set), *table.notes],
+        "rows": [_row(group, row, intervals) for row in table.rows],
+    }
+
+
+def _row(group: Group, row: Row, intervals: Intervals) -> dict[str, Any]:
+    key, cells = key_of(group.table, row), [column.key for column in group.table.columns]
+    jobs, numbers = jobs_hash(group.jobs.get(key, [])), group.entries.get(key, {})
+    counts = [row.entries.get(cell) for cell in cells]
+    return {
+        "label": label(row),
+        "method": row.method,
+        "page": page_of(row.method),
+        "variant": row.variant,
+        "regime": row.regime,
+        "fidelity": row.fidelity,
+        "floor": row.method == FLOOR,
+        "seeds": row.n_seeds,
+        "failures": row.failures,
+        "counts": [entry and [entry.n_seeds, entry.n_mask_seeds, entry.n_collapsed] for entry in counts],
+        "values": {
+            metric: [
+                _value(METRICS[metric], numbers.get(metric, {}).get(cell), intervals.get((jobs, metric, cell)))
+                for cell in cells
+            ]
+            for metric in group.metrics
+        },
+    }
+
+
+def _value(spec: MetricSpec, entry: Entry | None, interval: tuple[float, float] | None) -> list[float | None] | None:
+    """``[mean, std]`` or ``[mean, std, low, high]`` as printed, None if undefined; None where there are no records."""
+    return None if entry is None else [_printed(spec, number) for number in (entry.mean, entry.std, *(interval or ()))]
+
+
+def _printed(spec: MetricSpec, number: float) -> float | None:
+    return None if math.isnan(number) else float(spec.format(number))

@@ -1,0 +1,87 @@
+"""What the page of a method says of its records. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msabench.evaluation.record import JobRecord
+from msabench.leaderboard import reproduce
+
+
+def venue_of(venue: str, year: int) -> str:
+    """Where a paper appeared, e.g. ``AAAI 2024``; empty if nowhere."""
+    return f"{venue} {year}" if year else ""
+
+
+def job_entry(job: JobRecord) -> dict[str, Any]:
+    """A job as the template shows it.
+
+    Args:
+        job: A finished or failed job.
+
+    Returns:
+        ``id``, ``title``, ``failed``, ``error``, ``warnings``, ``command`` (lines; none if it cannot be run),
+        ``encoder`` (whether a text encoder has to be put in), ``facts`` (name, value).
+    """
+    key = job.key
+    features = "" if key.features == key.dataset else key.features
+    variant = "" if key.variant == "default" else key.variant
+    parts = (f"{key.dataset} {key.revision}", features, variant, key.regime, f"seed {key.seed}")
+    return {
+        "id": key.job_id,
+        "title": ", ".join(part for part in parts if part),
+        "failed": job.status == "failed",
+        "error": job.error,
+        "warnings": _warnings(job),
+        "command": reproduce.commands(job) if reproduce.can_run(job) else [],
+        "encoder": reproduce.needs_encoder(job),
+        "facts": [(name, value) for name, value in _facts(job) if value],
+    }
+
+
+def _warnings(job: JobRecord) -> list[str]:
+    warnings = []
+    if job.provenance.get("git_dirty"):
+        warnings.append("uncommitted changes")
+    if not job.provenance.get("git_commit"):
+        warnings.append("commit unknown")
+    if job.key.selection != "val":
+        warnings.append(f"selected by {job.key.selection}")
+    return warnings
+
+
+def _facts(job: JobRecord) -> Sequence[tuple[str, str]]:
+    made = job.provenance
+    versions = made.get("versions") or {}
+    device = ", ".join(str(made[name]) for name in ("device", "device_name") if made.get(name))
+    threads = made.get("threads")
+    return (
+        ("Job", job.key.job_id),
+        ("Version of the method", str(job.key.method_version)),
+        ("Configuration", job.key.config_hash),
+        ("Data", f"{job.key.dataset}, revision {job.key.revision}, features {job.key.features}"),
+        ("Protocol", _protocol(job)),
+        ("Suites", ", ".join(job.suites)),
+        ("Date", str(made.get("date") or "")),
+        ("Commit", str(made.get("git_commit") or "")),
+        ("Device", device + (f", {threads} threads" if threads else "")),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("Epochs", _epochs(job)),
+        ("Parameters", "" if job.n_params is None else f"{job.n_params:,}"),
+        ("Training", "" if job.train_seconds is None else f"{job.train_seconds:.0f} s"),
+        ("Mask seeds", ", ".join(map(str, job.mask_seeds))),
+    )
+
+
+def _protocol(job: JobRecord) -> str:
+    key = job.key
+    fill = f" (fill {key.token_fill})" if key.token_fill else ""
+    return f"level {key.level}{fill}, lengths {key.lengths}, selection {key.selection}"
+
+
+def _epochs(job: JobRecord) -> str:
+    if job.epochs is None:
+        return ""
+    best = "" if job.best_epoch is None else f", checkpoint of epoch {job.best_epoch} (from 0)"
+    return f"{job.epochs}{best}"

@@ -1,0 +1,59 @@
+"""What it takes to run a recorded job again: its config, a suite of this one job, and the command. Free of torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from msabench.evaluation.record import JobRecord
+from msabench.missingness.conditions import GRIDS, Cell, distinct
+
+FOLDER = "reproduce"
+STORE = "runs/reproduced"
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+
+
+def can_run(job: JobRecord) -> bool:
+    """Whether the record's config says what to train."""
+    model, data = job.config.get("model"), job.config.get("data")
+    return isinstance(model, dict) and "class_path" in model and isinstance(data, dict) and "dataset" in data
+
+
+def needs_encoder(job: JobRecord) -> bool:
+    """Whether the config names a text encoder by its hash, which has to be replaced by a folder with these weights."""
+    arguments = job.config.get("model", {}).get("init_args") or {}
+    return "@" in str(arguments.get("text_encoder") or "")
+
+
+def write_job(job: JobRecord, cells: Sequence[str], folder: Path) -> None:
+    """Write ``<job>.config.yaml`` and ``<job>.yaml``, a suite of this one job.
+
+    Args:
+        job: The job; ``can_run`` must hold.
+        cells: Names of the cells that it was evaluated in.
+        folder: Where to write; must exist.
+    """
+    name, key = job.key.job_id, job.key
+    parsed = distinct(map(Cell.parse, cells))
+    suite = {
+        "name": f"reproduce-{name}",
+        "description": f"{key.method} on {key.dataset}, seed {key.seed}, as recorded",
+        "configs": ".",
+        "grid": ["paper"] if parsed == distinct(GRIDS["paper"]) else [str(cell) for cell in parsed],
+        "mask_seeds": job.mask_seeds or [0],
+        "seeds": [key.seed],
+        "jobs": [{"method": key.method, "dataset": key.dataset, "config": f"{name}.config.yaml"}],
+    }
+    for path, content in ((f"{name}.config.yaml", job.config), (f"{name}.yaml", suite)):
+        (folder / path).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def commands(job: JobRecord) -> list[str]:
+    """The commands that run a job again, in a clone of msabench with this site's ``reproduce`` folder in it."""
+    commit = str(job.provenance.get("git_commit") or "")
+    # Records come from anywhere, and readers paste commands into a shell.
+    lines = [f"git checkout {commit}"] if _COMMIT.fullmatch(commit) else []
+    return [*lines, f"msabench run --suite {FOLDER}/{job.key.job_id}.yaml --store {STORE}"]

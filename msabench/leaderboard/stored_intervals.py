@@ -1,0 +1,148 @@
+"""Intervals kept beside the records. Free of torch.
+
+Intervals are made of predictions, which hold labels and stay on the machine that made them. What is derived from them
+is committed: ``<store>/<dataset>/intervals.csv``, one line per row of a table, metric and cell. A row is identified by
+the jobs it is made of, so that an interval of other jobs is never shown.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from msabench.data.files import replacing
+from msabench.errors import MSABenchError, one_of
+from msabench.evaluation import predictions
+from msabench.leaderboard.rows import jobs_hash, row_jobs
+from msabench.metrics.spec import METRICS, metric_keys
+from msabench.results.aggregate import AVERAGES, DRAWS
+from msabench.results.intervals import intervals
+from msabench.results.store import PREDICTIONS, ResultStore
+from msabench.tables.build import metric_set_in
+
+FILENAME = "intervals.csv"
+COLUMNS = ("jobs", "metric", "cell", "low", "high", "draws")
+_HASH = re.compile(r"[0-9a-f]{16}")
+
+Interval = tuple[float, float]
+Intervals = dict[tuple[str, str, str], Interval]
+"""(hash of the jobs, metric, cell) -> lower and upper bound; NaN where a resample leaves the metric undefined."""
+
+
+def read_intervals(store: Path, dataset: str) -> Intervals:
+    """Read a corpus's intervals; none if there is no file.
+
+    Raises:
+        MSABenchError: The file is malformed; names file and line.
+    """
+    path = store / dataset / FILENAME
+    if not path.is_file():
+        return {}
+    found: Intervals = {}
+    try:
+        lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8")), strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MSABenchError(f"{path} cannot be read as CSV: {error}") from error
+    if not lines or tuple(lines[0]) != COLUMNS:
+        raise MSABenchError(f"{path} has the columns {', '.join(lines[0] if lines else [])}; need {', '.join(COLUMNS)}")
+    for number, line in enumerate(lines[1:], start=2):
+        key, interval = _read_line(f"{path} line {number}", line)
+        if key in found:
+            raise MSABenchError(f"{path} line {number} repeats {', '.join(key)}")
+        found[key] = interval
+    return found
+
+
+def _read_line(where: str, line: list[str]) -> tuple[tuple[str, str, str], Interval]:
+    if len(line) != len(COLUMNS):
+        raise MSABenchError(f"{where} has {len(line)} fields; expected {len(COLUMNS)}")
+    jobs, metric, cell, *bounds, draws = line
+    if not _HASH.fullmatch(jobs) or metric not in METRICS or draws != str(DRAWS):
+        raise MSABenchError(
+            f"{where} has jobs {jobs!r}, metric {metric!r} and draws {draws!r}; expected 16 hex digits, a metric key "
+            f"and {DRAWS}"
+        )
+    try:
+        low, high = (float(bound) if bound else math.nan for bound in bounds)
+    except ValueError as error:
+        raise MSABenchError(f"{where} has bounds {bounds}; expected numbers or nothing") from error
+    if low > high:
+        raise MSABenchError(f"{where} has the lower bound {low} above the upper bound {high}")
+    return (jobs, metric, cell), (low, high)
+
+
+def update_intervals(store: ResultStore, datasets: Sequence[str] | None = None, anew: bool = False) -> list[str]:
+    """Make the intervals that are lacking, and drop those whose jobs are no longer a row.
+
+    Args:
+        store: The store. Rows without intervals need their predictions here; others are left without.
+        datasets: Corpora; None takes all of the store.
+        anew: Whether to make those that are there anew as well.
+
+    Returns:
+        One sentence per corpus.
+
+    Raises:
+        MSABenchError: A corpus has no records, or a file is malformed.
+    """
+    frame = store.frame()
+    held = sorted(frame["dataset"].unique())
+    for name in datasets or ():
+        if name not in held:
+            raise one_of(f"dataset in {store.folder}", name, held)
+    lines = []
+    for name in held:
+        if datasets is None or name in datasets:
+            rows = list(row_jobs(frame[frame["dataset"] == name]).values())
+            known = {} if anew else read_intervals(store.folder, name)
+            lines.append(_update(store.folder, name, metric_set_in(frame, name), rows, known))
+    return lines
+
+
+def _update(store: Path, dataset: str, metric_set: str, rows: list[list[str]], there: Intervals) -> str:
+    known: dict[str, Intervals] = {}
+    for key, interval in there.items():
+        known.setdefault(key[0], {})[key] = interval
+    files = _prediction_files(store, dataset)
+    kept: dict[str, Intervals] = {}
+    made = lacking = 0
+    for job_ids in rows:
+        jobs = jobs_hash(job_ids)
+        if jobs in known:
+            kept[jobs] = known[jobs]
+        elif all(job_id in files for job_id in job_ids):
+            kept[jobs] = _intervals_of(jobs, [files[job_id] for job_id in job_ids], metric_set)
+            made += 1
+        else:
+            lacking += 1
+    _write(store / dataset / FILENAME, kept)
+    absent = f"; the predictions of {lacking} rows are not here, which stay without" if lacking else ""
+    return f"{dataset}: {len(kept)} of {len(rows)} rows have intervals, {made} of them new{absent}"
+
+
+def _prediction_files(store: Path, dataset: str) -> dict[str, Path]:
+    return {path.stem: path for path in (store / PREDICTIONS / dataset).glob("*/*.parquet")}
+
+
+def _intervals_of(jobs: str, files: list[Path], metric_set: str) -> Intervals:
+    cells = dict.fromkeys(entry.cell for path in files for entry in predictions.read(path))
+    return {
+        (jobs, metric, cell): interval
+        for metric in metric_keys(metric_set)
+        for cell, interval in intervals(files, metric_set, metric, [*cells, *AVERAGES]).items()
+    }
+
+
+def _write(path: Path, rows: dict[str, Intervals]) -> None:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for jobs in sorted(rows):
+        for key, bounds in rows[jobs].items():
+            writer.writerow([*key, *("" if math.isnan(bound) else f"{bound:.4f}" for bound in bounds), DRAWS])
+    with replacing(path) as stream:
+        stream.write(out.getvalue().encode())

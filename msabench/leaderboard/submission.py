@@ -1,0 +1,194 @@
+"""Records that somebody wants admitted, and what can be checked of one job alone. Free of torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from msabench.data.info import DATASETS, dataset_info
+from msabench.errors import MSABenchError
+from msabench.evaluation import predictions
+from msabench.evaluation.record import CellRecord, JobRecord
+from msabench.metrics.functional import is_collapsed
+from msabench.missingness.conditions import Cell
+from msabench.provenance import job_key
+from msabench.registry import methods
+from msabench.results.store import PREDICTIONS
+
+TOLERANCE = 1e-9
+"""Relative difference that two machines' sums may have."""
+
+
+@dataclass
+class Submission:
+    """One finished job with its predictions.
+
+    Attributes:
+        job: The job.
+        cells: Its records.
+        path: Its file of predictions.
+        stored: The predictions; empty until ``read_predictions``.
+    """
+
+    job: JobRecord
+    cells: list[CellRecord]
+    path: Path
+    stored: list[predictions.StoredCell]
+
+    @property
+    def name(self) -> str:
+        """The job in words, e.g. ``job 4b4261b10ba97f22 (umdf on synth, seed 1111)``."""
+        key = self.job.key
+        return f"job {key.job_id} ({key.method} on {key.dataset}, seed {key.seed})"
+
+
+def read_submissions(folder: Path) -> tuple[list[Submission], int]:
+    """Read a store of valid records.
+
+    Args:
+        folder: A store whose ``validate`` found nothing.
+
+    Returns:
+        Its finished jobs, and the number of failed attempts.
+    """
+    found: list[Submission] = []
+    failed = 0
+    for path in sorted(folder.glob("*/*/*.jsonl")):
+        if path.parts[-3] == PREDICTIONS or path.name.startswith("."):
+            continue
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        job = JobRecord.from_json(lines[0])
+        if job.status == "ok":
+            cells = [CellRecord.from_json(line) for line in lines[1:]]
+            found.append(Submission(job, cells, predictions.path_of(folder, job.key), []))
+        else:
+            failed += 1
+    return found, failed
+
+
+def registration_problems(submission: Submission) -> Iterator[str]:
+    """What of the key is unknown here, or does not follow from the config.
+
+    Yields:
+        One sentence per problem.
+    """
+    key, name = submission.job.key, submission.name
+    info = methods().get(key.method)
+    if info is None:
+        yield f"{name}: method {key.method!r} is not registered; add its file first (docs/adding-a-method.md)"
+        return
+    if key.method_version != info.method_version:
+        yield f"{name}: version {key.method_version} of {key.method} is not the registered one, {info.method_version}"
+    if key.variant not in ("default", *info.variants):
+        yield f"{name}: {key.method} has no variant {key.variant!r}; allowed: {', '.join(('default', *info.variants))}"
+    if key.dataset not in DATASETS or key.dataset == "custom":
+        allowed = ", ".join(other for other in DATASETS if other != "custom")
+        yield f"{name}: {key.dataset!r} is no corpus that others have; allowed: {allowed}"
+        return
+    try:
+        dataset_info(key.dataset).file(key.features)
+        expected = job_key(submission.job.config, key.revision, key.features)
+    except (MSABenchError, KeyError, TypeError, ValueError, AttributeError) as error:
+        yield f"{name}: its config cannot be read: {error}"
+        return
+    for field, value in vars(expected).items():
+        # Another version is said above; configs do not hold it.
+        if field != "method_version" and getattr(key, field) != value:
+            yield f"{name}: its key has {field} {getattr(key, field)!r}, its config gives {value!r}"
+
+
+def prediction_problems(submission: Submission) -> Iterator[str]:
+    """Read a job's predictions and compute its records anew.
+
+    Yields:
+        One sentence per problem.
+    """
+    name = submission.name
+    try:
+        submission.stored = predictions.read(submission.path)
+    except MSABenchError as error:
+        yield f"{name}: {error}"
+        return
+    stored = {(entry.cell, entry.mask_seed): entry for entry in submission.stored}
+    recorded = {(cell.cell, cell.mask_seed): cell for cell in submission.cells}
+    if len(stored) < len(submission.stored):
+        yield f"{name}: {submission.path} holds a cell and mask seed twice"
+    for cell, mask_seed in sorted(stored.keys() ^ recorded.keys(), key=str):
+        where = "records, but no predictions" if (cell, mask_seed) in recorded else "predictions, but no record"
+        yield f"{name}: there are {where} of {_place(cell, mask_seed)}"
+    first = submission.stored[0]
+    if len(set(first.ids)) < len(first.ids):
+        yield f"{name}: {submission.path} holds a clip twice in {_place(first.cell, first.mask_seed)}"
+    for place, entry in stored.items():
+        if entry.ids != first.ids or not np.array_equal(entry.labels, first.labels):
+            yield f"{name}: clips or labels of {_place(*place)} are not those of {_place(first.cell, first.mask_seed)}"
+        elif place in recorded:
+            yield from _record_problems(name, submission.job.key.dataset, recorded[place], entry)
+
+
+def _record_problems(name: str, dataset: str, record: CellRecord, entry: predictions.StoredCell) -> Iterator[str]:
+    where = f"{name}: {_place(entry.cell, entry.mask_seed)}"
+    if not np.isfinite(entry.preds).all() or not np.isfinite(entry.labels).all():
+        yield f"{where} has predictions or labels that are not finite"
+        return
+    metric_set = dataset_info(dataset).metric_set
+    try:
+        expected = predictions.stored_metrics(metric_set, entry.labels, entry.preds)
+        collapsed = is_collapsed(metric_set, entry.labels, entry.preds)
+    except MSABenchError as error:
+        yield f"{where} cannot be scored: {error}"
+        return
+    if record.n != len(entry.ids):
+        yield f"{where} says {record.n} clips, its predictions have {len(entry.ids)}"
+    if record.collapsed != collapsed:
+        yield f"{where} says collapsed {record.collapsed}, its predictions say {collapsed}"
+    for key in sorted(expected.keys() | record.metrics.keys()):
+        if key not in record.metrics or key not in expected:
+            which = "lacks" if key in expected else "has no place for"
+            yield f"{where} {which} metric {key}"
+        elif not _equal(record.metrics[key], expected[key]):
+            yield f"{where} has {key} {record.metrics[key]!r}, its predictions give {expected[key]!r}"
+
+
+def mask_seed_problems(submission: Submission) -> Iterator[str]:
+    """Cells that lack a mask seed of the job, or have one that is not among them.
+
+    Yields:
+        One sentence per cell.
+    """
+    drawn: dict[str, set[int | None]] = {}
+    for record in submission.cells:
+        drawn.setdefault(record.cell, set()).add(record.mask_seed)
+    for cell, seeds in drawn.items():
+        expected: set[int | None] = set(submission.job.mask_seeds) if Cell.parse(cell).is_random else {None}
+        if seeds != expected:
+            given, wanted = (", ".join(map(str, sorted(some, key=str))) for some in (seeds, expected))
+            yield f"{submission.name}: {cell} has the mask seeds {given}, the job says {wanted}"
+
+
+def warnings(submission: Submission) -> Iterator[str]:
+    """What is admitted, but said.
+
+    Yields:
+        One sentence each.
+    """
+    made = submission.job.provenance
+    if made.get("git_dirty"):
+        yield f"{submission.name} was run on code with uncommitted changes, so that its commit does not say what ran"
+    if not made.get("git_commit"):
+        yield f"{submission.name} does not say which commit it was run on"
+
+
+def _equal(theirs: float | None, ours: float | None) -> bool:
+    if theirs is None or ours is None:
+        return theirs is ours
+    return math.isclose(theirs, ours, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+
+
+def _place(cell: str, mask_seed: int | None) -> str:
+    return cell if mask_seed is None else f"{cell} with mask seed {mask_seed}"
