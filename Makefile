@@ -24,8 +24,9 @@ demo: $(READY)
 site: $(READY)
 	$(BIN)/msabench leaderboard build --out $(SITE)
 
+# One worker a core, each with one thread: the small networks of the tests gain nothing from more.
 test: $(READY)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 slow: $(READY)
 	$(BIN)/pytest -m slow

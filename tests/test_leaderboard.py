@@ -23,7 +23,7 @@ from msabench.leaderboard.cards import card_of, split_docstring
 from msabench.leaderboard.folder import MARKER, replacing_folder
 from msabench.leaderboard.groups import build_groups, page_of, to_json
 from msabench.leaderboard.readme import readme_text, write_readme
-from msabench.leaderboard.rows import jobs_hash, row_jobs
+from msabench.leaderboard.rows import jobs_hash
 from msabench.leaderboard.site import build_site
 from msabench.leaderboard.stored_intervals import FILENAME, read_intervals, update_intervals
 from msabench.methods.info import MethodInfo
@@ -31,6 +31,7 @@ from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import parse_grid
 from msabench.published.numbers import DEFAULT_PUBLISHED
 from msabench.registry import methods as registered
+from msabench.results.aggregate import jobs_by_row
 from msabench.results.intervals import intervals
 from msabench.results.store import DEFAULT_STORE, ResultStore
 from msabench.tables import build as tables
@@ -160,9 +161,9 @@ def test_rows_know_their_jobs(folder):
     store = ResultStore(folder)
     ids = [add(store, method="mult", seed=seed).stem for seed in (3, 1, 2)]
     add(store, method="umdf")
-    jobs = row_jobs(store.frame())
-    assert sorted(map(len, jobs.values())) == [1, 3]
-    assert [ids[1], ids[2], ids[0]] in jobs.values()
+    jobs = [list(by_seed.values()) for by_seed in jobs_by_row(store.frame()).values()]
+    assert sorted(map(len, jobs)) == [1, 3]
+    assert [ids[1], ids[2], ids[0]] in jobs
     assert jobs_hash(ids) == jobs_hash(sorted(ids)) != jobs_hash(ids[:2])
 
 
@@ -180,7 +181,8 @@ def predicted(folder, tmp_path, monkeypatch):
 def test_stored_intervals_are_those_of_the_predictions(predicted):
     assert dispatch(["leaderboard", "intervals", "--store", str(predicted)]) == 0
     stored = read_intervals(predicted, "synth")
-    [jobs] = row_jobs(ResultStore(predicted).frame()).values()
+    [by_seed] = jobs_by_row(ResultStore(predicted).frame()).values()
+    jobs = list(by_seed.values())
     files = [predicted / "predictions" / "synth" / "constant" / f"{job}.parquet" for job in jobs]
     for metric in ("f1_non0", "mae"):
         for cell, bounds in intervals(files, "sentiment", metric, ["inter/l", "intra/0.5"]).items():
@@ -235,7 +237,7 @@ def test_committed_intervals_belong_to_committed_records():
     frame = ResultStore(STORE).frame()
     for dataset, rows in frame.groupby("dataset"):
         known = {jobs for jobs, _, _ in read_intervals(STORE, dataset)}
-        assert known == {jobs_hash(jobs) for jobs in row_jobs(rows).values()}
+        assert known == {jobs_hash(jobs.values()) for jobs in jobs_by_row(rows).values()}
 
 
 # Cards.

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from msabench.evaluation.record import JobRecord, canonical_hash
-from msabench.leaderboard.rows import RowKey, jobs_hash, key_of, row_jobs
+from msabench.leaderboard.rows import RowKey, jobs_hash, key_of
 from msabench.leaderboard.stored_intervals import Intervals
 from msabench.metrics.spec import METRICS, MetricSpec, metric_keys
 from msabench.missingness.conditions import GRIDS, Cell, distinct
-from msabench.results.aggregate import LEVEL, PROTOCOL, ROW, over_seeds_of
+from msabench.results.aggregate import LEVEL, PROTOCOL, ROW, jobs_by_row, over_seeds_of
 from msabench.tables.build import build_tables, entry_of, metric_set_in
 from msabench.tables.marks import label, meanings
 from msabench.tables.spec import AVERAGE_MEANINGS, FLOOR, Column, Entry, Row, Table, columns_of
@@ -33,13 +33,13 @@ class Group:
     Attributes:
         id: Name for addresses, made of corpus and protocol.
         table: Its rows and columns, with the numbers of the metric that is shown first.
-        jobs: Row -> ids of its finished jobs.
+        jobs: Row -> training seed -> id of its finished job.
         entries: Row -> metric key -> cell or average -> number.
     """
 
     id: str
     table: Table
-    jobs: dict[RowKey, list[str]]
+    jobs: dict[RowKey, dict[int, str]]
     entries: dict[RowKey, dict[str, dict[str, Entry]]]
 
     @property
@@ -65,7 +65,7 @@ def build_groups(frame: pd.DataFrame, failures: Sequence[JobRecord], datasets: S
             row.setdefault(record["metric"], {})[str(record["cell"])] = entry_of(record)
         for table in build_tables(here, failures, dataset, None, _columns(here)):
             name = f"{dataset}-{canonical_hash(list(table.protocol.values()), 6)}"
-            groups.append(Group(name, table, row_jobs(here), entries))
+            groups.append(Group(name, table, jobs_by_row(here), entries))
     return groups
 
 
@@ -138,7 +138,7 @@ def _group(group: Group, intervals: Intervals) -> dict[str, Any]:
 
 def _row(group: Group, row: Row, intervals: Intervals) -> dict[str, Any]:
     key, cells = key_of(group.table, row), [column.key for column in group.table.columns]
-    jobs, numbers = jobs_hash(group.jobs.get(key, [])), group.entries.get(key, {})
+    jobs, numbers = jobs_hash(group.jobs.get(key, {}).values()), group.entries.get(key, {})
     counts = [row.entries.get(cell) for cell in cells]
     return {
         "label": label(row),

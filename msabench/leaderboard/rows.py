@@ -1,36 +1,16 @@
-"""Which jobs a row of a table is made of. Free of torch."""
+"""What tells the rows of tables apart. Free of torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msabench.evaluation.record import canonical_hash
-from msabench.results.aggregate import PROTOCOL, ROW
+from msabench.results.aggregate import ROW
 from msabench.tables.spec import Row, Table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RowKey = tuple[Any, ...]
 """Values of ``aggregate.PROTOCOL`` and ``aggregate.ROW``."""
-
-
-def row_jobs(frame: pd.DataFrame) -> dict[RowKey, list[str]]:
-    """The finished jobs of each row, one a training seed.
-
-    Args:
-        frame: Records as ``ResultStore.frame`` gives them.
-
-    Returns:
-        Row -> job ids in the order of seeds.
-    """
-    columns = [*PROTOCOL, *ROW]
-    jobs: dict[RowKey, list[str]] = {}
-    distinct = frame[[*columns, "seed", "job_id"]].drop_duplicates().sort_values("seed", kind="stable")
-    for *key, _, job_id in distinct.itertuples(index=False, name=None):
-        jobs.setdefault(tuple(key), []).append(job_id)
-    return jobs
 
 
 def key_of(table: Table, row: Row) -> RowKey:

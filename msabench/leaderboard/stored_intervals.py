@@ -17,9 +17,9 @@ from pathlib import Path
 from msabench.data.files import replacing
 from msabench.errors import MSABenchError, one_of
 from msabench.evaluation import predictions
-from msabench.leaderboard.rows import jobs_hash, row_jobs
+from msabench.leaderboard.rows import jobs_hash
 from msabench.metrics.spec import METRICS, metric_keys
-from msabench.results.aggregate import AVERAGES, DRAWS
+from msabench.results.aggregate import AVERAGES, DRAWS, jobs_by_row
 from msabench.results.intervals import intervals
 from msabench.results.store import PREDICTIONS, ResultStore
 from msabench.tables.build import metric_set_in
@@ -97,7 +97,7 @@ def update_intervals(store: ResultStore, datasets: Sequence[str] | None = None, 
     lines = []
     for name in held:
         if datasets is None or name in datasets:
-            rows = list(row_jobs(frame[frame["dataset"] == name]).values())
+            rows = [list(jobs.values()) for jobs in jobs_by_row(frame[frame["dataset"] == name]).values()]
             known = {} if anew else read_intervals(store.folder, name)
             lines.append(_update(store.folder, name, metric_set_in(frame, name), rows, known))
     return lines

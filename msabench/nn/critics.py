@@ -34,7 +34,7 @@ class PairCritic(nn.Module):
         self.x_features = x_features
         self.first = nn.Linear(x_features + y_features, hidden)
         self.others = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers))
-        self.last = nn.Linear(hidden, 1, bias=False)  # a constant would cancel in every bound
+        self.last = nn.Linear(hidden, 1, bias=False)  # hidden units make a constant where a bound needs one
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Score all pairs: float ``(..., N, x_features)`` and ``(..., M, y_features)`` to ``(..., N, M)``."""

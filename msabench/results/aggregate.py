@@ -9,7 +9,7 @@ leaving it out would flatter a method that collapsed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msabench.missingness.conditions import INTER, INTRA, MISSING_CONDITIONS, Cell
 
@@ -109,6 +109,23 @@ def over_seeds_of(frame: pd.DataFrame, metrics: Sequence[str], *, keep_seeds: bo
     parts = [about.assign(metric=name, mean=means[name], std=spreads[name]) for name in names]
     counts = ["n_seeds", "n_mask_seeds", "n_collapsed"]
     return pd.concat(parts).reset_index()[[*keys, "metric", "mean", "std", *counts]]
+
+
+def jobs_by_row(frame: pd.DataFrame) -> dict[tuple[Any, ...], dict[int, str]]:
+    """The finished jobs of each row, one a training seed.
+
+    Args:
+        frame: Records as ``ResultStore.frame`` gives them.
+
+    Returns:
+        Values of ``PROTOCOL`` and ``ROW`` -> training seed -> job id, seeds ascending.
+    """
+    jobs: dict[tuple[Any, ...], dict[int, str]] = {}
+    columns = [*PROTOCOL, *ROW, "seed", "job_id"]
+    distinct = frame[columns].drop_duplicates().sort_values("seed", kind="stable")
+    for *key, seed, job_id in distinct.itertuples(index=False, name=None):
+        jobs.setdefault(tuple(key), {})[int(seed)] = str(job_id)
+    return jobs
 
 
 def inconsistencies(frame: pd.DataFrame) -> list[str]:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from msabench.data.info import DATASETS
 from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import metric_spec
-from msabench.results.aggregate import AVERAGES, PROTOCOL, ROW
+from msabench.results.aggregate import AVERAGES, ROW, jobs_by_row
 from msabench.results.store import ResultStore
 from msabench.tables.spec import FLOOR, Row, Table, columns_of
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 @dataclass
@@ -98,7 +98,7 @@ def select(
     frame = frame[frame["variant"].isin(shown) | (frame["method"] == FLOOR)]
     failures = [job for job in failures if job.key.variant in shown]
     found = []
-    jobs = _jobs(frame[frame["dataset"].isin(wanted)])
+    jobs = jobs_by_row(frame[frame["dataset"].isin(wanted)])
     for dataset in wanted:
         for table in build_tables(
             frame,
@@ -166,12 +166,3 @@ def _datasets(asked: Sequence[str] | None, held: list[str], store: Path) -> list
                 f"`msabench run --suite SUITE --datasets {name} --store {store}` (see `msabench suites`)"
             )
     return list(dict.fromkeys(asked or held))
-
-
-def _jobs(frame: pd.DataFrame) -> dict[tuple[object, ...], dict[int, str]]:
-    """(protocol, row) -> training seed -> job id."""
-    jobs: dict[tuple[object, ...], dict[int, str]] = {}
-    columns = [*PROTOCOL, *ROW, "seed", "job_id"]
-    for *key, seed, job_id in frame[columns].drop_duplicates().itertuples(index=False):
-        jobs.setdefault(tuple(key), {})[int(seed)] = str(job_id)
-    return jobs
