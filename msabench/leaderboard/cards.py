@@ -14,7 +14,7 @@ from msabench.tables.marks import FIDELITIES as DOUBTFUL
 
 FIDELITIES = {
     "parity": "agrees numerically with the official code",
-    "equations": "every equation of the paper is implemented and tested; there is no official code to compare with",
+    "equations": "every equation of the paper is implemented and tested; not compared with official code",
     "reference": "a plain model or a constant answer, to compare with",
     **{name: warning.partition(" = ")[2] for name, warning in DOUBTFUL.items()},
 }

@@ -21,7 +21,7 @@ class MethodInfo:
         year: Year of publication.
         url: Where to read the paper.
         fidelity: ``parity`` (agrees numerically with official code), ``equations`` (every equation of the paper is
-            implemented and tested, no official code exists), ``reconstructed`` (parts are not in the paper),
+            implemented and tested; not compared with official code), ``reconstructed`` (parts are not in the paper),
             ``experimental`` (known by title), ``reference`` (a plain model or constant).
         code_url: Official code, or empty.
         code_commit: The commit that was read.
