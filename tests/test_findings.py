@@ -12,6 +12,7 @@ from msabench.data.probe import describe
 from msabench.data.store import open_corpus
 from msabench.missingness.conditions import INTER, MISSING_CONDITIONS
 from msabench.results.intervals import intervals
+from msabench.results.paired import paired_differences, resampled
 from msabench.results.store import ResultStore
 from msabench.runner.suite import read_suite
 
@@ -119,3 +120,44 @@ def test_every_row_of_the_ablation_tables_is_recorded(method: str) -> None:
 
 def test_a_constant_answer_has_no_correlation() -> None:
     assert math.isnan(means("synth", "kt", "complete")["inter/a"])
+
+
+BASELINES = (
+    *("lf_dnn", "mult", "self_mm", "tetfn", "misa", "mmim", "almt", "lnln", "cubemlp", "emoe", "dmd"),
+    *("corrkd", "hrlf"),
+)
+
+
+def test_what_missing_data_in_training_changes() -> None:
+    gains = {name: mean_over_missing(name, "mixed") - mean_over_missing(name, "complete") for name in BASELINES}
+    assert gains.pop("lf_dnn") == pytest.approx(0.098, abs=5e-4)
+    assert (round(min(gains.values()), 3), round(max(gains.values()), 3)) == (-0.060, 0.022)
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_which_change_is_more_than_chance(method: str) -> None:
+    trained = []
+    for regime in ("mixed", "complete"):
+        by_seed = dict(enumerate(in_order_of_seeds(with_predictions("synth", method, regime))))
+        trained.append(resampled(by_seed, "sentiment", "corr", ["avg_missing"]))
+    change = paired_differences(*trained)["avg_missing"]
+    if method == "lf_dnn":
+        assert (round(change.low, 3), round(change.high, 3)) == (0.013, 0.203)
+    else:
+        assert change.low < 0 < change.high
+
+
+def in_order_of_seeds(paths: tuple[Path, ...]) -> list[Path]:
+    seeds = {job.key.job_id: job.key.seed for job in ResultStore(STORE).jobs()}
+    return sorted(paths, key=lambda path: seeds[path.stem])
+
+
+def test_methods_on_complete_data_keep_a_correlation_without_text_and_not_always_classes() -> None:
+    frame = ResultStore(STORE).frame(["synth"])
+    collapsed = {"inter/a": 0, "inter/av": 0}
+    for method in BASELINES:
+        assert means("synth", method, "complete")["inter/av"] > 0
+        jobs = {path.stem for path in files("synth", method, "complete")}
+        for cell in collapsed:
+            collapsed[cell] += bool(frame[frame["job_id"].isin(jobs) & (frame["cell"] == cell)]["collapsed"].any())
+    assert collapsed == {"inter/a": 8, "inter/av": 2}
