@@ -117,7 +117,7 @@ def test_fusion_is_of_the_experts_vectors_before_their_heads(fusion: str) -> Non
         parts.append(weights[:, i : i + 1] * steps[:, -1])
     expected = sum(parts) if fusion == "sum" else 3 * torch.cat(parts, dim=1)
     torch.testing.assert_close(out.representation, expected, atol=1e-5, rtol=1e-5)
-    joint, pred = method.predict_joint(out.representation)
+    pred, _, joint = method.predict_joint(out.representation)
     torch.testing.assert_close(out.pred, pred.squeeze(1))
     torch.testing.assert_close(out.aux["joint"], joint)
 

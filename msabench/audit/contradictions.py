@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 
 from msabench.audit.context import Context
@@ -36,10 +36,10 @@ def contradictions(context: Context) -> Iterator[Finding]:
     yield from _unnamed_protocols(settings)
 
 
-def _by(group: Sequence[Number], key: object) -> list[list[Number]]:
+def _by(group: Sequence[Number], key: Callable[[Number], _Key]) -> list[list[Number]]:
     parts: dict[_Key, list[Number]] = {}
     for number in group:
-        parts.setdefault(key(number), []).append(number)  # type: ignore[operator]
+        parts.setdefault(key(number), []).append(number)
     return list(parts.values())
 
 

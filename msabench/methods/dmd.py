@@ -46,6 +46,7 @@ from msabench.losses.margin import label_margin
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.crossmodal import CrossmodalEncoder
+from msabench.nn.residual_head import ResidualHead
 from msabench.nn.temporal import TemporalProjection
 from msabench.nn.text import TextInput, parameter_groups
 
@@ -102,23 +103,6 @@ class _GraphDistillation(nn.Module):
         """Students shall *not* point where their teachers do: heterogeneous representations are to differ."""
         likeness = F.relu(_cosine(reprs[:, _STUDENTS], reprs[:, _TEACHERS].detach(), dim=2))
         return _REPR_WEIGHT * ((edges + self.prior).mean(0) * likeness.mean(0)).sum()
-
-
-class _Head(nn.Module):
-    """Residual block and prediction: ``r = x + W2 dropout(u)`` with ``u = ReLU(W1 x)``, then a linear layer on r."""
-
-    def __init__(self, features: int, inner: int, outputs: int, dropout: float) -> None:
-        super().__init__()
-        self.proj1 = nn.Linear(features, inner)
-        self.proj2 = nn.Linear(inner, features)
-        self.out_layer = nn.Linear(features, outputs)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map ``(B, features)`` to the prediction ``(B, outputs)``, u ``(B, inner)`` and r ``(B, features)``."""
-        inner = F.relu(self.proj1(x))
-        refined = x + self.proj2(self.dropout(inner))
-        return self.out_layer(refined), inner, refined
 
 
 class DMD(MSAMethod):
@@ -275,12 +259,12 @@ class DMD(MSAMethod):
         self.memory = nn.ModuleDict({target: encoder(2 * width, memory_layers, "text") for target in _ORDER})
 
         outputs = self.n_outputs
-        self.head_homo = nn.ModuleDict({m: _Head(frames[m], width, outputs, out_dropout) for m in _ORDER})
-        self.head_hetero = nn.ModuleDict({m: _Head(2 * width, 2 * width, outputs, out_dropout) for m in _ORDER})
-        self.head_common = _Head(3 * width, 3 * width, outputs, out_dropout)
+        self.head_homo = nn.ModuleDict({m: ResidualHead(frames[m], width, outputs, out_dropout) for m in _ORDER})
+        self.head_hetero = nn.ModuleDict({m: ResidualHead(2 * width, 2 * width, outputs, out_dropout) for m in _ORDER})
+        self.head_common = ResidualHead(3 * width, 3 * width, outputs, out_dropout)
         self.gate = nn.ModuleDict({m: nn.Linear(2 * width, 2 * width) for m in _ORDER})
         self.gate_common = nn.Linear(3 * width, 3 * width)
-        self.head = _Head(9 * width, 9 * width, outputs, out_dropout)
+        self.head = ResidualHead(9 * width, 9 * width, outputs, out_dropout)
         self.graph_homo = _GraphDistillation(outputs, width, edge_width_homo, _HOMO_PRIOR)
         self.graph_hetero = _GraphDistillation(outputs, 2 * width, edge_width_hetero, _HETERO_PRIOR)
 

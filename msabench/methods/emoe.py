@@ -37,6 +37,7 @@ from msabench.errors import MSABenchError, one_of
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.crossmodal import CrossmodalEncoder
+from msabench.nn.residual_head import ResidualHead
 from msabench.nn.temporal import TemporalProjection
 from msabench.nn.text import TextInput, parameter_groups
 
@@ -59,21 +60,6 @@ class _Router(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = F.relu(F.normalize(self.l1(x.flatten(1)), dim=1))
         return (self.l2(hidden) / self.temperature).softmax(dim=1)
-
-
-class _OutputBlock(nn.Module):
-    """What is made of a vector before predicting, ``(B, D)``, and the prediction from it, ``(B, outputs)``."""
-
-    def __init__(self, width: int, outputs: int, dropout: float) -> None:
-        super().__init__()
-        self.proj1 = nn.Linear(width, width)
-        self.proj2 = nn.Linear(width, width)
-        self.out = nn.Linear(width, outputs)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        made = x + self.proj2(self.dropout(F.relu(self.proj1(x))))
-        return made, self.out(made)
 
 
 class EMOE(MSAMethod):
@@ -221,9 +207,9 @@ class EMOE(MSAMethod):
                 for m in _ORDER
             }
         )
-        self.predict = nn.ModuleDict({m: _OutputBlock(width, self.n_outputs, out_dropout) for m in _ORDER})
+        self.predict = nn.ModuleDict({m: ResidualHead(width, width, self.n_outputs, out_dropout) for m in _ORDER})
         joint = width if fusion == "sum" else len(_ORDER) * width
-        self.predict_joint = _OutputBlock(joint, self.n_outputs, out_dropout)
+        self.predict_joint = ResidualHead(joint, joint, self.n_outputs, out_dropout)
 
     def forward(self, batch: Batch) -> Output:
         """Predict.
@@ -241,8 +227,8 @@ class EMOE(MSAMethod):
         fused = self._mixed(torch.stack(list(hidden.values()), dim=1), weights)
         if self.fusion == "concat":
             fused = len(_ORDER) * fused
-        joint, outputs = self.predict_joint(fused)
-        experts, scores = zip(*(self.predict[m](h) for m, h in hidden.items()), strict=True)
+        outputs, _, joint = self.predict_joint(fused)
+        scores, _, experts = zip(*(self.predict[m](h) for m, h in hidden.items()), strict=True)
         return Output(
             pred=self.to_pred(outputs),
             unimodal={m: self.to_pred(score) for m, score in zip(_ORDER, scores, strict=True)},

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from msabench.data.batch import Batch
 from msabench.methods.base import MSAMethod
 from tests.golden_cases import Case
-from tests.parity.clones import clone, importing
+from tests.parity import mmsa
 from tests.parity.recorded import fit_recorded
 
 LETTERS = {"text": "t", "audio": "a", "vision": "v"}
@@ -35,20 +33,14 @@ class _FeaturesAsText(nn.Module):
 
 def model_class(name: str) -> Any:
     """One of MMSA's models, named as its file."""
-    with importing(clone("MSABENCH_PARITY_MMSA") / "src", "MMSA", "MMSA.models", "MMSA.models.multiTask"):
-        module = importlib.import_module(f"MMSA.models.multiTask.{name}")
+    module = mmsa.model_module("multiTask", name)
     module.BertTextEncoder = _FeaturesAsText
     return getattr(module, name)
 
 
 def trainer_class(name: str) -> Any:
     """The trainer of one of MMSA's models."""
-    with importing(clone("MSABENCH_PARITY_MMSA") / "src", "MMSA", "MMSA.trains", "MMSA.trains.multiTask"):
-        helpers: Any = ModuleType("MMSA.utils")
-        helpers.MetricsTop = lambda mode: SimpleNamespace(getMetics=lambda dataset: lambda pred, true: {})
-        helpers.dict_to_str = str
-        sys.modules["MMSA.utils"] = helpers
-        return getattr(importlib.import_module(f"MMSA.trains.multiTask.{name}"), name)
+    return getattr(mmsa.trainer_module("multiTask", name), name)
 
 
 def head_settings(settings: dict[str, Any]) -> dict[str, Any]:

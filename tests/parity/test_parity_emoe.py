@@ -51,10 +51,10 @@ def short_name(name: str) -> str:
             f"experts.{m}.": f"self_attentions_{letter}.",
             f"predict.{m}.proj1.": f"proj1_{letter}.",
             f"predict.{m}.proj2.": f"proj2_{letter}.",
-            f"predict.{m}.out.": f"out_layer_{letter}.",
+            f"predict.{m}.out_layer.": f"out_layer_{letter}.",
             "predict_joint.proj1.": "proj1_c.",
             "predict_joint.proj2.": "proj2_c.",
-            "predict_joint.out.": "out_layer_c.",
+            "predict_joint.out_layer.": "out_layer_c.",
             "router.": "Router.",
             "encode.": "encoder_c.",
         }.items():
