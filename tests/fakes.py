@@ -22,8 +22,8 @@ LENGTHS = {"text": 8, "audio": 8, "vision": 8}
 def random_split(
     name: str, n: int, *, task: str, dims: dict[str, int], steps: dict[str, int], generator: torch.Generator
 ) -> SplitData:
-    """Random clips of random length; the label is readable from every modality's mean."""
-    ids = [f"{name}$_${row}" for row in range(n)]
+    """Random clips of random length, of three videos in turn; the label is readable from every modality's mean."""
+    ids = [f"{name}{row % 3}$_${row}" for row in range(n)]
     labels = torch.randn(n, generator=generator).clamp(-3, 3)
     lengths = {m: torch.randint(min(2, steps[m]), steps[m] + 1, (n,), generator=generator) for m in MODALITIES}
     features = {}

@@ -47,8 +47,10 @@ def predict(method: MSAMethod, data: MSADataModule, cell: Cell, batch_size: int 
     """Predictions of the test split."""
     method.eval()
     with torch.no_grad():
-        batches = data.cell_batches(cell, 0, batch_size=batch_size, with_tokens=method.needs_tokens)
-        return torch.cat([method(batch.for_inference()).pred for batch in batches])
+        whole = method.needs_conversations
+        settings = {"batch_size": batch_size, "with_tokens": method.needs_tokens, "whole_conversations": whole}
+        preds = torch.cat([method(batch.for_inference()).pred for batch in data.cell_batches(cell, 0, **settings)])
+        return data.in_file_order(preds, whole_conversations=whole)
 
 
 def supported(name: str, task: str) -> None:
@@ -167,6 +169,17 @@ def test_batch_of_one_and_a_modality_missing_for_a_whole_batch(name: str) -> Non
         without.splits["train"].lengths[modality].zero_()
         batch = training_batch(method, data_module(without))
         assert all(torch.isfinite(t) for t in method.loss(method.training_forward(batch), batch).values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_prediction_does_not_depend_on_the_order_of_the_clips(name: str) -> None:
+    data = data_module(random_corpus())
+    method = build(name, data).eval()
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        batches = (data.validation_batch(rows, with_tokens=method.needs_tokens) for rows in (torch.arange(8), order))
+        in_file, shuffled = (method(batch.for_inference()).pred for batch in batches)
+    assert torch.allclose(in_file[order], shuffled, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -32,6 +32,9 @@ class Batch:
             states are to be zeroed where ``observed`` is False).
         labels: float32 ``(B,)`` in label units, or int64 ``(B, 4)`` for IEMOCAP. None in evaluation's forward.
         index: int64 ``(B,)``, row in the training split, stable over epochs. None outside training.
+        conversation: int64 ``(B,)``, number of the clip's conversation (its video) in the split. None only in batches
+            made by hand. Whole conversations are in the batch if the method needs them, in any order.
+        turn: int64 ``(B,)``, the clip's place in its conversation, from 0 in order of time; None as above.
         complete: The same clips without missingness, for methods that declare it. None outside training.
         views: Two independently corrupted versions, for methods that declare it. None outside training.
             ``views[0]`` has the same content as the batch itself.
@@ -46,6 +49,8 @@ class Batch:
     text_level: str = "vectors"
     labels: Tensor | None = None
     index: Tensor | None = None
+    conversation: Tensor | None = None
+    turn: Tensor | None = None
     complete: Batch | None = None
     views: tuple[Batch, Batch] | None = None
 
@@ -94,7 +99,8 @@ def stacked(*batches: Batch) -> Batch:
     """Versions of the same clips as one batch, the clips of the first one first.
 
     Args:
-        batches: Batches of one data module. Only what ``forward`` may read is kept: features, masks and tokens.
+        batches: Batches of one data module. Only what ``forward`` may read is kept: features, masks, tokens and
+            conversations, which are another one in each version.
     """
 
     def joined(name: str) -> dict[str, Tensor]:
@@ -103,6 +109,11 @@ def stacked(*batches: Batch) -> Batch:
     def joined_if_any(name: str) -> Tensor | None:
         return None if getattr(batches[0], name) is None else torch.cat([getattr(batch, name) for batch in batches])
 
+    conversation, turn = None, joined_if_any("turn")
+    if batches[0].conversation is not None:
+        apart = int(batches[0].conversation.max()) + 1
+        numbers = [number for batch in batches if (number := batch.conversation) is not None]
+        conversation = torch.cat([number + version * apart for version, number in enumerate(numbers)])
     return Batch(
         features=joined("features"),
         valid=joined("valid"),
@@ -111,4 +122,6 @@ def stacked(*batches: Batch) -> Batch:
         tokens=joined_if_any("tokens"),
         token_keep=joined_if_any("token_keep"),
         text_level=batches[0].text_level,
+        conversation=conversation,
+        turn=turn,
     )

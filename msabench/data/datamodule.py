@@ -8,7 +8,7 @@ index-select and one multiplication per modality.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from msabench.data.batch import MODALITIES, Batch
+from msabench.data.conversations import Conversations
 from msabench.data.corpus import Corpus, SplitData
 from msabench.data.info import DataSpec, dataset_info
 from msabench.data.normalise import Scale, statistics
@@ -51,22 +52,22 @@ class RowLoader:
 
     Args:
         stage: Passed on in ``Rows``.
-        n_clips: Clips in the split.
-        batch_size: Clips in a global batch.
-        order: Called with the number of the pass before each pass; returns a permutation of the clips.
+        units: Number of clips in the split; or, where clips must stay together, the rows of each group of them.
+        batch_size: Units in a global batch.
+        order: Called with the number of the pass before each pass; returns a permutation of the units.
         rank: Index of this device.
         world_size: Number of devices.
         position: Passed on in ``Rows``.
         passes: Passes over the split in an epoch.
 
     Raises:
-        MSABenchError: The last batch has fewer clips than there are devices.
+        MSABenchError: The last batch has fewer units than there are devices.
     """
 
     def __init__(
         self,
         stage: str,
-        n_clips: int,
+        units: int | list[Tensor],
         batch_size: int,
         *,
         order: Callable[[int], Tensor] | None = None,
@@ -76,28 +77,41 @@ class RowLoader:
         passes: int = 1,
     ) -> None:
         self.stage = stage
-        self.n_clips = n_clips
+        self.groups = None if isinstance(units, int) else units
+        self.n_units = units if isinstance(units, int) else len(units)
         self.batch_size = batch_size
         self.order = order
         self.rank = rank
         self.world_size = world_size
         self.position = position
         self.passes = passes
-        smallest = min(batch_size, n_clips % batch_size or batch_size)
+        smallest = min(batch_size, self.n_units % batch_size or batch_size)
         if smallest < world_size:
+            what = "clips" if self.groups is None else "conversations"
             raise MSABenchError(
-                f"a batch of {smallest} clips cannot be shared by {world_size} devices; choose a batch_size whose "
-                f"remainder over {n_clips} clips is at least {world_size}"
+                f"a batch of {smallest} {what} cannot be shared by {world_size} devices; choose a batch_size whose "
+                f"remainder over {self.n_units} {what} is at least {world_size}"
             )
 
     def __len__(self) -> int:
-        return -(-self.n_clips // self.batch_size) * self.passes
+        return -(-self.n_units // self.batch_size) * self.passes
 
     def __iter__(self) -> Iterator[Rows]:
         for number in range(self.passes):
-            order = torch.arange(self.n_clips) if self.order is None else self.order(number)
+            order = torch.arange(self.n_units) if self.order is None else self.order(number)
             for batch in torch.split(order, self.batch_size):
-                yield Rows(batch.tensor_split(self.world_size)[self.rank], self.stage, self.position)
+                share = batch.tensor_split(self.world_size)[self.rank]
+                index = share if self.groups is None else torch.cat([self.groups[unit] for unit in share.tolist()])
+                yield Rows(index, self.stage, self.position)
+
+
+@dataclass
+class _Split:
+    """A split where its batches are made."""
+
+    data: SplitData
+    clips: Clips
+    conversations: Conversations
 
 
 class MSADataModule(pl.LightningDataModule):
@@ -109,7 +123,8 @@ class MSADataModule(pl.LightningDataModule):
         path: The feature file, instead of its usual place below ``root``; required for ``custom``.
         root: Data folder; None for the environment variable MSABENCH_DATA, else ``data``.
         cache: Folder of converted files; None for the user's cache folder.
-        batch_size: Clips in a training batch, over all devices together.
+        batch_size: Clips in a training batch, over all devices together; whole conversations for a method that needs
+            them.
         missing: Training regime and missingness protocol.
         seed: Seed of the training order and training masks; follows ``seed_everything`` on the command line.
         mask_seed: Seed of validation masks, and of test masks under ``test`` and ``predict``.
@@ -171,7 +186,7 @@ class MSADataModule(pl.LightningDataModule):
         self._corpus: Corpus | None = None
         self._trained_on: dict[str, Any] | None = None
         self._scale: Scale | None = None
-        self._resident: dict[tuple[str, torch.device], tuple[SplitData, Clips]] = {}
+        self._resident: dict[tuple[str, torch.device], _Split] = {}
         self._epoch_masks: tuple[int, tuple[Masks, ...]] | None = None
         self._fixed_masks: dict[tuple[str, torch.device], Masks] = {}
 
@@ -218,22 +233,25 @@ class MSADataModule(pl.LightningDataModule):
     # Loaders.
 
     def train_dataloader(self) -> RowLoader:
-        """Shuffled training clips; the order depends on seed, epoch and pass alone."""
-        method: Any = self.trainer.lightning_module if self.trainer else None
+        """Shuffled training clips, or conversations; the order depends on seed, epoch and pass alone."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        units: int | list[Tensor] = len(self.corpus.splits["train"])
+        if self._whole_conversations:
+            units = self.conversations("train").rows
+        n_units = units if isinstance(units, int) else len(units)
         return RowLoader(
             "train",
-            len(self.corpus.splits["train"]),
+            units,
             self.batch_size,
-            order=lambda number: self.train_order(self._epoch, number),
+            order=lambda number: self.train_order(self._epoch, number, n_units),
             rank=rank,
             world_size=world_size,
-            passes=getattr(method, "passes", 1),
+            passes=getattr(self._method, "passes", 1),
         )
 
     def val_dataloader(self) -> RowLoader:
         """The split that selects, in file order. Every device sees all of it, so no result is averaged over parts."""
-        return RowLoader("val", len(self.corpus.splits[self._selection_split]), self._eval_batch_size)
+        return self._evaluating("val", self._selection_split)
 
     def test_dataloader(self) -> list[RowLoader]:
         """One loader over the test split per distinct cell of the grid."""
@@ -244,12 +262,26 @@ class MSADataModule(pl.LightningDataModule):
         return self._cell_loaders("predict")
 
     def _cell_loaders(self, stage: str) -> list[RowLoader]:
-        n_clips = len(self.corpus.splits["test"])
-        return [RowLoader(stage, n_clips, self._eval_batch_size, position=i) for i in range(len(self.cells))]
+        return [self._evaluating(stage, "test", position) for position in range(len(self.cells))]
+
+    def _evaluating(self, stage: str, split: str, position: int = 0) -> RowLoader:
+        # Whole conversations come in the order of ``Conversations.order``, clips in that of the file.
+        size = max(self.batch_size, 96)
+        if self._whole_conversations:
+            return RowLoader(stage, self.conversations(split).packed(size), 1, position=position)
+        return RowLoader(stage, len(self.corpus.splits[split]), size, position=position)
 
     @property
-    def _eval_batch_size(self) -> int:
-        return max(self.batch_size, 96)
+    def _method(self) -> Any:
+        return self.trainer.lightning_module if self.trainer else None
+
+    @property
+    def _whole_conversations(self) -> bool:
+        return bool(getattr(self._method, "needs_conversations", False))
+
+    def conversations(self, split: str) -> Conversations:
+        """The conversations of a split: ``train``, ``valid`` or ``test``."""
+        return self._split_on(split, "cpu").conversations
 
     @property
     def _selection_split(self) -> str:
@@ -259,12 +291,18 @@ class MSADataModule(pl.LightningDataModule):
     def _epoch(self) -> int:
         return self.trainer.current_epoch if self.trainer else 0
 
-    def train_order(self, epoch: int, number: int = 0) -> Tensor:
-        """Permutation of the training clips, int64 ``(N,)``: a function of seed, epoch and number of the pass."""
+    def train_order(self, epoch: int, number: int = 0, n_units: int | None = None) -> Tensor:
+        """Permutation of the training clips, int64 ``(N,)``: a function of seed, epoch and number of the pass.
+
+        Args:
+            epoch: Epoch from 0.
+            number: Number of the pass within the epoch.
+            n_units: How many there are to permute, where conversations take the place of clips.
+        """
         of_pass = f"/{number}" if number else ""
         digest = hashlib.sha256(f"order/{self.seed}/{epoch}{of_pass}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        return torch.randperm(len(self.corpus.splits["train"]), generator=generator)
+        return torch.randperm(n_units or len(self.corpus.splits["train"]), generator=generator)
 
     # Batches.
 
@@ -272,7 +310,7 @@ class MSADataModule(pl.LightningDataModule):
         """Turn ``Rows`` into a ``Batch`` on the device."""
         if not isinstance(batch, Rows):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        method: Any = self.trainer.lightning_module if self.trainer else None
+        method = self._method
         tokens = bool(getattr(method, "needs_tokens", False))
         if batch.stage == "train":
             wants: tuple[str, ...] = method.info.trains_with if method is not None else ()
@@ -311,7 +349,7 @@ class MSADataModule(pl.LightningDataModule):
             batch.views = (batch.for_inference(), self._build(split, masks[1], index, device, with_tokens))
             batch.views[1].labels = None
         if "complete" in wants:
-            batch.complete = self._build(split, complete_masks(split[1], self.missing), index, device, with_tokens)
+            batch.complete = self._build(split, complete_masks(split.clips, self.missing), index, device, with_tokens)
         return batch
 
     def validation_batch(
@@ -321,12 +359,12 @@ class MSADataModule(pl.LightningDataModule):
         split = self._split_on(self._selection_split, device)
         key = ("val", torch.device(device))
         if key not in self._fixed_masks:
-            self._fixed_masks = {key: validation_masks(self.missing, split[1], self.mask_seed)}
+            self._fixed_masks = {key: validation_masks(self.missing, split.clips, self.mask_seed)}
         return self._build(split, self._fixed_masks[key], index, device, with_tokens)
 
     def cell_masks(self, cell: Cell, mask_seed: int, split: str = "test", device: torch.device | str = "cpu") -> Masks:
         """Masks of one cell over a whole split."""
-        return cell_masks(cell, self.missing, self._split_on(split, device)[1], mask_seed)
+        return cell_masks(cell, self.missing, self._split_on(split, device).clips, mask_seed)
 
     def cell_batches(
         self,
@@ -338,6 +376,7 @@ class MSADataModule(pl.LightningDataModule):
         with_tokens: bool = False,
         device: torch.device | str = "cpu",
         masks: Masks | None = None,
+        whole_conversations: bool = False,
     ) -> Iterator[Batch]:
         """A whole split under one cell, in file order.
 
@@ -349,42 +388,60 @@ class MSADataModule(pl.LightningDataModule):
             with_tokens: Whether text comes as tokens.
             device: Where the batches are to be.
             masks: The cell's masks if they have been computed already.
+            whole_conversations: Cut no conversation, for a method that needs them. The clips then come in the order
+                of ``conversations(split).order``, and a conversation of more than ``batch_size`` clips is a batch.
         """
-        data = self._split_on(split, device)
+        made = self._split_on(split, device)
         masks = masks or self.cell_masks(cell, mask_seed, split, device)
-        for start in range(0, len(data[0]), batch_size):
-            yield self._build(data, masks, slice(start, start + batch_size), device, with_tokens)
+        chunks: Iterable[Tensor | slice] = (
+            made.conversations.packed(batch_size)
+            if whole_conversations
+            else (slice(start, start + batch_size) for start in range(0, len(made.data), batch_size))
+        )
+        for chunk in chunks:
+            yield self._build(made, masks, chunk, device, with_tokens)
+
+    def in_file_order(self, rows: Tensor, *, whole_conversations: bool, split: str = "test") -> Tensor:
+        """What was computed for each clip of an evaluated split, in the order of the file.
+
+        Args:
+            rows: ``(N, ...)`` in the order of ``cell_batches`` or of the loaders.
+            whole_conversations: Whether these cut no conversation.
+            split: Which split.
+        """
+        return rows[self.conversations(split).place.to(rows.device)] if whole_conversations else rows
 
     def _build(
         self,
-        split: tuple[SplitData, Clips],
+        split: _Split,
         masks: Masks,
         index: Tensor | slice,
         device: torch.device | str,
         with_tokens: bool,
     ) -> Batch:
-        data, clips = split
-        home = clips.uid.device
+        home = split.clips.uid.device
         rows = index if isinstance(index, slice) else index.to(home)
-        batch = build_batch(data, masks, rows, config=self.missing, with_tokens=with_tokens, scale=self._scale_on(home))
+        scale = self._scale_on(home)
+        batch = build_batch(split.data, masks, rows, config=self.missing, with_tokens=with_tokens, scale=scale)
         batch.index = None
+        batch.conversation, batch.turn = split.conversations.number[rows], split.conversations.turn[rows]
         return batch if home == torch.device(device) else batch.to(device)
 
     def _training_masks(self, epoch: int, n_views: int, device: torch.device | str) -> tuple[Masks, ...]:
         if self._epoch_masks is None or self._epoch_masks[0] != epoch or len(self._epoch_masks[1]) != n_views:
-            clips = self._split_on("train", device)[1]
+            clips = self._split_on("train", device).clips
             self._epoch_masks = (epoch, training_masks(self.missing, clips, self.seed, epoch, n_views))
         return self._epoch_masks[1]
 
-    def _split_on(self, split: str, device: torch.device | str) -> tuple[SplitData, Clips]:
+    def _split_on(self, split: str, device: torch.device | str) -> _Split:
         # Splits that fit stay on the accelerator; others are indexed on the host and batches are copied.
         key = (split, torch.device(device))
         if key not in self._resident:
             data = self.corpus.splits[split]
-            clips = Clips.of(data, self.corpus.padding)
+            made = _Split(data, Clips.of(data, self.corpus.padding), Conversations.of(data.ids))
             if key[1].type == "cuda" and data.n_bytes < _RESIDENT_SHARE * torch.cuda.mem_get_info(key[1])[0]:
-                data, clips = data.to(key[1]), clips.to(key[1])
-            self._resident[key] = (data, clips)
+                made = _Split(data.to(key[1]), made.clips.to(key[1]), made.conversations.to(key[1]))
+            self._resident[key] = made
         return self._resident[key]
 
     # Normalisation.

@@ -154,7 +154,13 @@ def _predict(
     size: int,
 ) -> Predicted:
     batches = datamodule.cell_batches(
-        cell, mask_seed, batch_size=size, with_tokens=method.needs_tokens, device=device, masks=masks
+        cell,
+        mask_seed,
+        batch_size=size,
+        with_tokens=method.needs_tokens,
+        device=device,
+        masks=masks,
+        whole_conversations=method.needs_conversations,
     )
     preds, kept = [], []
     with torch.no_grad():
@@ -168,12 +174,14 @@ def _predict(
                         "without --keep representations"
                     )
                 kept.append(out.representation)
-        return _array(preds), _array(kept) if keep_representations else None
+    array = partial(_array, datamodule, method.needs_conversations)
+    return array(preds), array(kept) if keep_representations else None
 
 
-def _array(parts: list[torch.Tensor]) -> Floats:
-    joined: Floats = torch.cat(parts).float().cpu().numpy()
-    return joined
+def _array(datamodule: MSADataModule, whole_conversations: bool, parts: list[torch.Tensor]) -> Floats:
+    in_order = datamodule.in_file_order(torch.cat(parts), whole_conversations=whole_conversations)
+    rows: Floats = in_order.float().cpu().numpy()
+    return rows
 
 
 def _halving(predict: Callable[[int], Predicted], size: int) -> tuple[Predicted, int]:

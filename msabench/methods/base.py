@@ -23,6 +23,7 @@ from msabench.metrics.collection import PredictionMetrics
 from msabench.provenance import first_difference
 
 CHECKPOINT_KEY = "msabench"
+RANDOM_KEY = "msabench_random_state"
 
 
 @dataclass
@@ -74,6 +75,8 @@ class MSAMethod(pl.LightningModule, ABC):
     Attributes:
         schedule: Stage -> its turns, in order. A method may set another one in its constructor.
         stage_epochs: Stage -> epochs, for every stage but the last; set in the constructor.
+        complete_stages: Stages that train on complete data alone, whatever the regime, such as a teacher's; what they
+            end with can be shared by jobs that differ in the regime only.
         turns_alternate: Whether each ``batch`` gets a step of every turn, or each turn makes a ``pass`` of its own over
             the training split within every epoch; the latter for methods with one stage.
         turns_alone: Whether the parameters of other turns are frozen in a turn. If not, they get gradients, which count
@@ -82,6 +85,7 @@ class MSAMethod(pl.LightningModule, ABC):
 
     info: ClassVar[MethodInfo]
     schedule: Mapping[str, tuple[str, ...]] = MappingProxyType({"task": ("main",)})
+    complete_stages: ClassVar[tuple[str, ...]] = ()
     turns_alternate: ClassVar[Literal["batch", "pass"]] = "batch"
     turns_alone: ClassVar[bool] = True
     init_args: dict[str, Any]
@@ -131,6 +135,7 @@ class MSAMethod(pl.LightningModule, ABC):
         self.stage_epochs: dict[str, int] = {}
         self._stage = ""
         self._turn = ""
+        self._random_state: Tensor | None = None
         self._epoch_sums: dict[str, Tensor] = {}
         self._epoch_clips: dict[str, int] = {}
         self._val_metrics = PredictionMetrics(spec.metric_set)
@@ -178,6 +183,11 @@ class MSAMethod(pl.LightningModule, ABC):
     def needs_tokens(self) -> bool:
         """Whether the text comes in as tokens."""
         return any(getattr(module, "reads_tokens", False) for module in self.modules() if module is not self)
+
+    @property
+    def needs_conversations(self) -> bool:
+        """Whether batches must hold whole conversations; ``batch_size`` then counts these."""
+        return False
 
     # What training batches bring, for methods whose ``info.trains_with`` asks for it.
 
@@ -309,7 +319,10 @@ class MSAMethod(pl.LightningModule, ABC):
         self.enter_stage(self.stages[0])
 
     def on_train_epoch_start(self) -> None:
-        """Go to the next stage when it is due, with optimisers of its own."""
+        """Go to the next stage when it is due, with optimisers of its own; draw on from where a checkpoint was made."""
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state.cpu())
+            self._random_state = None
         due = self._stage_at(self.current_epoch)
         if due != self.stage:
             self.enter_stage(due)
@@ -485,6 +498,9 @@ class MSAMethod(pl.LightningModule, ABC):
             "spec": asdict(self.spec),
             "stage": self.stage,
         }
+        if not self.in_last_stage:
+            # Dropout draws from the global generator: a fit that goes on from here is to draw what it would have drawn.
+            checkpoint[RANDOM_KEY] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another method or variant, or of another version, other arguments or other data.
@@ -501,6 +517,7 @@ class MSAMethod(pl.LightningModule, ABC):
         self.enter_stage(made_by.get("stage", self.stage))
         if self._trainer is not None and self.trainer.state.fn != "fit":
             self.require_last_stage("the checkpoint")
+        self._random_state = checkpoint.get(RANDOM_KEY)
         ours: dict[str, Any] = {}
         self.on_save_checkpoint(ours)
         difference = first_difference(made_by, ours[CHECKPOINT_KEY])

@@ -1,0 +1,88 @@
+"""Which clips belong to one conversation: those whose ids name the same video."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+_SEPARATOR = "$_$"
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """The conversations of a split of N clips.
+
+    Attributes:
+        number: int64 ``(N,)``, the conversation of each clip, counted from 0 in the order of the file.
+        turn: int64 ``(N,)``, the clip's place in its conversation, from 0 in order of time.
+        order: int64 ``(N,)``, the split's rows conversation by conversation, each in order of time.
+        sizes: Clips of each conversation.
+    """
+
+    number: Tensor
+    turn: Tensor
+    order: Tensor
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, ids: list[str]) -> Conversations:
+        """Group the clips of a split.
+
+        Args:
+            ids: Clip ids ``video$_$clip``, where ``clip`` is or begins with a running number or a time; clips are
+                ordered by it. An id without ``$_$`` names no video: its clip is a conversation of its own.
+        """
+        rows_of: dict[str, list[int]] = {}
+        for row, clip in enumerate(ids):
+            video, separator, _ = clip.rpartition(_SEPARATOR)
+            # A video and a lone clip of the same name stay apart.
+            rows_of.setdefault(video + separator if separator else f"{_SEPARATOR}{clip}", []).append(row)
+        number, turn = torch.empty(len(ids), dtype=torch.int64), torch.empty(len(ids), dtype=torch.int64)
+        order: list[int] = []
+        for position, rows in enumerate(rows_of.values()):
+            in_time = torch.tensor(sorted(rows, key=lambda row: (_time(ids[row]), row)))
+            number[in_time] = position
+            turn[in_time] = torch.arange(len(rows))
+            order += in_time.tolist()
+        return cls(number, turn, torch.tensor(order, dtype=torch.int64), tuple(map(len, rows_of.values())))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def rows(self) -> list[Tensor]:
+        """Rows of each conversation in order of time, int64."""
+        return list(torch.split(self.order, list(self.sizes)))
+
+    @property
+    def place(self) -> Tensor:
+        """int64 ``(N,)``: what stands in ``order``, indexed with this, stands in the order of the file."""
+        return torch.argsort(self.order)
+
+    def packed(self, n_clips: int) -> list[Tensor]:
+        """Batches of whole conversations in ``order``.
+
+        Args:
+            n_clips: Clips in a batch at most, unless one conversation alone has more.
+        """
+        sizes: list[int] = []
+        for size in self.sizes:
+            if sizes and sizes[-1] + size <= n_clips:
+                sizes[-1] += size
+            else:
+                sizes.append(size)
+        return list(torch.split(self.order, sizes))
+
+    def to(self, device: torch.device) -> Conversations:
+        """The same with ``number`` and ``turn`` on a device; ``order`` stays, loaders read it on the host."""
+        return replace(self, number=self.number.to(device), turn=self.turn.to(device))
+
+
+def _time(clip: str) -> tuple[float, str]:
+    name = clip.rpartition(_SEPARATOR)[2]
+    number = _NUMBER.search(name)
+    return (float(number[0]) if number else float("inf"), name)
