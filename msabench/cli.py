@@ -36,6 +36,7 @@ from msabench.missingness.patterns import Clips, dropped_share, mask_hash
 from msabench.provenance import collect, config_hash
 
 MONITOR = "val/task"
+SECONDS = "msabench_seconds"
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 50,
     "default_root_dir": "runs/fit",
@@ -103,6 +104,7 @@ class KeepBest(ModelCheckpoint):
         )
         self.config = config
         self._started = 0.0
+        self._seconds_before = 0.0
         self._n_params = 0
         self._provenance: dict[str, Any] = {}
 
@@ -116,6 +118,19 @@ class KeepBest(ModelCheckpoint):
             self._started = time.perf_counter()
             # Now, because later stages freeze some.
             self._n_params = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Add how long the training took so far."""
+        return {**super().state_dict(), SECONDS: self._seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count the time of what the checkpoint's training did."""
+        self._seconds_before = state_dict.pop(SECONDS, 0.0)
+        super().load_state_dict(state_dict)
+
+    @property
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._started
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Select among the last stage's epochs only."""
@@ -156,7 +171,7 @@ class KeepBest(ModelCheckpoint):
             self._finish(trainer, pl_module, None if val_task is None else float(val_task))
 
     def _finish(self, trainer: pl.Trainer, method: MSAMethod, val_task: float | None) -> None:
-        train_seconds = time.perf_counter() - self._started
+        train_seconds = self._seconds
         checkpoint = Path(self.best_model_path)
         selected = None
         if self.best_model_score is not None:
@@ -195,7 +210,8 @@ class SavePredictions(BasePredictionWriter):
         for cell, parts in zip(data.cells, by_cell, strict=True):
             masks = data.cell_masks(cell, data.mask_seed)
             seed = data.mask_seed if cell.is_random else None
-            preds = torch.cat(parts).float().cpu().numpy()
+            whole: bool = pl_module.needs_conversations  # type: ignore[assignment]
+            preds = data.in_file_order(torch.cat(parts), whole_conversations=whole).float().cpu().numpy()
             entries.append(CellPredictions(cell, seed, preds, mask_hash(masks), dropped_share(masks, clips)))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         labels = split.labels.cpu().numpy()

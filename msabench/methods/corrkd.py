@@ -51,7 +51,7 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -194,6 +194,7 @@ class CorrKD(MSAMethod):
         trains_with=("complete",),
         smoke={"teacher_epochs": 1, "dim": 8, "heads": 2, "layers": 1, "critic_hidden": 16},
     )
+    complete_stages: ClassVar[tuple[str, ...]] = ("teacher",)
 
     def __init__(
         self,

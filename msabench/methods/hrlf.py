@@ -60,7 +60,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -231,6 +231,7 @@ class HRLF(MSAMethod):
         trains_with=("complete",),
         smoke={"teacher_epochs": 1, "dim": 8, "heads": 2, "layers": 1},
     )
+    complete_stages: ClassVar[tuple[str, ...]] = ("teacher",)
 
     def __init__(
         self,

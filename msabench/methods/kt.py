@@ -52,7 +52,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -261,6 +261,7 @@ class KT(MSAMethod):
         reads=("text", "vision"),
         smoke={"width": 8, "heads": 2, "layers": 1, "teacher_epochs": 1},
     )
+    complete_stages: ClassVar[tuple[str, ...]] = ("teacher",)
     schedule: Mapping[str, tuple[str, ...]] = MappingProxyType({"teacher": ("main",), "task": ("main",)})
 
     def __init__(

@@ -2,7 +2,8 @@
 
 A run folder is ``<runs>/<dataset>/<method>/<job_id>/`` with ``job.json`` (what to do), ``config.yaml`` (resolved
 config), ``log.txt`` (the worker's output), ``metrics.csv``, ``progress.json`` and, while the job runs or if
-checkpoints are kept, ``best.ckpt`` with ``finished.json``. ``.lock`` is locked while a worker lives, so that two
+checkpoints are kept, ``best.ckpt`` with ``finished.json``. Teachers that jobs share lie in
+``<runs>/<dataset>/<method>/stages/``. ``.lock`` is locked while a worker lives, so that two
 runs never share a folder.
 """
 

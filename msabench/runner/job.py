@@ -22,6 +22,7 @@ from msabench.missingness.conditions import parse_grid
 from msabench.provenance import job_key, portable
 from msabench.results.store import ResultStore
 from msabench.runner.executor import Task
+from msabench.runner.stages import SharedStage
 
 
 class SayEpoch(Callback):
@@ -63,7 +64,12 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
     with warnings.catch_warnings():
         # Log and job.json are in the run folder already.
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-        trainer.fit(built.model, datamodule=datamodule)
+        # The folder differs from that of the job which trained the stage.
+        warnings.filterwarnings("ignore", message="The dirpath has changed.*")
+        stage = SharedStage.of(built, task)
+        trainer.fit(built.model, datamodule=datamodule, ckpt_path=stage.trained() if stage else None, weights_only=True)
+        if stage:
+            stage.keep(task.folder)
     checkpoint = task.folder / "best.ckpt"
     finished = FinishedTraining.read(checkpoint)
 
