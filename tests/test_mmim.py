@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msabench.data.batch import Batch
+from msabench.errors import MSABenchError
 from msabench.methods.base import Output
 from msabench.methods.mmim import MMIM
 from msabench.nn import text
@@ -249,3 +250,10 @@ def test_every_parameter_has_one_optimiser_and_the_encoder_its_own_rate(monkeypa
     for name, parameter in method.named_parameters():
         assert rates.pop(id(parameter)) == expected.get(name.partition(".")[0], 1e-2), name
     assert not rates
+
+
+def test_the_pass_of_the_bounds_may_stop_early() -> None:
+    data = data_module(random_corpus())
+    assert MMIM(data.spec, bounds_share=0.5, **MMIM.info.smoke).pass_share == {"bounds": 0.5}
+    with pytest.raises(MSABenchError, match="bounds_share 0.0 is not allowed"):
+        MMIM(data.spec, bounds_share=0.0, **MMIM.info.smoke)

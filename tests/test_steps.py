@@ -135,6 +135,15 @@ def test_turns_with_passes_of_their_own(tmp_path: Path) -> None:
     assert_same_weights(method, by_hand)
 
 
+def test_a_turn_may_stop_before_the_end_of_its_pass(tmp_path: Path) -> None:
+    class Half(Passes):
+        pass_share: ClassVar[dict[str, float]] = {"bounds": 0.5}
+
+    method = fitted(Half, tmp_path, 2, data(), gradient_clip=0.05)
+    # Batches 0, 1, 2 of 5 lie below half of the loader.
+    assert [turn for turn, _ in method.batches] == (["bounds"] * 3 + ["main"] * 5) * 2
+
+
 PARTS = {"bounds": "side", "main": "head"}
 
 

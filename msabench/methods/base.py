@@ -79,6 +79,8 @@ class MSAMethod(pl.LightningModule, ABC):
             end with can be shared by jobs that differ in the regime only.
         turns_alternate: Whether each ``batch`` gets a step of every turn, or each turn makes a ``pass`` of its own over
             the training split within every epoch; the latter for methods with one stage.
+        pass_share: Turn -> share in (0, 1] of its pass after which it stops, where turns alternate by passes; 1 if a
+            turn is not named.
         turns_alone: Whether the parameters of other turns are frozen in a turn. If not, they get gradients, which count
             in the norm that is clipped, but no step.
     """
@@ -87,6 +89,7 @@ class MSAMethod(pl.LightningModule, ABC):
     schedule: Mapping[str, tuple[str, ...]] = MappingProxyType({"task": ("main",)})
     complete_stages: ClassVar[tuple[str, ...]] = ()
     turns_alternate: ClassVar[Literal["batch", "pass"]] = "batch"
+    pass_share: Mapping[str, float] = MappingProxyType({})
     turns_alone: ClassVar[bool] = True
     init_args: dict[str, Any]
 
@@ -380,9 +383,11 @@ class MSAMethod(pl.LightningModule, ABC):
         if not self._trains_anything:
             self._loss_of_turn(batch)
             return None
-        in_pass, number = divmod(batch_idx, -(-int(self.trainer.num_training_batches) // self.passes))
+        batches = -(-int(self.trainer.num_training_batches) // self.passes)
+        in_pass, number = divmod(batch_idx, batches)
         for turn, optimizer in zip(self.turns, _as_list(self.optimizers()), strict=True):
-            if self.turns_alternate == "batch" or turn == self.turns[in_pass]:
+            due = turn == self.turns[in_pass] and number < self.pass_share.get(turn, 1.0) * batches
+            if due or self.turns_alternate == "batch":
                 self.turn = turn
                 self._step(optimizer, batch, number)
         return None

@@ -19,7 +19,7 @@ Deviations:
        out and divides by n - 1; the gradient is the same.
     2. InfoNCE is given as the bound on the mutual information, ``log B`` less the official ``nce``; the gradient is
        the same. Vectors of length 0, e.g. a removed text, have similarity 0; the official code divides by 0.
-    3. For MOSEI the official ``bounds`` pass stops halfway; ours goes over the whole split.
+    3. For MOSEI the official ``bounds`` pass stops halfway; so does ours with ``bounds_share: 0.5``, as in its config.
     4. The official learning rate of ``bounds`` is constant; here ``lr_patience`` is for both. With the official
        patience of 20 epochs it hardly ever matters.
     5. The official projection to the entropy's codes gets gradients, which count in the norm that is clipped, but no
@@ -47,6 +47,7 @@ from torch.nn import functional as F
 
 from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
+from msabench.errors import MSABenchError
 from msabench.losses.entropy import gaussian_entropy
 from msabench.losses.information import infonce
 from msabench.methods.base import MSAMethod, Output
@@ -100,6 +101,7 @@ class MMIM(MSAMethod):
         bidirectional: Whether LSTMs read both ways, as in MMSA; the official code's published command leaves it off.
         alpha: Weight of InfoNCE.
         beta: Weight of the likelihood and of the entropy.
+        bounds_share: Share of the pass ``bounds`` after which it stops, in (0, 1]; None for all of it.
         text_vector: The text's vector: the ``first`` state, [CLS], or the ``mean`` for files without one.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
@@ -141,6 +143,7 @@ class MMIM(MSAMethod):
         bidirectional: bool = False,
         alpha: float = 0.1,
         beta: float = 0.1,
+        bounds_share: float | None = None,
         text_vector: TextVector = "first",
         text_encoder: str | None = None,
         finetune: bool = False,
@@ -161,6 +164,10 @@ class MMIM(MSAMethod):
             lr_factor=0.5,
             gradient_clip=gradient_clip,
         )
+        if bounds_share is not None:
+            if not 0 < bounds_share <= 1:
+                raise MSABenchError(f"bounds_share {bounds_share} is not allowed; give a share in (0, 1]")
+            self.pass_share = {"bounds": bounds_share}
         self.alpha = alpha
         self.beta = beta
         self.text_vector: TextVector = text_vector
