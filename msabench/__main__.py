@@ -49,6 +49,7 @@ VERBS = {
     "run": Verb("msabench.runner.command:run", "run every job of a suite that the store does not have yet"),
     "table": Verb("msabench.tables.command:table", "print result tables, tables of papers, or what the store holds"),
     "compare": Verb("msabench.results.compare:compare", "compare methods with a baseline, and rank them"),
+    "regimes": Verb("msabench.results.regimes:regimes", "show what seeing missing data in training changes"),
     "figures": Verb("msabench.figures.command:figures", "draw figures of stored results"),
     "audit": Verb("msabench.audit.command:audit", "check published numbers, or your own"),
     "costs": Verb("msabench.tables.costs:costs", "print what methods cost: parameters, seconds, memory"),

@@ -3,11 +3,11 @@
 import csv
 from pathlib import Path
 
-from msabench.leaderboard.rows import jobs_hash
-from msabench.leaderboard.stored_intervals import COLUMNS
 from msabench.metrics.spec import metric_keys
 from msabench.results.aggregate import DRAWS
+from msabench.results.rows import jobs_hash
 from msabench.results.store import ResultStore
+from msabench.results.stored_intervals import COLUMNS
 from tests.records import PAPER, add, fail, key
 
 HTML = "<img src=x onerror=document.title='owned'>"

@@ -23,9 +23,7 @@ from msabench.leaderboard.cards import card_of, split_docstring
 from msabench.leaderboard.folder import MARKER, replacing_folder
 from msabench.leaderboard.groups import build_groups, page_of, to_json
 from msabench.leaderboard.readme import readme_text, write_readme
-from msabench.leaderboard.rows import jobs_hash
 from msabench.leaderboard.site import build_site
-from msabench.leaderboard.stored_intervals import FILENAME, read_intervals, update_intervals
 from msabench.methods.info import MethodInfo
 from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import parse_grid
@@ -33,7 +31,10 @@ from msabench.published.numbers import DEFAULT_PUBLISHED
 from msabench.registry import methods as registered
 from msabench.results.aggregate import jobs_by_row
 from msabench.results.intervals import intervals
+from msabench.results.regime_changes import COMPLETE, identity, pairs_of
+from msabench.results.rows import jobs_hash
 from msabench.results.store import DEFAULT_STORE, ResultStore
+from msabench.results.stored_intervals import FILENAME, read_intervals, update_intervals
 from msabench.tables import build as tables
 from tests import site_store
 from tests.contributed import contribute
@@ -192,9 +193,9 @@ def test_stored_intervals_are_those_of_the_predictions(predicted):
 
 def test_intervals_are_made_once_and_go_with_their_row(predicted):
     store = ResultStore(predicted)
-    assert update_intervals(store) == ["synth: 1 of 1 rows have intervals, 1 of them new"]
+    assert update_intervals(store) == ["synth: 1 of 1 rows and changes of regime have intervals, 1 new"]
     first = (predicted / "synth" / FILENAME).read_bytes()
-    assert update_intervals(store, ["synth"]) == ["synth: 1 of 1 rows have intervals, 0 of them new"]
+    assert update_intervals(store, ["synth"]) == ["synth: 1 of 1 rows and changes of regime have intervals, 0 new"]
     assert (predicted / "synth" / FILENAME).read_bytes() == first
     lines = first.decode().splitlines()
     lines[1] = ",".join([*lines[1].split(",")[:3], "0.0000", "1.0000", lines[1].rpartition(",")[2]])
@@ -206,8 +207,8 @@ def test_intervals_are_made_once_and_go_with_their_row(predicted):
     job = contribute(predicted, seed=3)
     (predicted / "predictions" / "synth" / "constant" / f"{job.key.job_id}.parquet").unlink()
     said = update_intervals(store)[0]
-    assert "0 of 1 rows have intervals" in said
-    assert "the predictions of 1 rows are not here" in said
+    assert "0 of 1 rows and changes of regime have intervals" in said
+    assert "the predictions of 1 are not here" in said
     assert read_intervals(predicted, "synth") == {}
 
 
@@ -237,7 +238,10 @@ def test_committed_intervals_belong_to_committed_records():
     frame = ResultStore(STORE).frame()
     for dataset, rows in frame.groupby("dataset"):
         known = {jobs for jobs, _, _ in read_intervals(STORE, dataset)}
-        assert known == {jobs_hash(jobs.values()) for jobs in jobs_by_row(rows).values()}
+        by_row = jobs_by_row(rows)
+        jobs = [list(by_seed.values()) for by_seed in by_row.values()]
+        changes = {identity(jobs[after], jobs[before]) for after, before in pairs_of(list(by_row), COMPLETE)}
+        assert known == {*map(jobs_hash, jobs), *changes}
 
 
 # Cards.

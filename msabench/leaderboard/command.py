@@ -52,8 +52,8 @@ def intervals(store: Path = DEFAULT_STORE, datasets: list[str] | None = None, an
     Raises:
         MSABenchError: A corpus has no records, or a file is malformed.
     """
-    from msabench.leaderboard.stored_intervals import update_intervals
     from msabench.results.store import ResultStore
+    from msabench.results.stored_intervals import update_intervals
 
     return "\n".join(update_intervals(ResultStore(store), datasets, anew))
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from msabench.evaluation.record import JobRecord, canonical_hash
-from msabench.leaderboard.rows import RowKey, jobs_hash, key_of
-from msabench.leaderboard.stored_intervals import Intervals
 from msabench.metrics.spec import METRICS, MetricSpec, metric_keys
 from msabench.missingness.conditions import GRIDS, Cell, distinct
 from msabench.results.aggregate import LEVEL, PROTOCOL, ROW, jobs_by_row, over_seeds_of
+from msabench.results.rows import RowKey, jobs_hash, key_of
+from msabench.results.stored_intervals import Intervals
 from msabench.tables.build import build_tables, entry_of, metric_set_in
 from msabench.tables.marks import label, meanings
 from msabench.tables.spec import AVERAGE_MEANINGS, FLOOR, Column, Entry, Row, Table, columns_of

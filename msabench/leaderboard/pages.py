@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 PAGES = (
     ("index", "index.html", "Overview"),
     ("results", "results.html", "Results"),
+    ("regimes", "regimes.html", "Training regimes"),
     ("methods", "methods.html", "Methods"),
     ("published", "published.html", "Published numbers"),
     ("audit", "audit.html", "Audit"),

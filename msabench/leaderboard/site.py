@@ -20,11 +20,12 @@ from msabench.leaderboard.groups import Group, build_groups, page_of, to_json
 from msabench.leaderboard.method_pages import job_entry, venue_of
 from msabench.leaderboard.pages import Writer
 from msabench.leaderboard.published_pages import write_published
-from msabench.leaderboard.stored_intervals import read_intervals
+from msabench.leaderboard.regime_page import write_regimes
 from msabench.leaderboard.vendored import copy_libraries, licence_texts
 from msabench.registry import methods as registered
 from msabench.results.aggregate import DRAWS, LEVEL
 from msabench.results.store import ResultStore
+from msabench.results.stored_intervals import read_intervals
 from msabench.tables.costs import HEADER, LEGEND, cost_rows
 
 ASSETS = Path(__file__).parent / "assets"
@@ -64,6 +65,7 @@ def build_site(out: Path, store: Path, published: Path, datasets: Sequence[str] 
         _write_numbers(folder, numbers)
         _write_overview(writer, groups, jobs, built)
         writer.write("results.html", "results.html", "results", has_records=bool(groups))
+        write_regimes(writer, store, shown)
         cells: dict[str, list[str]] = {}
         for job_id, cell in zip(frame["job_id"], frame["cell"], strict=True):
             cells.setdefault(job_id, []).append(cell)

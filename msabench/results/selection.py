@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from msabench.data.info import DATASETS
 from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import metric_spec
-from msabench.results.aggregate import AVERAGES, ROW, jobs_by_row
+from msabench.results.aggregate import AVERAGES, jobs_by_row
+from msabench.results.rows import key_of
 from msabench.results.store import ResultStore
 from msabench.tables.spec import FLOOR, Row, Table, columns_of
 
@@ -118,8 +119,7 @@ def select(
             ]
             if not there - {FLOOR} and FLOOR not in (methods or ()):
                 continue
-            keys = [(*table.protocol.values(), *(getattr(row, name) for name in ROW)) for row in table.rows]
-            found.append(Selection(table, [jobs[key] for key in keys], left_out))
+            found.append(Selection(table, [jobs[key_of(table, row)] for row in table.rows], left_out))
     if not found:
         asked = f"{' '.join(methods or ['any method'])} ({' '.join(shown)})"
         raise MSABenchError(

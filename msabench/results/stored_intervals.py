@@ -1,8 +1,9 @@
 """Intervals kept beside the records. Free of torch.
 
 Intervals are made of predictions, which hold labels and stay on the machine that made them. What is derived from them
-is committed: ``<store>/<dataset>/intervals.csv``, one line per row of a table, metric and cell. A row is identified by
-the jobs it is made of, so that an interval of other jobs is never shown.
+is committed: ``<store>/<dataset>/intervals.csv``, one line per row of a table, metric and cell, and one per change from
+training on complete data to another regime. A row is identified by the jobs it is made of, a change by those of both
+its rows, so that an interval of other jobs is never shown.
 """
 
 from __future__ import annotations
@@ -11,26 +12,31 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from msabench.data.files import replacing
 from msabench.errors import MSABenchError, one_of
 from msabench.evaluation import predictions
-from msabench.leaderboard.rows import jobs_hash
 from msabench.metrics.spec import METRICS, metric_keys
+from msabench.missingness.conditions import INTER
 from msabench.results.aggregate import AVERAGES, DRAWS, jobs_by_row
 from msabench.results.intervals import intervals
+from msabench.results.regime_changes import COMPLETE, bounds_of_change, identity, pairs_of
+from msabench.results.rows import RowKey, jobs_hash
 from msabench.results.store import PREDICTIONS, ResultStore
 from msabench.tables.build import metric_set_in
 
 FILENAME = "intervals.csv"
 COLUMNS = ("jobs", "metric", "cell", "low", "high", "draws")
-_HASH = re.compile(r"[0-9a-f]{16}")
+_HASH = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16})?")
 
 Interval = tuple[float, float]
 Intervals = dict[tuple[str, str, str], Interval]
-"""(hash of the jobs, metric, cell) -> lower and upper bound; NaN where a resample leaves the metric undefined."""
+"""(identity of the jobs, metric, cell) -> lower and upper bound; NaN where a resample leaves the metric undefined.
+
+The identity is ``rows.jobs_hash`` of a row, or ``regime_changes.identity`` of a change."""
 
 
 def read_intervals(store: Path, dataset: str) -> Intervals:
@@ -63,8 +69,8 @@ def _read_line(where: str, line: list[str]) -> tuple[tuple[str, str, str], Inter
     jobs, metric, cell, *bounds, draws = line
     if not _HASH.fullmatch(jobs) or metric not in METRICS or draws != str(DRAWS):
         raise MSABenchError(
-            f"{where} has jobs {jobs!r}, metric {metric!r} and draws {draws!r}; expected 16 hex digits, a metric key "
-            f"and {DRAWS}"
+            f"{where} has jobs {jobs!r}, metric {metric!r} and draws {draws!r}; expected 16 hex digits or two times "
+            f"16, a metric key and {DRAWS}"
         )
     try:
         low, high = (float(bound) if bound else math.nan for bound in bounds)
@@ -76,7 +82,7 @@ def _read_line(where: str, line: list[str]) -> tuple[tuple[str, str, str], Inter
 
 
 def update_intervals(store: ResultStore, datasets: Sequence[str] | None = None, anew: bool = False) -> list[str]:
-    """Make the intervals that are lacking, and drop those whose jobs are no longer a row.
+    """Make the intervals that are lacking, and drop those whose jobs are no longer a row or a change.
 
     Args:
         store: The store. Rows without intervals need their predictions here; others are left without.
@@ -97,43 +103,64 @@ def update_intervals(store: ResultStore, datasets: Sequence[str] | None = None, 
     lines = []
     for name in held:
         if datasets is None or name in datasets:
-            rows = [list(jobs.values()) for jobs in jobs_by_row(frame[frame["dataset"] == name]).values()]
+            rows = jobs_by_row(frame[frame["dataset"] == name])
             known = {} if anew else read_intervals(store.folder, name)
             lines.append(_update(store.folder, name, metric_set_in(frame, name), rows, known))
     return lines
 
 
-def _update(store: Path, dataset: str, metric_set: str, rows: list[list[str]], there: Intervals) -> str:
+def _update(store: Path, dataset: str, metric_set: str, by_row: dict[RowKey, dict[int, str]], there: Intervals) -> str:
     known: dict[str, Intervals] = {}
     for key, interval in there.items():
         known.setdefault(key[0], {})[key] = interval
     files = _prediction_files(store, dataset)
+    rows = list(by_row.values())
+    makers: dict[str, tuple[list[str], Callable[[], Intervals]]] = {}
+    for jobs in rows:
+        name, job_ids = jobs_hash(jobs.values()), list(jobs.values())
+        makers[name] = job_ids, partial(_intervals_of, name, job_ids, files, metric_set)
+    changes = list(pairs_of(list(by_row), COMPLETE))
+    for after, before in ((rows[one], rows[other]) for one, other in changes):
+        name = identity(list(after.values()), list(before.values()))
+        makers[name] = [*after.values(), *before.values()], partial(_change_of, name, after, before, files, metric_set)
     kept: dict[str, Intervals] = {}
     made = lacking = 0
-    for job_ids in rows:
-        jobs = jobs_hash(job_ids)
-        if jobs in known:
-            kept[jobs] = known[jobs]
+    for name, (job_ids, make) in makers.items():
+        if name in known:
+            kept[name] = known[name]
         elif all(job_id in files for job_id in job_ids):
-            kept[jobs] = _intervals_of(jobs, [files[job_id] for job_id in job_ids], metric_set)
+            kept[name] = make()
             made += 1
         else:
             lacking += 1
     _write(store / dataset / FILENAME, kept)
-    absent = f"; the predictions of {lacking} rows are not here, which stay without" if lacking else ""
-    return f"{dataset}: {len(kept)} of {len(rows)} rows have intervals, {made} of them new{absent}"
+    absent = f"; the predictions of {lacking} are not here, which stay without" if lacking else ""
+    return f"{dataset}: {len(kept)} of {len(makers)} rows and changes of regime have intervals, {made} new{absent}"
 
 
 def _prediction_files(store: Path, dataset: str) -> dict[str, Path]:
     return {path.stem: path for path in (store / PREDICTIONS / dataset).glob("*/*.parquet")}
 
 
-def _intervals_of(jobs: str, files: list[Path], metric_set: str) -> Intervals:
-    cells = dict.fromkeys(entry.cell for path in files for entry in predictions.read(path))
+def _intervals_of(name: str, job_ids: list[str], files: dict[str, Path], metric_set: str) -> Intervals:
+    mine = [files[job_id] for job_id in job_ids]
+    cells = dict.fromkeys(entry.cell for path in mine for entry in predictions.read(path))
     return {
-        (jobs, metric, cell): interval
+        (name, metric, cell): interval
         for metric in metric_keys(metric_set)
-        for cell, interval in intervals(files, metric_set, metric, [*cells, *AVERAGES]).items()
+        for cell, interval in intervals(mine, metric_set, metric, [*cells, *AVERAGES]).items()
+    }
+
+
+def _change_of(
+    name: str, after: dict[int, str], before: dict[int, str], files: dict[str, Path], metric_set: str
+) -> Intervals:
+    ours, theirs = ({seed: files[job_id] for seed, job_id in jobs.items()} for jobs in (after, before))
+    cells = [*map(str, INTER), *AVERAGES]
+    return {
+        (name, metric, cell): interval
+        for metric in metric_keys(metric_set)
+        for cell, interval in bounds_of_change(ours, theirs, metric_set, metric, cells).items()
     }
 
 
