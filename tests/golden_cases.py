@@ -53,6 +53,7 @@ _CUBE = {"width": 8, "block_widths": (8, 6)}
 _EMOE = {"width": 12, "heads": 3, "layers": 2}
 _MMIM = {"hidden": 5, "width": 8, "fusion": 12}
 _DMD = {"width": 12, "heads": 3, "layers": 2, "edge_width_homo": 5, "edge_width_hetero": 4}
+_GCNET = {"hidden": 6, "window_past": 1, "window_future": 0}
 
 CASES = {
     # More than 128 audio steps take the fused attention kernel.
@@ -98,6 +99,8 @@ CASES = {
     "emoe_official_unaligned": Case("emoe", (16, 5, 7), (9, 20, 13), settings={**_EMOE, "fusion": "concat"}),
     "mmim_official": Case("mmim", (16, 5, 7), (9, 20, 13), settings=_MMIM),
     "dmd_official": Case("dmd", (16, 5, 7), (9, 20, 13), settings=_DMD | _KERNELS),
+    "gcnet_official": Case("gcnet", (16, 5, 7), (9, 20, 13), settings={**_GCNET, "time_attention": True}),
+    "gcnet_official_padded": Case("gcnet", (16, 5, 7), (9, 20, 13), settings={**_GCNET, "packed": False}),
 }
 
 
@@ -127,7 +130,7 @@ def build(case: Case) -> MSAMethod:
 
 
 def batch_of(case: Case) -> Batch:
-    """Four clips: whole, with dropped frames, without vision, and padded at the end."""
+    """Four clips: whole, with dropped frames, without vision, and padded at the end; the second is of another video."""
     spec = case.spec
     features, masks = {}, {}
     for key, m in enumerate(MODALITIES, start=101):
@@ -140,7 +143,8 @@ def batch_of(case: Case) -> Batch:
         masks[m] = observed
     valid = {m: torch.ones_like(mask) for m, mask in masks.items()}
     last = {m: torch.full((CLIPS,), spec.seq_lens[m] - 1) for m in MODALITIES}
-    return Batch(features, valid, masks, last)
+    place = {"conversation": torch.tensor([0, 1, 0, 0]), "turn": torch.tensor([1, 0, 0, 2])}
+    return Batch(features, valid, masks, last, **place)
 
 
 def outputs(case: Case) -> dict[str, Tensor]:

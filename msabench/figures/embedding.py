@@ -14,7 +14,6 @@ from msabench.evaluation import predictions, representations
 from msabench.figures.panels import check_panels, panels
 from msabench.figures.sheet import Picture
 from msabench.figures.words import caption, labels, stem
-from msabench.optional import require
 from msabench.results.selection import Selection
 
 Floats = NDArray[np.float64]
@@ -53,14 +52,16 @@ def embedded(representation: NDArray[Any]) -> Floats:
     """t-SNE ``(N, 2)`` of representations ``(N, H)``, the same at every call.
 
     Raises:
-        MSABenchError: There are fewer than 5 clips, or scikit-learn is not installed.
+        MSABenchError: There are fewer than 5 clips.
     """
     if len(representation) < 5:
         raise MSABenchError(
             f"t-SNE of {len(representation)} clips says nothing; give a corpus with at least 5 test clips"
         )
     perplexity = min(PERPLEXITY, (len(representation) - 1) / 3)
-    model = require("sklearn.manifold").TSNE(n_components=2, init="pca", perplexity=perplexity, random_state=SEED)
+    from sklearn.manifold import TSNE
+
+    model = TSNE(n_components=2, init="pca", perplexity=perplexity, random_state=SEED)
     found: Floats = model.fit_transform(representation.astype(np.float64))
     return found
 
