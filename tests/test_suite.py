@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from msabench import registry
 from msabench.errors import MSABenchError
+from msabench.published.numbers import load_published
 from msabench.runner import suite as suite_module
 from msabench.runner.command import suites
 from msabench.runner.suite import Job, expand, read_suite, select
@@ -203,6 +205,23 @@ def test_shipped_suites_resolve(path):
     jobs = expand(suite)
     assert len(jobs) == len(suite.drafts)
     assert len({job.key.job_id for job in jobs}) == len(jobs)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("paper", ["umdf", "fsrf", "prlf"])
+def test_every_row_of_a_papers_tables_is_a_job_under_one_protocol(paper):
+    jobs = [job.key for job in expand(read_suite(SHIPPED / f"{paper}_tables.yaml"))]
+    printed = [number for number in load_published() if number.paper == paper and number.table != "text"]
+    rows = {(number.dataset, number.method, number.variant) for number in printed}
+    assert {method for _, method, _ in rows} <= set(registry.methods())
+    assert rows <= {(key.dataset, key.method, key.variant) for key in jobs}
+    for dataset, method, _ in rows:
+        if method != paper:
+            regimes = {key.regime for key in jobs if (key.dataset, key.method) == (dataset, method)}
+            assert regimes == {"complete", "mixed"}
+    # What stands in one table of theirs stands in one of ours.
+    for dataset in {key.dataset for key in jobs}:
+        assert len({(key.features, key.level, key.lengths) for key in jobs if key.dataset == dataset}) == 1
 
 
 @pytest.mark.usefixtures("here")

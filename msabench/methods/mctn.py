@@ -55,7 +55,7 @@ from msabench.errors import MSABenchError
 from msabench.losses.reconstruction import frame_error
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
-from msabench.nn.common_axis import common_axis, onto_axis
+from msabench.nn.common_axis import common_axis, from_first_step, onto_axis
 
 _Role = Literal["encoder", "decoder", "regressor"]
 
@@ -313,19 +313,16 @@ class MCTN(MSAMethod):
             valid = valid | ~valid.any(1, keepdim=True)
         else:
             valid = common_axis(batch).valid
-        steps = torch.arange(valid.shape[1], device=valid.device)
         streams = []
         for m in modalities:
             x = batch.features[m]
-            if x.shape[1] != len(steps):
+            if x.shape[1] != valid.shape[1]:
                 x = onto_axis(x, batch.valid[m], valid).masked_fill(~valid.unsqueeze(2), 0.0)
             streams.append(x)
         if not self.mask_padding:
-            return streams, torch.full((batch.size,), len(steps), device=steps.device)
-        first, last = valid.int().argmax(1), (valid * steps).argmax(1)
-        # Some files pad in front. Rolled, every clip begins with its first frame.
-        clips, rolled = torch.arange(batch.size, device=steps.device), (first.unsqueeze(1) + steps) % len(steps)
-        return [x[clips.unsqueeze(1), rolled] for x in streams], last - first + 1
+            return streams, torch.full((batch.size,), valid.shape[1], device=valid.device)
+        order, lengths = from_first_step(valid)
+        return [x.take_along_dim(order.unsqueeze(2), 1) for x in streams], lengths
 
     def _padded(self, x: Tensor) -> Tensor:
         return F.pad(x, (0, self.width - x.shape[2]))

@@ -52,7 +52,7 @@ from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError, one_of
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
-from msabench.nn.common_axis import common_axis, onto_axis
+from msabench.nn.common_axis import common_axis, from_first_step, onto_axis
 from msabench.nn.conversations import ConversationLayout
 from msabench.nn.modality_encoder import mean_over
 from msabench.nn.packed import run_packed
@@ -183,11 +183,8 @@ class _Frames:
 
     def __init__(self, batch: Batch) -> None:
         self.axis = common_axis(batch)
-        first = self.axis.valid.int().argmax(1)
-        steps = torch.arange(self.axis.valid.shape[1], device=first.device)
-        self.order = (first.unsqueeze(1) + steps) % len(steps)
-        self.lengths = self.axis.last - first + 1
-        self.valid = steps < self.lengths.unsqueeze(1)
+        self.order, self.lengths = from_first_step(self.axis.valid)
+        self.valid = self.axis.valid.gather(1, self.order)
 
     def of(self, batch: Batch, m: str) -> tuple[Tensor, Tensor]:
         """A modality of this batch, or of its complete version: ``(N, T, D)``, and where it exists, ``(N, T)``."""

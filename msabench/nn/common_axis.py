@@ -72,5 +72,20 @@ def onto_axis(x: Tensor, valid: Tensor, axis_valid: Tensor) -> Tensor:
     return torch.lerp(below, above, weight)
 
 
+def from_first_step(valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Let every clip begin at step 0, whichever side its file pads on: for what reads sequences from their start.
+
+    Args:
+        valid: bool ``(B, T)``, one contiguous span per clip.
+
+    Returns:
+        The order in which to take each clip's steps, int64 ``(B, T)``: those of the span, then the others; and the
+        length of the span, int64 ``(B,)``.
+    """
+    steps = torch.arange(valid.shape[1], device=valid.device)
+    first, count = _span(valid)
+    return (first + steps) % len(steps), count.squeeze(1)
+
+
 def _span(valid: Tensor) -> tuple[Tensor, Tensor]:
     return valid.int().argmax(1, keepdim=True), valid.sum(1, keepdim=True).clamp(min=1)
