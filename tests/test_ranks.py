@@ -18,7 +18,7 @@ from msabench.errors import MSABenchError
 from msabench.missingness.conditions import INTER, Cell
 from msabench.results.compare import compare
 from msabench.results.comparison import Ranked, rank_rows
-from msabench.results.ranks import critical_difference, rank, ranking
+from msabench.results.ranks import critical_difference, rank, rank_intervals, ranking
 from msabench.results.selection import cells_of, select
 from msabench.results.store import ResultStore
 from tests.records import add
@@ -170,9 +170,41 @@ def test_compare_prints_ranks_as_computed(tmp_path: Path) -> None:
     text = compare("mult", metric="corr", store=tmp_path, cells=["inter"], draws=100)
     assert "Average ranks by Corr" in text
     rows = [line.split() for line in text.partition("Average ranks")[2].splitlines() if line[:4] in ("mult", "umdf")]
-    assert [(row[0], row[2]) for row in rows] == [("umdf", "2.00"), ("mult", "3.00")]
+    # So far apart that no resample changes their order.
+    assert [tuple(row[i] for i in (0, 2, 3, 4)) for row in rows] == [
+        ("umdf", "2.00", "[2.0,", "2.0]"),
+        ("mult", "3.00", "[3.0,", "3.0]"),
+    ]
     printed = compare("mult", metric="corr", store=tmp_path, cells=["inter"], draws=100, format="csv")
     last = [row for row in csv.DictReader(io.StringIO(printed)) if row["kind"] == "rank"]
     assert [row["method"] for row in last] == ["lf_dnn", "umdf", "mult"]
     assert {row["n_blocks"] for row in last} == {"7"}
+    assert [(row["low"], row["high"]) for row in last] == [("1.0", "1.0"), ("2.0", "2.0"), ("3.0", "3.0")]
     assert float(last[0]["critical_difference"]) == pytest.approx(critical_difference(3, 7))
+
+
+def test_intervals_of_ranks_by_hand() -> None:
+    """Two blocks; in a tenth of the resamples the first two methods change places in one of them."""
+    usual, changed = [[3.0, 2.0, 1.0], [3.0, 2.0, np.nan]], [[2.0, 3.0, 1.0], [3.0, 2.0, np.nan]]
+    values = np.array([changed if draw % 10 == 0 else usual for draw in range(200)])
+    found = rank_intervals(values, np.zeros((2, 3), dtype=bool), "max")
+    assert found.tolist() == [[1.0, 1.5], [1.5, 2.0], [3.0, 3.0]]
+    # What counts as last does so in every resample.
+    last = np.array([[True, False, False], [True, False, False]])
+    assert rank_intervals(values, last, "max").tolist() == [[2.75, 2.75], [1.0, 1.0], [2.25, 2.25]]
+
+
+def test_methods_that_are_alike_have_wide_intervals_and_seeds_go_together(tmp_path: Path) -> None:
+    from tests.stored_runs import add_runs, noisy
+
+    for method in ("mult", "umdf", "lf_dnn"):
+        add_runs(tmp_path, method, noisy(1.0), cells=INTER)
+    selections = select(tmp_path, None, None, "corr")
+    found = rank_rows(selections, cells_of(["inter"]), tmp_path, draws=200)
+    assert found.intervals is not None
+    assert (found.intervals[:, 1] - found.intervals[:, 0] > 0.5).all()
+    assert (found.intervals[:, 0] <= found.ranking.average).all()
+    again = rank_rows(selections, cells_of(["inter"]), tmp_path, draws=200)
+    assert np.array_equal(found.intervals, again.intervals)
+    next((tmp_path / "predictions").rglob("*.parquet")).unlink()
+    assert rank_rows(selections, cells_of(["inter"]), tmp_path, draws=200).intervals is None

@@ -72,7 +72,7 @@ def compare(
     if not compared:
         there = ", ".join(dict.fromkeys(name for selection, _ in found for name in selection.names))
         raise MSABenchError(f"baseline {baseline!r} has no records beside others under one protocol; here are: {there}")
-    ranked = _ranked([selection for selection, _ in found], wanted)
+    ranked = _ranked([selection for selection, _ in found], wanted, store, draws)
     if format == "csv":
         # Remarks inside would no longer be CSV.
         for remark in comparison_text.remarks(without, baseline, ranked):
@@ -110,11 +110,11 @@ def _selections(
     return found
 
 
-def _ranked(selections: list[Selection], cells: tuple[str, ...]) -> Ranked | str:
+def _ranked(selections: list[Selection], cells: tuple[str, ...], store: Path, draws: int) -> Ranked | str:
     """The ranking, or why there is none."""
     from msabench.results.comparison import rank_rows
 
     try:
-        return rank_rows(selections, cells)
+        return rank_rows(selections, cells, store, draws)
     except MSABenchError as error:
         return str(error)

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import Cell, distinct
-from msabench.results.aggregate import AVERAGES
+from msabench.results.aggregate import AVERAGES, DRAWS
 from msabench.results.paired import Difference, holm, paired_differences, resampled, seeds_paired
-from msabench.results.ranks import Ranking, ranking
+from msabench.results.ranks import Ranking, rank_intervals, ranking
+from msabench.results.resample import over_resamples, seed_shares
 from msabench.results.selection import Selection, full_name
 from msabench.tables.spec import Entry, Row
 
@@ -124,15 +126,19 @@ class Ranked:
         ranking: The ranking.
         fidelity: Fidelity of each ranked row, in its order.
         left_out: Rows and tables that could not take part, with the reason; sentences.
+        intervals: Lower and upper bound of each average rank, ``(K, 2)``; None without the predictions of all of them.
     """
 
     selections: list[Selection]
     ranking: Ranking
     fidelity: tuple[str, ...]
     left_out: list[str]
+    intervals: NDArray[np.float64] | None = None
 
 
-def rank_rows(selections: Sequence[Selection], cells: Sequence[str]) -> Ranked:
+def rank_rows(
+    selections: Sequence[Selection], cells: Sequence[str], store: Path | None = None, draws: int = DRAWS
+) -> Ranked:
     """Rank rows over corpora and cells.
 
     Each corpus gives one table, the one with the most rows, and all of them have one manner of dropping and selecting,
@@ -142,6 +148,8 @@ def rank_rows(selections: Sequence[Selection], cells: Sequence[str]) -> Ranked:
     Args:
         selections: The tables.
         cells: Cell names and keys of averages; averages stand for their cells.
+        store: Folder of the result store, whose predictions give intervals of the ranks; None for none.
+        draws: Number of resamples.
 
     Raises:
         MSABenchError: Fewer rows or cells than a ranking needs, or metrics of different direction.
@@ -177,9 +185,36 @@ def rank_rows(selections: Sequence[Selection], cells: Sequence[str]) -> Ranked:
     collapsed = np.array([[entry.n_collapsed > 0 for entry in column] for column in entries], dtype=bool)
     last = collapsed.reshape(len(names), len(blocks)).T & _counts_classes(chosen)
     labels = [f"{selection.table.dataset} {cell}" for selection, cell in blocks]
-    result = ranking(names, labels, values, last, directions.pop())
+    direction = directions.pop()
+    result = ranking(names, labels, values, last, direction)
     known = {name: row.fidelity for rows in by_name for name, row in rows.items()}
-    return Ranked(chosen, result, tuple(known[name] for name in result.names), left_out)
+    drawn = None if store is None else _resampled_blocks(blocks, result.names, store, draws)
+    intervals = None if drawn is None else rank_intervals(drawn, result.last, direction)
+    return Ranked(chosen, result, tuple(known[name] for name in result.names), left_out, intervals)
+
+
+def _resampled_blocks(
+    blocks: Sequence[tuple[Selection, str]], names: Sequence[str], store: Path, draws: int
+) -> NDArray[np.float64] | None:
+    """Values of rows in resamples, ``(draws, blocks, rows)``; None if predictions of one of them are not here."""
+    by_selection: dict[int, tuple[Selection, list[str]]] = {}
+    for selection, cell in blocks:
+        by_selection.setdefault(id(selection), (selection, []))[1].append(cell)
+    columns = []
+    for number, name in enumerate(names):
+        column = []
+        for selection, cells in by_selection.values():
+            files = selection.files(selection.names.index(name), store)
+            if not all(path.is_file() for path in files.values()):
+                return None
+            table = selection.table
+            made = resampled(files, table.metric_set, table.metric.key, cells, draws)
+            # Seeds of one row are drawn together with those of all rows that have the same.
+            same = made.seeds == tuple(sorted(selection.jobs[selection.names.index(names[0])]))
+            found = over_resamples(made.values, seed_shares(len(made.seeds), draws, 0 if same else number))
+            column += [found[cell] for cell in cells]
+        columns.append(np.stack(column, axis=1))
+    return np.stack(columns, axis=2)
 
 
 def _counts_classes(selections: Sequence[Selection]) -> bool:

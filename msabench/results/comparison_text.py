@@ -107,6 +107,9 @@ def as_csv(compared: Sequence[Compared], ranked: Ranked | str) -> str:
                 "critical_difference": repr(result.critical_difference),
                 "friedman_p": _number(result.friedman_p),
             }
+            if ranked.intervals is not None:
+                low, high = map(float, ranked.intervals[place])
+                given |= {"low": _number(low), "high": _number(high)}
             grid.append([given.get(column, "") for column in CSV_HEADER])
     return grid_csv(grid)
 
@@ -226,7 +229,7 @@ def _csv_numbers(found: Difference, p_holm: float) -> dict[str, str]:
 
 def _rank_grid(ranked: Ranked) -> list[list[str]]:
     result = ranked.ranking
-    grid = [["method", "fidelity", "average rank", "last", "not told apart from"]]
+    grid = [["method", "fidelity", "average rank", f"{LEVEL} % interval", "last", "not told apart from"]]
     for place, name in enumerate(result.names):
         close = [
             other
@@ -235,7 +238,8 @@ def _rank_grid(ranked: Ranked) -> list[list[str]]:
         ]
         last = int(result.last[:, place].sum())
         rank = f"{result.average[place]:.2f}"
-        grid.append([name, ranked.fidelity[place], rank, str(last) if last else "", ", ".join(close)])
+        bounds = "-" if ranked.intervals is None else "[{:.1f}, {:.1f}]".format(*ranked.intervals[place])
+        grid.append([name, ranked.fidelity[place], rank, bounds, str(last) if last else "", ", ".join(close)])
     return grid
 
 
@@ -250,6 +254,13 @@ def _rank_legend(ranked: Ranked) -> list[str]:
         "Test situations of one corpus share models and clips, so they are not independent: this p value is too small "
         "and the critical difference too short.",
     ]
+    if ranked.intervals is None:
+        lines.append("No intervals of ranks: the predictions of all ranked methods are not here.")
+    else:
+        lines.append(
+            "interval = of the average rank over the same resamples of clips and seeds. It leans to the middle, since "
+            "in a resample methods that are close change places; that of the best or worst may leave out its own rank."
+        )
     if result.last.any():
         lines.append(
             "last = situations in which the method ranks last because the metric is undefined or, for Acc-2 and F1, "

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from msabench.errors import MSABenchError
 from msabench.optional import require
+from msabench.results.resample import percentiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,6 +117,25 @@ def ranking(
         _friedman(ranks),
         critical_difference(k, n),
     )
+
+
+def rank_intervals(values: Floats, last: NDArray[np.bool_], direction: str) -> Floats:
+    """Percentile intervals of average ranks over resamples.
+
+    In a resample methods that are close change places, and those at the ends can only move inwards: the intervals lean
+    to the middle, and that of the best or the worst method may leave out its own average rank.
+
+    Args:
+        values: ``(D, N, K)``, D resamples; NaN where undefined.
+        last: ``(N, K)``, which values count as worst in every resample.
+        direction: Whether more (``max``) or less (``min``) is better.
+
+    Returns:
+        float64 ``(K, 2)``: lower and upper bound.
+    """
+    draws, n, k = values.shape
+    ranks = rank(values.reshape(-1, k), np.tile(last, (draws, 1)), direction)
+    return np.array([percentiles(column) for column in ranks.reshape(draws, n, k).mean(axis=1).T])
 
 
 def critical_difference(methods: int, blocks: int) -> float:
