@@ -22,6 +22,9 @@ FEW_SEEDS = 5
 FEW_CLIPS = 200
 """Below this, a comparison says that the test set is small."""
 
+NAMED = 5
+"""Up to so many methods that another is not told apart from are named, more are counted."""
+
 CSV_HEADER = (
     *("kind", *PROTOCOL),
     *("method", "method_version", "variant", "regime", "config_hash", "fidelity", "metric", "cell", "baseline"),
@@ -236,10 +239,11 @@ def _rank_grid(ranked: Ranked) -> list[list[str]]:
             for number, other in enumerate(result.names)
             if number != place and abs(result.average[number] - result.average[place]) < result.critical_difference
         ]
+        words = ", ".join(close) if len(close) <= NAMED else f"{len(close)} of {len(result.names) - 1}"
         last = int(result.last[:, place].sum())
         rank = f"{result.average[place]:.2f}"
         bounds = "-" if ranked.intervals is None else "[{:.1f}, {:.1f}]".format(*ranked.intervals[place])
-        grid.append([name, ranked.fidelity[place], rank, bounds, str(last) if last else "", ", ".join(close)])
+        grid.append([name, ranked.fidelity[place], rank, bounds, str(last) if last else "", words])
     return grid
 
 

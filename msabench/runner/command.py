@@ -100,28 +100,41 @@ def run(
     return code
 
 
-def suites(folder: Path = Path("benchmarks/suites")) -> str:
-    """List the suites of a folder with their number of jobs.
+def suites(folder: Path = Path("benchmarks/suites"), store: Path = Path("leaderboard/results")) -> str:
+    """List the suites of a folder with their number of jobs, and how much of the papers' tables they cover.
 
     Args:
         folder: Where to look.
+        store: Folder of the result store, for what was run.
 
     Raises:
         MSABenchError: There is no such folder or no suite in it.
     """
-    rows = []
+    from msabench.published.layouts import PAPER_TABLES
+    from msabench.runner.coverage import coverage, coverage_grid, reasons
+    from msabench.tables.render import grid_text
+
+    rows, found = [], []
     for path in sorted(folder.glob("*.yaml")):
         try:
             suite = read_suite(path)
         except MSABenchError as error:
             rows.append(f"{path}: {error}")
             continue
+        found.append(suite)
         n_methods, n_datasets = (len({getattr(d, name) for d in suite.drafts}) for name in ("method", "dataset"))
         counts = f"{len(suite.drafts)} jobs, {n_methods} methods, {n_datasets} datasets"
         rows.append(f"{path}: {counts}" + (f"; {suite.description}" if suite.description else ""))
     if not rows:
         raise MSABenchError(f"there are no suites in {folder}; go to the repository's root or name another folder")
-    return "\n".join(rows)
+    finished = [job for job in ResultStore(store).jobs() if job.status == "ok"] if store.is_dir() else []
+    covered = coverage(PAPER_TABLES, found, finished)
+    head = "Rows of the papers' tables, and those that a suite here has a job for:"
+    return "\n".join([*rows, "", head, "", grid_text(coverage_grid(covered)), *_block(reasons(covered))])
+
+
+def _block(lines: list[str]) -> list[str]:
+    return ["", *lines] if lines else []
 
 
 def _execute(
