@@ -25,13 +25,14 @@ CLIPS = 4
 
 @dataclass(frozen=True)
 class Case:
-    """One method with settings, and the shapes that it sees."""
+    """One method with settings, and the shapes that it sees; ``gain`` is a factor on all matrices."""
 
     method: str
     dims: tuple[int, int, int]
     steps: tuple[int, int, int]
     task: str = "regression"
     settings: dict[str, Any] = field(default_factory=dict)
+    gain: float = 1.0
 
     @property
     def spec(self) -> DataSpec:
@@ -46,6 +47,8 @@ class Case:
 _MMSA = {"width": 12, "heads": 3, "layers": 2, "positions": False}
 _KERNELS = {"kernel_size_text": 3, "kernel_size_audio": 1, "kernel_size_vision": 2}
 _LF_DNN = {"hidden_text": 10, "hidden_audio": 4, "hidden_vision": 6, "text_out": 8, "fusion_width": 12}
+_TFN = {"hidden_text": 10, "hidden_audio": 4, "hidden_vision": 6, "text_out": 5, "fusion_width": 12}
+_LMF = {"hidden_text": 10, "hidden_audio": 4, "hidden_vision": 6}
 _HEADS = {"fusion_width": 12, "text_width": 8, "audio_width": 6, "vision_width": 7}
 _SELF_MM = {"hidden_audio": 4, "hidden_vision": 6, "audio_out": 5, "vision_out": 7, **_HEADS}
 _TETFN = {"width": 12, "heads": 3, "hidden_audio": 4, "hidden_vision": 6, **_HEADS}
@@ -53,7 +56,17 @@ _CUBE = {"width": 8, "block_widths": (8, 6)}
 _EMOE = {"width": 12, "heads": 3, "layers": 2}
 _MMIM = {"hidden": 5, "width": 8, "fusion": 12}
 _DMD = {"width": 12, "heads": 3, "layers": 2, "edge_width_homo": 5, "edge_width_hetero": 4}
+_TFR_NET = {"width": 12, "heads": 3, "layers": 2, "hidden_text": 6, "hidden_audio": 4, "hidden_vision": 5}
+_TF_MAMBA = {"dim": 20, "state": 5, "expand": 2, "context_layers": 2, "query_layers": 2, "heads": 3}
 _GCNET = {"hidden": 6, "window_past": 1, "window_future": 0}
+_RAVEN = {"cell": 6, "hidden": 10}
+_MEMORY = {"hidden_text": 8, "hidden_audio": 4, "hidden_vision": 6, "memory": 7, "out_width": 9}
+_MEMORY |= {"propose_width": 5, "retain_width": 6, "update_width": 4}
+_MFN = {**_MEMORY, "attend_width": 6}
+_GRAPH_MFN = {**_MEMORY, "node_width": 5}
+_MFM = {name: size for name, size in _MFN.items() if name != "out_width"}
+_MFM |= {"latent_joint": 9, "latent_text": 6, "latent_audio": 5, "latent_vision": 8}
+_MFM |= {"factor_joint": 7, "factor_text": 5, "factor_audio": 4, "factor_vision": 6}
 
 CASES = {
     # More than 128 audio steps take the fused attention kernel.
@@ -65,6 +78,9 @@ CASES = {
     "mult_official_pooled": Case("mult", (12, 5, 7), (1, 1, 1), settings={"layers": 2}),
     "mult_mmsa": Case("mult", (16, 5, 7), (9, 20, 13), settings=_MMSA | _KERNELS),
     "lf_dnn_mmsa": Case("lf_dnn", (16, 5, 7), (9, 20, 13), settings=_LF_DNN),
+    "tfn_mmsa": Case("tfn", (16, 5, 7), (9, 20, 13), settings=_TFN, gain=2.5),
+    "lmf_mmsa": Case("lmf", (16, 5, 7), (9, 20, 13), settings=_LMF, gain=2.0),
+    "lmf_mmsa_emotions": Case("lmf", (16, 5, 7), (9, 9, 9), task="emotions", settings=_LMF | {"rank": 2}, gain=2.5),
     "self_mm_mmsa": Case("self_mm", (16, 5, 7), (9, 20, 13), settings=_SELF_MM),
     "tetfn_mmsa": Case("tetfn", (16, 5, 7), (9, 9, 9), settings=_TETFN),
     # Audio and vision are averaged over windows of 3 and 2 steps; the convolution of vision is that of audio.
@@ -74,6 +90,7 @@ CASES = {
     "almt_official": Case("almt", (16, 5, 7), (9, 20, 13), settings={"dim": 16, "heads": 4, "fusion_depth": 4}),
     # MMSA's port and LNLN have 128 features and 8 tokens in their code.
     "almt_mmsa": Case("almt", (12, 5, 7), (6, 20, 13)),
+    "tf_mamba_official": Case("tf_mamba", (16, 5, 7), (9, 20, 13), settings=_TF_MAMBA),
     "lnln_official": Case("lnln", (12, 5, 7), (6, 20, 13)),
     "misa_mmsa": Case("misa", (768, 5, 7), (9, 20, 13), settings={"hidden": 12}),
     "misa_official": Case("misa", (768, 5, 7), (9, 9, 9), settings={"hidden": 12, "lengths": "own"}),
@@ -99,8 +116,28 @@ CASES = {
     "emoe_official_unaligned": Case("emoe", (16, 5, 7), (9, 20, 13), settings={**_EMOE, "fusion": "concat"}),
     "mmim_official": Case("mmim", (16, 5, 7), (9, 20, 13), settings=_MMIM),
     "dmd_official": Case("dmd", (16, 5, 7), (9, 20, 13), settings=_DMD | _KERNELS),
+    "mfn_mmsa": Case("mfn", (16, 5, 7), (9, 9, 9), settings=_MFN, gain=2.5),
+    "mfn_mmsa_averaged": Case("mfn", (16, 5, 7), (9, 20, 13), settings=_MFN | {"av_time_average": True}, gain=2.5),
+    "mfn_mmsa_pooled": Case("mfn", (16, 5, 7), (9, 20, 13), settings=_MFN, gain=2.5),
+    "graph_mfn_mmsa": Case("graph_mfn", (16, 5, 7), (9, 9, 9), settings=_GRAPH_MFN, gain=1.5),
+    "graph_mfn_mmsa_pooled": Case("graph_mfn", (16, 5, 7), (9, 20, 13), settings=_GRAPH_MFN, gain=1.5),
+    "mfm_mmsa": Case("mfm", (16, 5, 7), (9, 9, 9), settings=_MFM, gain=2.5),
+    "mfm_mmsa_pooled": Case("mfm", (16, 5, 7), (9, 20, 13), settings=_MFM, gain=2.5),
+    "mfm_official_missing": Case("mfm", (16, 5, 7), (9, 9, 9), settings=_MFM | {"variant": "missing"}, gain=2.5),
+    "cenet_mmsa": Case("cenet", (16, 5, 7), (9, 20, 13), settings={"width": 12, "heads": 3, "layers": 3}),
+    # The official last Transformer has 25 heads, over the time steps.
+    "tfr_net_official": Case("tfr_net", (16, 5, 7), (25, 75, 50), settings=_TFR_NET),
+    "tfr_net_mmsa": Case(
+        "tfr_net",
+        (16, 5, 7),
+        (9, 20, 13),
+        settings={**_TFR_NET, **{f"temporal_heads_{m}": 1 for m in MODALITIES}, "lambda_similarity": 5.0},
+    ),
     "gcnet_official": Case("gcnet", (16, 5, 7), (9, 20, 13), settings={**_GCNET, "time_attention": True}),
     "gcnet_official_padded": Case("gcnet", (16, 5, 7), (9, 20, 13), settings={**_GCNET, "packed": False}),
+    "raven_official": Case("raven", (12, 5, 7), (9, 9, 9), settings=_RAVEN),
+    # Words have up to 3 frames of the audio, 2 of the vision.
+    "raven_official_frames": Case("raven", (12, 5, 7), (9, 27, 13), settings={**_RAVEN, "frames_per_word": 3}),
 }
 
 
@@ -112,20 +149,23 @@ def numbers(shape: tuple[int, ...], key: int) -> Tensor:
     return (words.double() / 2**32 - 0.5).float().reshape(shape)
 
 
-def fill(module: torch.nn.Module) -> None:
+def fill(module: torch.nn.Module, gain: float = 1.0) -> None:
     """Set all weights: matrices keep the scale of what passes through them, gains and variances stay near 1."""
-    state = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
+    constant = ("output_range", "output_shift")  # of TFN's scores
+    state = {
+        name: value for name, value in module.state_dict().items() if value.is_floating_point() and name not in constant
+    }
     with torch.no_grad():
         for key, (name, value) in enumerate(sorted(state.items()), start=1):
             around_one = name.endswith("running_var") or ("norm" in name and name.endswith("weight"))
-            scale = 3 / value.shape[1:].numel() ** 0.5 if value.dim() > 1 else 0.6
+            scale = gain * 3 / value.shape[1:].numel() ** 0.5 if value.dim() > 1 else 0.6
             value.copy_(numbers(value.shape, key) * scale + around_one)
 
 
 def build(case: Case) -> MSAMethod:
     """The method of a case with its weights, in evaluation mode."""
     method = method_class(case.method)(case.spec, **case.settings).eval()
-    fill(method)
+    fill(method, case.gain)
     return method
 
 

@@ -22,7 +22,7 @@ def small_bert(monkeypatch: pytest.MonkeyPatch) -> None:
     """What configs call bert-base is a BERT of its width and length, without a download."""
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(vocab_size=8, num_hidden_layers=1, intermediate_size=8)
+    config = BertConfig(vocab_size=8, num_hidden_layers=2, intermediate_size=8)
     monkeypatch.setattr(text, "_load_bert", lambda name: BertModel(config, add_pooling_layer=False))
 
 

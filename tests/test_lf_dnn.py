@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from msabench.methods.lf_dnn import LFDNN, _ClipNorm
-from tests.golden_cases import CASES, assert_as_kept, batch_of, build, numbers
+from msabench.methods.lf_dnn import LFDNN
+from tests.golden_cases import CASES, assert_as_kept, batch_of, build
 
 CASE = CASES["lf_dnn_mmsa"]
 
@@ -30,18 +30,6 @@ def test_sizes_are_those_of_mmsa(dims: tuple[int, ...], sizes: tuple[int, ...], 
     names = ("hidden_text", "hidden_audio", "hidden_vision", "text_out", "fusion_width")
     method = LFDNN(spec, **dict(zip(names, sizes, strict=True)))
     assert sum(p.numel() for p in method.parameters()) == parameters
-
-
-def test_single_clip_is_normalised_with_running_statistics() -> None:
-    norm = _ClipNorm(6)
-    clips = numbers((5, 6), 1) * 3 + 1
-    norm.train()(clips)
-    kept = {name: value.clone() for name, value in norm.named_buffers()}
-    alone = norm(clips[:1])
-    assert all(torch.equal(value, kept[name]) for name, value in norm.named_buffers())
-    assert torch.allclose(alone, norm.eval()(clips[:1]))
-    reference = torch.nn.BatchNorm1d(6).train()
-    assert torch.equal(_ClipNorm(6).train()(clips), reference(clips))
 
 
 def test_audio_and_vision_are_averaged_over_all_stored_steps() -> None:

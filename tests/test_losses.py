@@ -72,6 +72,16 @@ def test_mmd_of_equal_samples_is_zero_in_any_order(seed, n, scale):
     torch.testing.assert_close(mmd2(3 * a, 3 * b), mmd2(a, b), atol=1e-5, rtol=1e-4)  # widths follow the data's scale
 
 
+def test_mmd_with_a_width_of_its_own():
+    a, b = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [2.0]])
+
+    def k(squared):
+        return math.exp(-squared / 18) + math.exp(-squared / 9)
+
+    expected = (2 * k(0) + 2 * k(1)) / 4 + (2 * k(0) + 2 * k(4)) / 4 - 2 * (k(0) + k(4) + k(1) + k(1)) / 4
+    assert mmd2(a, b, (2.0, 1.0), scale=9.0).item() == pytest.approx(expected, abs=1e-6)
+
+
 def test_mmd_grows_with_the_distance_and_descends():
     a, b = normal(0, 16, 5), normal(1, 16, 5)
     assert mmd2(a, a) < mmd2(a, a + 0.5) < mmd2(a, a + 1.0) < mmd2(a, a + 2.0)

@@ -20,6 +20,9 @@ def test_error_by_hand():
     # Differences that count: 1, -2; -1, 1; -3, 0: three frames of two features.
     assert frame_error(predicted, target, frames).item() == pytest.approx((1 + 4 + 1 + 1 + 9 + 0) / 6)
     assert frame_error(predicted, target, frames, "l1").item() == pytest.approx((1 + 2 + 1 + 1 + 3 + 0) / 6)
+    # Halved, the same in the smooth error: 1/2, 1, 1/2, 1/2, 3/2, 0, of which 1 and 3/2 are on the straight part.
+    halves = (predicted / 2, target / 2, frames, "smooth_l1")
+    assert frame_error(*halves).item() == pytest.approx((1 / 8 + 1 / 2 + 1 / 8 + 1 / 8 + 1 + 0) / 6)
 
 
 @pytest.mark.parametrize(("norm", "power"), [("l2", 2), ("l1", 1)])
@@ -31,7 +34,7 @@ def test_error_is_the_mean_over_the_frames_that_count(norm, power):
     assert frame_error(predicted, target, frames, norm).item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("norm", ["l1", "l2", "smooth_l1"])
 def test_other_frames_have_no_influence_and_no_gradient(norm):
     predicted, target = sequences()
     frames = torch.tensor([[True, True, False, False], [True, False, False, False], [False] * 4])

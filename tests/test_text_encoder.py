@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -111,6 +112,56 @@ def test_dropped_embeddings_are_zeroed(bert: str) -> None:
     ids = batch.tokens.clone()
     ids[:, 0][~batch.token_keep] = 150
     assert torch.equal(states(text, batch), states(text, replace(batch, tokens=ids)))
+
+
+@pytest.mark.parametrize("level", ["vectors", "tokens"])
+@torch.no_grad()
+def test_what_enters_at_a_layer_gets_its_input_and_gives_it_another(bert: str, level: str) -> None:
+    data = data_module(random_corpus(), missing=MissingConfig(level=level))
+    text, batch = TextInput(data.spec, bert).eval(), clips(data, "intra/0.5")
+    assert text.layers == 1
+    assert batch.tokens is not None
+    encoder: Any = text.encoder
+    ids, mask, types = batch.tokens.unbind(1)
+    words = encoder.embeddings(ids, token_type_ids=types)
+    if level == "vectors":  # dropped before what enters, not after the encoder
+        words = words * batch.observed["text"].unsqueeze(2)
+    seen: list[Tensor] = []
+
+    def change(x: Tensor) -> Tensor:
+        seen.append(x)
+        return 2 * x + 1
+
+    found, valid = text.injected(batch, 0, change), mask.bool()
+    assert torch.equal(seen[0], words)
+    blocked = (1.0 - mask)[:, None, None] * -10000.0
+    expected = encoder.encoder.layer[0](2 * words + 1, blocked)
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    torch.testing.assert_close(found[valid], expected[valid], atol=1e-5, rtol=1e-5)
+    if level == "tokens":
+        torch.testing.assert_close(text.injected(batch, 0, lambda x: x), text(batch), atol=1e-6, rtol=0)
+
+
+def test_nothing_stays_in_the_encoder(bert: str) -> None:
+    data = data_module(random_corpus())
+    text, batch = TextInput(data.spec, bert), clips(data)
+    before = states(text, batch)
+
+    def fail(x: Tensor) -> Tensor:
+        raise ValueError(f"{x.shape}")
+
+    with pytest.raises(ValueError, match="torch"):
+        text.injected(batch, 0, fail)
+    assert torch.equal(states(text, batch), before)
+
+
+def test_gradient_passes_through_a_frozen_encoder_to_what_enters(bert: str) -> None:
+    data = data_module(random_corpus())
+    text, shift = TextInput(data.spec, bert), torch.zeros(HIDDEN, requires_grad=True)
+    text.injected(clips(data), 0, lambda x: x + shift).square().sum().backward()
+    assert shift.grad is not None
+    assert shift.grad.any()
+    assert all(parameter.grad is None for parameter in text.parameters())
 
 
 def test_frozen_encoder_stays_in_evaluation_mode_and_gets_no_gradient(bert: str) -> None:

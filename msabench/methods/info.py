@@ -31,6 +31,7 @@ class MethodInfo:
         variants: Named ablations and variants besides ``default``.
         trains_with: Training-only inputs it asks for: ``views``, ``complete``.
         reads: Modalities that a prediction of its default variant depends on.
+        needs: Those of them without which nothing else is read.
         smoke: Constructor arguments of a tiny instance for tests.
     """
 
@@ -48,6 +49,7 @@ class MethodInfo:
     variants: tuple[str, ...] = ()
     trains_with: tuple[str, ...] = ()
     reads: tuple[str, ...] = ("text", "audio", "vision")
+    needs: tuple[str, ...] = ()
     smoke: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -25,49 +25,8 @@ from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.nn.subnets import PooledNet, TextNet
 from msabench.nn.text import TextInput, parameter_groups
-
-
-class _ClipNorm(nn.BatchNorm1d):
-    """BatchNorm1d that uses its running statistics for a single clip, whose own variance is undefined."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training and len(input) == 1:
-            return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-            )
-        return super().forward(input)
-
-
-class _PooledNet(nn.Module):
-    """Normalisation, dropout and three ReLU layers on a modality's mean over time."""
-
-    def __init__(self, features: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = _ClipNorm(features)
-        self.drop = nn.Dropout(dropout)
-        self.linear_1 = nn.Linear(features, hidden)
-        self.linear_2 = nn.Linear(hidden, hidden)
-        self.linear_3 = nn.Linear(hidden, hidden)
-
-    def forward(self, sequence: Tensor) -> Tensor:
-        hidden = self.drop(self.norm(sequence.mean(dim=1)))
-        for linear in (self.linear_1, self.linear_2, self.linear_3):
-            hidden = F.relu(linear(hidden))
-        return hidden
-
-
-class _TextNet(nn.Module):
-    """LSTM over the text, read at its last step."""
-
-    def __init__(self, features: int, hidden: int, out: int) -> None:
-        super().__init__()
-        self.rnn = nn.LSTM(features, hidden, batch_first=True)
-        self.linear_1 = nn.Linear(hidden, out)
-
-    def forward(self, sequence: Tensor) -> Tensor:
-        _, (last, _) = self.rnn(sequence)
-        return self.linear_1(last[0])
 
 
 class LFDNN(MSAMethod):
@@ -126,9 +85,9 @@ class LFDNN(MSAMethod):
         super().__init__(spec, variant=variant, lr=lr, weight_decay=weight_decay, task_loss="l1")
         self.text_lr = text_lr
         self.text = TextInput(spec, text_encoder, finetune=finetune)
-        self.audio_subnet = _PooledNet(spec.feature_dims["audio"], hidden_audio, dropout_audio)
-        self.video_subnet = _PooledNet(spec.feature_dims["vision"], hidden_vision, dropout_vision)
-        self.text_subnet = _TextNet(self.text.width, hidden_text, text_out)
+        self.audio_subnet = PooledNet(spec.feature_dims["audio"], hidden_audio, dropout_audio)
+        self.video_subnet = PooledNet(spec.feature_dims["vision"], hidden_vision, dropout_vision)
+        self.text_subnet = TextNet(self.text.width, hidden_text, text_out)
         self.post_fusion_dropout = nn.Dropout(dropout_fusion)
         self.post_fusion_layer_1 = nn.Linear(hidden_audio + hidden_vision + text_out, fusion_width)
         self.post_fusion_layer_2 = nn.Linear(fusion_width, fusion_width)

@@ -87,5 +87,27 @@ def from_first_step(valid: Tensor) -> tuple[Tensor, Tensor]:
     return (first + steps) % len(steps), count.squeeze(1)
 
 
+def on_common_axis(batch: Batch, features: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """Bring modalities onto the steps that they share, each clip beginning at step 0.
+
+    Args:
+        batch: Says which steps exist.
+        features: modality -> float ``(B, T_m, D_m)``; those of the batch, or others of as many steps. Where T_m is not
+            that of the text, existing steps are interpolated.
+
+    Returns:
+        modality -> float ``(B, T, D_m)``, 0 at interpolated steps past a clip's length; and the lengths, int64
+        ``(B,)``, from 1 to T.
+    """
+    valid = common_axis(batch).valid
+    order, lengths = from_first_step(valid)
+    streams = {}
+    for m, x in features.items():
+        if x.shape[1] != valid.shape[1]:
+            x = onto_axis(x, batch.valid[m], valid).masked_fill(~valid.unsqueeze(2), 0.0)
+        streams[m] = x.take_along_dim(order.unsqueeze(2), 1)
+    return streams, lengths
+
+
 def _span(valid: Tensor) -> tuple[Tensor, Tensor]:
     return valid.int().argmax(1, keepdim=True), valid.sum(1, keepdim=True).clamp(min=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,7 @@ class TextInput(nn.Module):
     Attributes:
         width: Features D_l of the output.
         steps: Steps T_l of the output.
+        layers: Layers of the encoder; 0 without one.
         reads_tokens: Whether batches must carry tokens.
 
     Raises:
@@ -39,11 +41,13 @@ class TextInput(nn.Module):
         self.steps = spec.seq_lens["text"]
         self.finetune = finetune
         self.encoder: nn.Module | None = None
+        self.layers = 0
         self.width = spec.feature_dims["text"]
         if text_encoder is not None:
             self.encoder = _load_bert(text_encoder).requires_grad_(finetune)
             config: Any = self.encoder.config
             self.width = config.hidden_size
+            self.layers = config.num_hidden_layers
             if config.max_position_embeddings < self.steps:
                 raise MSABenchError(
                     f"text_encoder {text_encoder!r} reads at most {config.max_position_embeddings} tokens, "
@@ -74,24 +78,59 @@ class TextInput(nn.Module):
         """
         if self.encoder is None:
             return batch.text
+        with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()):
+            return _dropped(self._states(self.encoder, batch), batch)
+
+    def injected(self, batch: Batch, layer: int, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Text of a batch where something else enters the encoder at one of its layers.
+
+        At text level ``vectors`` the states that ``change`` gets are those that are zeroed where they are not observed.
+        What the encoder makes of them is left as it is: it holds more than text.
+
+        Args:
+            batch: A batch with tokens.
+            layer: Layer of the encoder, counted from 0 and below ``layers``.
+            change: From the layer's usual input, float32 ``(B, T_l, width)``, to what it gets instead. Gradients reach
+                it through a frozen encoder too.
+
+        Returns:
+            float32 ``(B, T_l, width)``.
+
+        Raises:
+            MSABenchError: Token ids are outside the encoder's vocabulary.
+        """
+        assert self.encoder is not None
+
+        def before_layer(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (change(_dropped(inputs[0], batch)), *inputs[1:])
+
+        hook = self.encoder.get_submodule(f"encoder.layer.{layer}").register_forward_pre_hook(before_layer)
+        try:
+            return self._states(self.encoder, batch)
+        finally:
+            hook.remove()
+
+    @staticmethod
+    def _states(encoder: nn.Module, batch: Batch) -> Tensor:
+        """What the encoder makes of a batch's tokens."""
         assert batch.tokens is not None
         ids, attention, types = batch.tokens.unbind(1)
-        vocabulary: Any = self.encoder.get_input_embeddings().num_embeddings  # type: ignore[operator]
-        if int(ids.max()) >= vocabulary:
+        embedding: Any = encoder.get_input_embeddings()  # type: ignore[operator]
+        if int(ids.max()) >= embedding.num_embeddings:
             raise MSABenchError(
-                f"token id {int(ids.max())} is outside the text encoder's vocabulary of {vocabulary}; "
+                f"token id {int(ids.max())} is outside the text encoder's vocabulary of {embedding.num_embeddings}; "
                 "choose the encoder whose tokenizer made the file"
             )
-        with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()):
-            words = self.encoder.get_input_embeddings()(ids)  # type: ignore[operator]
-            if batch.token_keep is not None:
-                words = words * batch.token_keep.unsqueeze(2)
-            states: Tensor = self.encoder(
-                inputs_embeds=words, attention_mask=attention, token_type_ids=types
-            ).last_hidden_state
-        if batch.text_level == "vectors":
-            states = states.masked_fill(~batch.observed["text"].unsqueeze(2), 0.0)
+        words: Tensor = embedding(ids)
+        if batch.token_keep is not None:
+            words = words * batch.token_keep.unsqueeze(2)
+        states: Tensor = encoder(inputs_embeds=words, attention_mask=attention, token_type_ids=types).last_hidden_state
         return states
+
+
+def _dropped(states: Tensor, batch: Batch) -> Tensor:
+    """States without those that are not observed, where text is dropped at level ``vectors``."""
+    return states.masked_fill(~batch.observed["text"].unsqueeze(2), 0.0) if batch.text_level == "vectors" else states
 
 
 def parameter_groups(method: nn.Module, text_lr: float) -> list[dict[str, Any]]:

@@ -9,19 +9,26 @@ import torch
 
 from msabench.data.batch import Batch
 from msabench.methods.base import MSAMethod, Output
+from msabench.missingness.config import MissingConfig
 from msabench.registry import method_class
 from tests.fakes import data_module, quiet_trainer, random_corpus
 
 
 def fit_recorded(
-    name: str, settings: dict[str, Any], rates: dict[str, float], folder: Path, *, epochs: int = 3
+    name: str,
+    settings: dict[str, Any],
+    rates: dict[str, float],
+    folder: Path,
+    *,
+    epochs: int = 3,
+    missing: MissingConfig = MissingConfig(),  # noqa: B008 (frozen)
 ) -> tuple[MSAMethod, MSAMethod, list[list[Batch]]]:
     """Fit a method on 24 random clips in batches of 4.
 
     Returns:
         The method, what it was before, and the batches of each epoch.
     """
-    data = data_module(random_corpus(), batch_size=4)
+    data = data_module(random_corpus(), batch_size=4, missing=missing)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         method, before = (method_class(name)(data.spec, **settings, **rates) for _ in range(2))
