@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +14,7 @@ from msabench.data.probe import describe
 from msabench.data.store import open_corpus
 from msabench.missingness.conditions import INTER, MISSING_CONDITIONS
 from msabench.results.intervals import intervals
-from msabench.results.paired import paired_differences, resampled
+from msabench.results.regimes import regimes
 from msabench.results.store import ResultStore
 from msabench.runner.suite import read_suite
 
@@ -123,41 +125,77 @@ def test_a_constant_answer_has_no_correlation() -> None:
 
 
 BASELINES = (
-    *("lf_dnn", "mult", "self_mm", "tetfn", "misa", "mmim", "almt", "lnln", "cubemlp", "emoe", "dmd"),
-    *("corrkd", "hrlf"),
+    *("self_mm", "cubemlp", "dmd", "misa", "mmim", "tetfn", "almt", "emoe"),
+    *("mctn", "transm", "smil", "gcnet", "corrkd", "hrlf", "lnln"),
 )
+COMPLETE_MODALITY = BASELINES[:8]
+EVERY = (*BASELINES, "lf_dnn", "mult", *REGIMES)
 
 
-def test_what_missing_data_in_training_changes() -> None:
-    gains = {name: mean_over_missing(name, "mixed") - mean_over_missing(name, "complete") for name in BASELINES}
-    assert gains.pop("lf_dnn") == pytest.approx(0.098, abs=5e-4)
-    assert (round(min(gains.values()), 3), round(max(gains.values()), 3)) == (-0.060, 0.022)
+@lru_cache
+def changes(dataset: str, metric: str, cell: str) -> dict[str, dict[str, float]]:
+    """Method -> change from complete to mixed training, with its stored bounds."""
+    text = regimes([dataset], metric, cells=[cell], store=STORE, format="csv")
+    return {
+        row["method"]: {name: float(row[name] or "nan") for name in ("value_before", "change", "low", "high")}
+        for row in csv.DictReader(io.StringIO(text))
+    }
 
 
-@pytest.mark.parametrize("method", BASELINES)
-def test_which_change_is_more_than_chance(method: str) -> None:
-    trained = []
-    for regime in ("mixed", "complete"):
-        by_seed = dict(enumerate(in_order_of_seeds(with_predictions("synth", method, regime))))
-        trained.append(resampled(by_seed, "sentiment", "corr", ["avg_missing"]))
-    change = paired_differences(*trained)["avg_missing"]
-    if method == "lf_dnn":
-        assert (round(change.low, 3), round(change.high, 3)) == (0.013, 0.203)
-    else:
-        assert change.low < 0 < change.high
+def beyond_chance(dataset: str, metric: str, cell: str) -> set[str]:
+    """Methods whose interval leaves out 0."""
+    found = changes(dataset, metric, cell)
+    return {name for name, change in found.items() if change["low"] > 0 or change["high"] < 0}
 
 
-def in_order_of_seeds(paths: tuple[Path, ...]) -> list[Path]:
-    seeds = {job.key.job_id: job.key.seed for job in ResultStore(STORE).jobs()}
-    return sorted(paths, key=lambda path: seeds[path.stem])
+def collapsed(dataset: str, regime: str, cell: str, methods: tuple[str, ...]) -> set[str]:
+    """Methods whose predictions fall into one class under at least one seed."""
+    frame = ResultStore(STORE).frame([dataset])
+    mine = frame[frame["cell"].eq(cell) & frame["regime"].eq(regime) & frame["method"].isin(methods)]
+    if dataset == "synth":
+        mine = mine[mine["revision"] == QUARTER]
+    return set(mine[mine["collapsed"] & mine["variant"].eq("default")]["method"])
 
 
-def test_methods_on_complete_data_keep_a_correlation_without_text_and_not_always_classes() -> None:
-    frame = ResultStore(STORE).frame(["synth"])
-    collapsed = {"inter/a": 0, "inter/av": 0}
-    for method in BASELINES:
-        assert means("synth", method, "complete")["inter/av"] > 0
-        jobs = {path.stem for path in files("synth", method, "complete")}
-        for cell in collapsed:
-            collapsed[cell] += bool(frame[frame["job_id"].isin(jobs) & (frame["cell"] == cell)]["collapsed"].any())
-    assert collapsed == {"inter/a": 8, "inter/av": 2}
+@pytest.mark.parametrize("dataset", ["synth", "mosei_video"])
+def test_every_method_was_trained_both_ways(dataset: str) -> None:
+    assert set(changes(dataset, "corr", "inter/lav")) == set(EVERY)
+
+
+def test_what_missing_data_in_training_changes_on_synth() -> None:
+    found = changes("synth", "corr", "avg_missing")
+    assert round(found["lf_dnn"]["change"], 3) == 0.098
+    assert (round(found["lf_dnn"]["low"], 3), round(found["lf_dnn"]["high"], 3)) == (0.013, 0.203)
+    others = [change["change"] for name, change in found.items() if name not in ("lf_dnn", "kt")]
+    assert len(others) == 20
+    assert (round(min(others), 3), round(max(others), 3)) == (-0.060, 0.040)
+    assert beyond_chance("synth", "corr", "avg_missing") == {"lf_dnn"}
+    assert beyond_chance("synth", "corr", "inter/lav") == {"lf_dnn"}
+    assert math.isnan(found["kt"]["change"])
+    assert beyond_chance("synth", "f1_non0", "avg_missing") == {"misa", "lnln"}
+    assert max(changes("synth", "f1_non0", "avg_missing")[name]["high"] for name in ("misa", "lnln")) < 0
+
+
+def test_what_missing_data_in_training_changes_on_real_input() -> None:
+    found = changes("mosei_video", "corr", "avg_missing")
+    assert tuple(round(found["emoe"][name], 3) for name in ("change", "low", "high")) == (0.077, 0.024, 0.126)
+    assert [round(found[name]["change"], 3) for name in ("mult", "self_mm")] == [0.095, 0.089]
+    others = [change["change"] for name, change in found.items() if name not in ("emoe", "mult", "self_mm", "kt")]
+    assert len(others) == 18
+    assert (round(min(others), 3), round(max(others), 3)) == (-0.040, 0.032)
+    assert beyond_chance("mosei_video", "corr", "avg_missing") == {"emoe"}
+    assert beyond_chance("mosei_video", "corr", "inter/lav") == {"tetfn"}
+    loss = changes("mosei_video", "corr", "inter/lav")["tetfn"]
+    assert tuple(round(loss[name], 3) for name in ("change", "low", "high")) == (-0.077, -0.166, -0.005)
+
+
+@pytest.mark.parametrize(("dataset", "counts"), [("synth", (5, 4, 1)), ("mosei_video", (8, 8, 5))])
+def test_methods_on_complete_data_collapse_without_text_and_keep_a_correlation(
+    dataset: str, counts: tuple[int, ...]
+) -> None:
+    cells = ("inter/a", "inter/v", "inter/av")
+    assert tuple(len(collapsed(dataset, "complete", cell, COMPLETE_MODALITY)) for cell in cells) == counts
+    for method in COMPLETE_MODALITY:
+        assert means(dataset, method, "complete")["inter/av"] > 0
+    # The other regime collapses as well.
+    assert len(collapsed(dataset, "mixed", "inter/a", EVERY)) > len(EVERY) / 2
