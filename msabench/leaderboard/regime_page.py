@@ -59,5 +59,6 @@ def _entry(part: RegimeChanges) -> dict[str, object]:
         "caveat": table.caveat,
         "header": header,
         "rows": rows,
-        "legend": legend(part, CELLS),
+        # Commands as code, in the notation of docstrings.
+        "legend": [line.replace("`", "``") for line in legend(part, CELLS)],
     }
