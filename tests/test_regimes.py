@@ -16,7 +16,7 @@ from msabench.missingness.conditions import INTER, MISSING_CONDITIONS
 from msabench.results.aggregate import jobs_by_row
 from msabench.results.paired import paired_differences, resampled
 from msabench.results.regime_changes import COMPLETE, identity, pairs_of, regime_changes
-from msabench.results.regimes import CELLS, regimes
+from msabench.results.regimes import CELLS, kept_changes, regimes
 from msabench.results.selection import select
 from msabench.results.store import ResultStore
 from msabench.results.stored_intervals import read_intervals, update_intervals
@@ -134,6 +134,15 @@ def test_readme_and_site_show_stored_intervals_alone(store: Path, tmp_path: Path
     said = ("trained under complete and under mixed", "No interval", "kt, which has complete")
     for words in (*said, "[corr]", "[mae]", "<code>"):
         assert words in page
+
+
+def test_a_store_with_nothing_to_compare_has_pages_all_the_same(tmp_path: Path) -> None:
+    add_runs(tmp_path, "constant", noisy(1.0), cells=FEW, n=40)
+    add_runs(tmp_path, "prlf", noisy(1.0), variant="wo_pi", cells=FEW, n=40)
+    assert kept_changes(tmp_path, "synth") == []
+    assert "trained under" not in readme_text(tmp_path)
+    build_site(tmp_path / "site", tmp_path, ROOT / "leaderboard" / "published")
+    assert "No method has records under both yet" in (tmp_path / "site" / "regimes.html").read_text()
 
 
 def test_the_verb_runs_on_the_committed_records(capsys: pytest.CaptureFixture[str]) -> None:

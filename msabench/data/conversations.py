@@ -41,14 +41,13 @@ class Conversations:
             video, separator, _ = clip.rpartition(_SEPARATOR)
             # A video and a lone clip of the same name stay apart.
             rows_of.setdefault(video + separator if separator else f"{_SEPARATOR}{clip}", []).append(row)
-        number, turn = torch.empty(len(ids), dtype=torch.int64), torch.empty(len(ids), dtype=torch.int64)
-        order: list[int] = []
-        for position, rows in enumerate(rows_of.values()):
-            in_time = torch.tensor(sorted(rows, key=lambda row: (_time(ids[row]), row)))
-            number[in_time] = position
-            turn[in_time] = torch.arange(len(rows))
-            order += in_time.tolist()
-        return cls(number, turn, torch.tensor(order, dtype=torch.int64), tuple(map(len, rows_of.values())))
+        sizes = tuple(map(len, rows_of.values()))
+        in_time = (sorted(rows, key=lambda row: (_time(ids[row]), row)) for rows in rows_of.values())
+        order = torch.tensor([row for rows in in_time for row in rows], dtype=torch.int64)
+        number, turn = torch.empty_like(order), torch.empty_like(order)
+        number[order] = torch.repeat_interleave(torch.tensor(sizes, dtype=torch.int64))
+        turn[order] = torch.tensor([place for size in sizes for place in range(size)], dtype=torch.int64)
+        return cls(number, turn, order, sizes)
 
     def __len__(self) -> int:
         return len(self.sizes)

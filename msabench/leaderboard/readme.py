@@ -7,11 +7,8 @@ from pathlib import Path
 
 from msabench.data.files import replacing
 from msabench.errors import MSABenchError
-from msabench.results.regime_changes import COMPLETE, regime_changes
-from msabench.results.regimes import CELLS, section
-from msabench.results.selection import select
+from msabench.results.regimes import CELLS, kept_changes, section
 from msabench.results.store import ResultStore
-from msabench.results.stored_intervals import read_intervals
 from msabench.tables.build import build_tables
 from msabench.tables.render import render_markdown
 from msabench.tables.result_sheet import result_sheet
@@ -75,18 +72,9 @@ def readme_text(store: Path) -> str:
     for dataset in held:
         for table in build_tables(frame, failures, dataset, None, columns_of(["paper"])):
             parts.append(_section(table))
-        parts += _changes(store, dataset) if dataset in set(frame["dataset"]) else []
+        # What seeing missing data in training changes.
+        parts += [f"{section(part, CELLS, markdown=True)}\n" for part in kept_changes(store, dataset)]
     return "\n".join(parts)
-
-
-def _changes(store: Path, dataset: str) -> list[str]:
-    """What seeing missing data in training changes, one section for each protocol that has methods under both."""
-    stored = read_intervals(store, dataset)
-    found = [
-        regime_changes(selection, CELLS, COMPLETE, "mixed", stored)
-        for selection in select(store, [dataset], None, None)
-    ]
-    return [f"{section(part, CELLS, markdown=True)}\n" for part in found if part.methods]
 
 
 def _section(table: Table) -> str:

@@ -20,8 +20,6 @@ they are as BERT gives them, which is what the official code trains on.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from msabench.data.batch import Batch
@@ -31,7 +29,7 @@ from msabench.methods.info import MethodInfo
 from msabench.methods.schedules import warmup_cosine
 from msabench.nn.clip_tokens import ClipTokens
 from msabench.nn.hyper_modality import HyperModalityFusion
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 
 
 class ALMT(MSAMethod):
@@ -109,10 +107,6 @@ class ALMT(MSAMethod):
         """The task term, a mean squared error."""
         assert batch.labels is not None
         return {"task": self.task_loss(out.pred, batch.labels)}
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)
 
     def lr_multiplier(self, epoch: int, epochs: int) -> float:
         """Warm-up and cosine."""

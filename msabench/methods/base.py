@@ -20,6 +20,7 @@ from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError, one_of
 from msabench.methods.info import MethodInfo
 from msabench.metrics.collection import PredictionMetrics
+from msabench.nn.text import parameter_groups
 from msabench.provenance import first_difference
 
 CHECKPOINT_KEY = "msabench"
@@ -75,6 +76,7 @@ class MSAMethod(pl.LightningModule, ABC):
     Attributes:
         schedule: Stage -> its turns, in order. A method may set another one in its constructor.
         stage_epochs: Stage -> epochs, for every stage but the last; set in the constructor.
+        text_lr: Learning rate of a trained text encoder; set in the constructor of methods that take one.
         complete_stages: Stages that train on complete data alone, whatever the regime, such as a teacher's; what they
             end with can be shared by jobs that differ in the regime only.
         turns_alternate: Whether each ``batch`` gets a step of every turn, or each turn makes a ``pass`` of its own over
@@ -88,6 +90,7 @@ class MSAMethod(pl.LightningModule, ABC):
     info: ClassVar[MethodInfo]
     schedule: Mapping[str, tuple[str, ...]] = MappingProxyType({"task": ("main",)})
     complete_stages: ClassVar[tuple[str, ...]] = ()
+    text_lr: float | None = None
     turns_alternate: ClassVar[Literal["batch", "pass"]] = "batch"
     pass_share: Mapping[str, float] = MappingProxyType({})
     turns_alone: ClassVar[bool] = True
@@ -138,7 +141,7 @@ class MSAMethod(pl.LightningModule, ABC):
         self.stage_epochs: dict[str, int] = {}
         self._stage = ""
         self._turn = ""
-        self._random_state: Tensor | None = None
+        self._random_state: dict[str, Tensor] | None = None
         self._epoch_sums: dict[str, Tensor] = {}
         self._epoch_clips: dict[str, int] = {}
         self._val_metrics = PredictionMetrics(spec.metric_set)
@@ -164,8 +167,11 @@ class MSAMethod(pl.LightningModule, ABC):
         """
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups for the optimiser of the current turn."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+        """Parameter groups for the optimiser of the current turn.
+
+        All that is trained, and a trained text encoder at its own learning rate ``text_lr``.
+        """
+        return parameter_groups(self, self.text_lr)
 
     def prepare_stage(self, stage: str) -> None:
         """Freeze what a stage does not train. Called on entering it, also from a checkpoint, so at times twice.
@@ -324,7 +330,9 @@ class MSAMethod(pl.LightningModule, ABC):
     def on_train_epoch_start(self) -> None:
         """Go to the next stage when it is due, with optimisers of its own; draw on from where a checkpoint was made."""
         if self._random_state is not None:
-            torch.set_rng_state(self._random_state.cpu())
+            torch.set_rng_state(self._random_state["cpu"].cpu())
+            if "cuda" in self._random_state and self.device.type == "cuda":
+                torch.cuda.set_rng_state(self._random_state["cuda"].cpu(), self.device)
             self._random_state = None
         due = self._stage_at(self.current_epoch)
         if due != self.stage:
@@ -504,8 +512,11 @@ class MSAMethod(pl.LightningModule, ABC):
             "stage": self.stage,
         }
         if not self.in_last_stage:
-            # Dropout draws from the global generator: a fit that goes on from here is to draw what it would have drawn.
-            checkpoint[RANDOM_KEY] = torch.get_rng_state()
+            # Dropout draws from its device's global generator: a fit that goes on from here is to draw what it would
+            # have drawn.
+            checkpoint[RANDOM_KEY] = {"cpu": torch.get_rng_state()}
+            if self.device.type == "cuda":
+                checkpoint[RANDOM_KEY]["cuda"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another method or variant, or of another version, other arguments or other data.

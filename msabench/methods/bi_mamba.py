@@ -36,7 +36,7 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ from msabench.methods.info import MethodInfo
 from msabench.methods.schedules import warmup_cosine
 from msabench.nn.ctc_aligner import ALIGNED, CTCAligner
 from msabench.nn.mamba import BidirectionalMamba
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 
 _ALIGNERS = ("ctc", "average")
 _POOLS = ("token", "mean")
@@ -166,10 +166,6 @@ class BIMamba(MSAMethod):
         """The task loss alone."""
         assert batch.labels is not None
         return {"task": self.task_loss(out.pred, batch.labels)}
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)
 
     def lr_multiplier(self, epoch: int, epochs: int) -> float:
         """Warm-up and cosine."""

@@ -40,7 +40,7 @@ from msabench.errors import MSABenchError, one_of
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.packed import run_packed
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 from msabench.nn.window_mean import window_means
 
 _EPS = 1e-6
@@ -235,10 +235,6 @@ class CubeMLP(MSAMethod):
         """The task term."""
         assert batch.labels is not None
         return {"task": self.task_loss(out.pred, batch.labels)}
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)
 
     def lr_multiplier(self, epoch: int, epochs: int) -> float:
         """A tenth from some epoch on."""

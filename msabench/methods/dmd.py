@@ -33,7 +33,7 @@ As in the official code padding is neither masked nor skipped, and each stack is
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ from msabench.methods.info import MethodInfo
 from msabench.nn.crossmodal import CrossmodalEncoder
 from msabench.nn.residual_head import ResidualHead
 from msabench.nn.temporal import TemporalProjection
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 
 # The order of everything that is stacked over modalities.
 _ORDER = ("text", "vision", "audio")
@@ -325,10 +325,6 @@ class DMD(MSAMethod):
             "margin": self.weight_decoupling * self.weight_margin * margin,
             "orth": self.weight_decoupling * self.weight_margin * orth,
         }
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)
 
     def _decoupled(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Frames P of each modality and their private and common parts s and c, each ``(B, T_m, d)``."""

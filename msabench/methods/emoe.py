@@ -25,7 +25,7 @@ As in the official code, padding is neither masked nor skipped: each expert is r
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ from msabench.methods.info import MethodInfo
 from msabench.nn.crossmodal import CrossmodalEncoder
 from msabench.nn.residual_head import ResidualHead
 from msabench.nn.temporal import TemporalProjection
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 
 # The official order of the experts, in weights and in everything stacked over them.
 _ORDER = ("text", "vision", "audio")
@@ -254,10 +254,6 @@ class EMOE(MSAMethod):
             terms["sim"] = F.mse_loss(weights, trust(errors))
         weighted = {name: self.weights[name] * term for name, term in terms.items()}
         return {"task": self.task_loss(out.pred, batch.labels), **weighted}
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder may have its own learning rate."""
-        return parameter_groups(self, self.text_lr)
 
     def _aligned(self, raw: dict[str, Tensor]) -> Tensor:
         """All modalities side by side at the text's steps, ``(B, T_l, D_l + D_v + D_a)``."""

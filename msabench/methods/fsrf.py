@@ -54,8 +54,6 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,7 +68,7 @@ from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.positions import SinusoidalPositions
 from msabench.nn.score_classes import ScoreClasses
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 
 
 class _Layer(nn.Module):
@@ -286,10 +284,6 @@ class FSRF(MSAMethod):
             terms["feat"] = self.lambda_das * distance(z_p, z_q, self.sinkhorn_eps, self.sinkhorn_iterations)  # (5)-(7)
             terms["logits"] = self.lambda_das * js_divergence(*logits)  # (8)
         return terms
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)
 
     def _encode(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Z ``(N, d)``, and the parts of each modality."""

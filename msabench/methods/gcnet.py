@@ -49,7 +49,7 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ from msabench.nn.conversations import ConversationLayout
 from msabench.nn.graph_convolution import GraphConvolution, RelationalConvolution, window_edges
 from msabench.nn.modality_encoder import mean_over
 from msabench.nn.packed import run_packed
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 from msabench.nn.text_vector import TextVector, text_vector
 
 
@@ -331,10 +331,6 @@ class GCNet(MSAMethod):
         if self.rebuild is not None:
             terms["rec"] = self.lambda_rec * out.aux["rec"].mean()
         return terms
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)
 
     def _vectors(self, batch: Batch) -> Tensor:
         """Each clip as one vector, modalities side by side: ``(B, sum of widths)``."""

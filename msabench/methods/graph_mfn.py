@@ -25,7 +25,6 @@ stored steps are read, padding included.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +35,7 @@ from msabench.data.info import DataSpec
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.multi_view_memory import Hidden, MultiViewMemory, TwoLayers
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 from msabench.nn.window_mean import window_means
 
 _INNER = 100  # the codes' width of the first layer of every network in the graph
@@ -204,10 +203,6 @@ class GraphMFN(MSAMethod):
         """The task term."""
         assert batch.labels is not None
         return {"task": self.task_loss(out.pred, batch.labels)}
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)
 
 
 def _with_previous(states: Tensor) -> Tensor:

@@ -15,8 +15,6 @@ padding included.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,7 +24,7 @@ from msabench.data.info import DataSpec
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.subnets import PooledNet, TextNet
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 
 
 class LFDNN(MSAMethod):
@@ -111,7 +109,3 @@ class LFDNN(MSAMethod):
         """The task term."""
         assert batch.labels is not None
         return {"task": self.task_loss(out.pred, batch.labels)}
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)

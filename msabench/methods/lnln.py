@@ -34,8 +34,6 @@ word is missing and at padding.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -50,7 +48,7 @@ from msabench.missingness.patterns import inner_steps
 from msabench.nn.clip_tokens import ClipTokens
 from msabench.nn.gradient_reversal import reverse_gradient
 from msabench.nn.hyper_modality import HyperModalityFusion
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 from msabench.nn.token_transformer import TokenTransformer
 
 _SLOPE = 0.1  # of the leaky ReLUs, official
@@ -184,10 +182,6 @@ class LNLN(MSAMethod):
             "adversarial": self.lambda_adversarial * adversarial,
             "reconstruction": self.lambda_reconstruction * F.mse_loss(aux["reconstructed"], aux["complete"]),
         }
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)
 
     def lr_multiplier(self, epoch: int, epochs: int) -> float:
         """Warm-up and cosine."""

@@ -25,8 +25,6 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,7 +38,7 @@ from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.methods.schedules import warmup_cosine
 from msabench.nn.mamba import MambaLayer
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 from msabench.nn.text_steps import TextSteps
 from msabench.nn.token_transformer import Attention
 
@@ -173,10 +171,6 @@ class MASCF(MSAMethod):
             "recon": F.mse_loss(out.aux["rebuilt"], out.aux["original"]),
         }
         return terms | {name: self.weights[name] * term for name, term in found.items()}
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)
 
     def lr_multiplier(self, epoch: int, epochs: int) -> float:
         """Warm-up and cosine."""

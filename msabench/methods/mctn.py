@@ -55,7 +55,7 @@ from msabench.errors import MSABenchError
 from msabench.losses.reconstruction import frame_error
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
-from msabench.nn.common_axis import common_axis, from_first_step, onto_axis
+from msabench.nn.common_axis import at_steps, common_axis, from_first_step
 
 _Role = Literal["encoder", "decoder", "regressor"]
 
@@ -313,12 +313,7 @@ class MCTN(MSAMethod):
             valid = valid | ~valid.any(1, keepdim=True)
         else:
             valid = common_axis(batch).valid
-        streams = []
-        for m in modalities:
-            x = batch.features[m]
-            if x.shape[1] != valid.shape[1]:
-                x = onto_axis(x, batch.valid[m], valid).masked_fill(~valid.unsqueeze(2), 0.0)
-            streams.append(x)
+        streams = [at_steps(batch, m, batch.features[m], valid) for m in modalities]
         if not self.mask_padding:
             return streams, torch.full((batch.size,), valid.shape[1], device=valid.device)
         order, lengths = from_first_step(valid)

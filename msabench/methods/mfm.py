@@ -40,8 +40,6 @@ files are averaged over as many windows as the text has steps.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,7 +50,7 @@ from msabench.losses.alignment import mmd2
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.multi_view_memory import Hidden, MemoryFusion, TwoLayers
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 from msabench.nn.window_mean import window_means
 
 
@@ -279,10 +277,6 @@ class MFM(MSAMethod):
         if self.variant == "missing":
             terms["surrogate"] = out.aux["surrogate"].mean()
         return terms
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)
 
     def _sequences(self, batch: Batch) -> dict[str, Tensor]:
         """All modalities at the steps of the text, ``(B, T, D)``."""

@@ -25,8 +25,6 @@ As in both codes, all stored steps are read, padding included.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from msabench.data.batch import MODALITIES, Batch
@@ -34,7 +32,7 @@ from msabench.data.info import DataSpec
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.multi_view_memory import Hidden, MemoryFusion, TwoLayers
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 from msabench.nn.window_mean import window_means
 
 
@@ -144,10 +142,6 @@ class MFN(MSAMethod):
         """The task term."""
         assert batch.labels is not None
         return {"task": self.task_loss(out.pred, batch.labels)}
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)
 
     def _at_steps_of(self, text: Tensor, x: Tensor) -> Tensor:
         """Bring ``(B, S, D)`` to the text's steps ``(B, T, D)``."""

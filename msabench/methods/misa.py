@@ -39,7 +39,7 @@ from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.gradient_reversal import reverse_gradient
 from msabench.nn.packed import run_packed
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 from msabench.nn.text_vector import text_vector
 
 # The order of the codes in the official code, and of everything that is stacked over modalities here.
@@ -206,10 +206,6 @@ class MISA(MSAMethod):
             # The target gets gradient too.
             "recon": self.weight_recon * F.mse_loss(out.aux["reconstructed"], out.aux["original"]),
         }
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)
 
     def _vectors(self, batch: Batch) -> dict[str, Tensor]:
         """One vector for each modality, ``(B, D_m)``: the text's mean, and final states of the others."""

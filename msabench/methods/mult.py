@@ -16,8 +16,6 @@ padding for most clips of files that pad at the end.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,7 +26,7 @@ from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.crossmodal import CrossmodalEncoder
 from msabench.nn.temporal import TemporalProjection
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 
 _MIN_MEMORY_LAYERS = 3
 
@@ -172,7 +170,3 @@ class MulT(MSAMethod):
         """The task term."""
         assert batch.labels is not None
         return {"task": self.task_loss(out.pred, batch.labels)}
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)

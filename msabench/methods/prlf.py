@@ -77,7 +77,7 @@ from msabench.errors import MSABenchError
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.score_classes import ScoreClasses
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 from msabench.nn.token_transformer import TokenEmbedding
 
 HISTORY_KEY = "prlf_importance"
@@ -477,7 +477,3 @@ class PRLF(MSAMethod):
         *past, current = checkpoint[HISTORY_KEY].unbind()
         self.past_importance = [page.clone() for page in past]
         self.importance.copy_(current)
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)

@@ -38,7 +38,7 @@ Deviations:
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ from msabench.errors import MSABenchError, one_of
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.common_axis import from_first_step
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 
 _RULES = ("code", "paper")
 
@@ -185,10 +185,6 @@ class RAVEN(MSAMethod):
         if detach_shift:
             for part in (self.audio, self.vision, self.shift):
                 part.requires_grad_(False)
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The text encoder at its own learning rate, everything else at ``lr``."""
-        return parameter_groups(self, self.text_lr)
 
     def forward(self, batch: Batch) -> Output:
         """Predict from the words and what shifts them."""

@@ -48,7 +48,7 @@ from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.common_axis import on_common_axis
 from msabench.nn.multi_view_memory import Hidden, TwoLayers
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 
 
 class _LSTHM(nn.Module):
@@ -223,7 +223,3 @@ class RMFN(MSAMethod):
         """The task term."""
         assert batch.labels is not None
         return {"task": self.task_loss(out.pred, batch.labels)}
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)

@@ -37,7 +37,7 @@ CMU-MOSEI (two TC layers, states of 12) are not those that it trains with; ours 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ from msabench.methods.schedules import warmup_cosine
 from msabench.missingness.patterns import inner_steps
 from msabench.nn.ctc_aligner import ALIGNED
 from msabench.nn.mamba import MambaLayer
-from msabench.nn.text import TextInput, parameter_groups
+from msabench.nn.text import TextInput
 from msabench.nn.text_steps import TextSteps
 from msabench.nn.token_transformer import Attention
 
@@ -210,10 +210,6 @@ class TFMamba(MSAMethod):
             error = frame_error(out.aux["rebuilt"], out.aux["complete"], words, "smooth_l1")
             terms["reconstruction"] = self.lambda_reconstruction * error
         return terms
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """A trained text encoder has its own learning rate."""
-        return parameter_groups(self, self.text_lr)
 
     def lr_multiplier(self, epoch: int, epochs: int) -> float:
         """Warm-up and cosine."""

@@ -7,6 +7,7 @@ numbers: ours are always ``f1_score(true, pred)``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -38,6 +39,11 @@ class MetricSpec:
     def format(self, value: float) -> str:
         """Print a value (or a standard deviation) as tables do: ``nan`` if it is undefined."""
         return f"{value * 100 if self.percent else value:.{self.decimals}f}"
+
+    def signed(self, value: float) -> str:
+        """Print a difference, with its sign: ``nan`` if it is undefined."""
+        text = self.format(value)
+        return text if text.startswith("-") or math.isnan(value) else f"+{text}"
 
 
 _NON0 = "positive against negative, clips labelled 0 left out, a prediction > 0 is positive"

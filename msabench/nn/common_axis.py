@@ -101,12 +101,19 @@ def on_common_axis(batch: Batch, features: dict[str, Tensor]) -> tuple[dict[str,
     """
     valid = common_axis(batch).valid
     order, lengths = from_first_step(valid)
-    streams = {}
-    for m, x in features.items():
-        if x.shape[1] != valid.shape[1]:
-            x = onto_axis(x, batch.valid[m], valid).masked_fill(~valid.unsqueeze(2), 0.0)
-        streams[m] = x.take_along_dim(order.unsqueeze(2), 1)
+    streams = {m: at_steps(batch, m, x, valid).take_along_dim(order.unsqueeze(2), 1) for m, x in features.items()}
     return streams, lengths
+
+
+def at_steps(batch: Batch, modality: str, x: Tensor, valid: Tensor) -> Tensor:
+    """A modality ``(B, T_m, D_m)`` on the steps ``valid``, bool ``(B, T)``.
+
+    Returns:
+        float ``(B, T, D_m)``: as it is if T_m is T; else its existing steps interpolated, 0 where no step is.
+    """
+    if x.shape[1] == valid.shape[1]:
+        return x
+    return onto_axis(x, batch.valid[modality], valid).masked_fill(~valid.unsqueeze(2), 0.0)
 
 
 def _span(valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -133,12 +133,12 @@ def _dropped(states: Tensor, batch: Batch) -> Tensor:
     return states.masked_fill(~batch.observed["text"].unsqueeze(2), 0.0) if batch.text_level == "vectors" else states
 
 
-def parameter_groups(method: nn.Module, text_lr: float) -> list[dict[str, Any]]:
+def parameter_groups(method: nn.Module, text_lr: float | None) -> list[dict[str, Any]]:
     """Trainable parameters for the optimiser, those of a fine-tuned text encoder at their own learning rate.
 
     Args:
         method: Holds at most one ``TextInput``.
-        text_lr: Learning rate of the text encoder.
+        text_lr: Learning rate of the text encoder; None if the method takes none.
 
     Returns:
         One group for everything else, and one for the encoder (empty if it is frozen or absent).

@@ -148,6 +148,11 @@ def _spot_of(number: Number) -> Spot:
     return (*about, number.cell, number.emotion, number.metric)
 
 
+def is_of_kind(family: str, kind: str) -> bool:
+    """Whether a feature family, e.g. ``mult-aligned``, is ``aligned`` or ``unaligned`` as asked; empty takes both."""
+    return not kind or family.endswith(f"-{kind}")
+
+
 def recorded_cell(cell: str) -> str:
     """The name under which records and summaries have a printed cell: ``intra/0.0`` is ``inter/lav``."""
     return cell if cell in AVERAGES else str(Cell.parse(cell))

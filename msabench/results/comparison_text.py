@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from msabench.results.aggregate import LEVEL, PROTOCOL
 from msabench.results.comparison import Compared, Comparison, Ranked, corrected
@@ -132,8 +132,8 @@ def _difference_grid(part: Compared, p_values: Sequence[float]) -> list[list[str
         if found is None:
             grid.append([*about, "-", "-", "-", "-", "-", "-", seeds, "no records of every seed"])
             continue
-        interval = f"[{_signed(metric.format, found.low)}, {_signed(metric.format, found.high)}]"
-        numbers = [metric.format(found.value), metric.format(found.baseline), _signed(metric.format, found.difference)]
+        interval = f"[{metric.signed(found.low)}, {metric.signed(found.high)}]"
+        numbers = [metric.format(found.value), metric.format(found.baseline), metric.signed(found.difference)]
         note = _collapse_note(part, comparison)
         grid.append([*about, *numbers, interval, f"{found.p:.3f}", f"{p:.3f}", seeds, note])
     return grid
@@ -275,11 +275,6 @@ def _rank_legend(ranked: Ranked) -> list[str]:
 
 
 # Layout.
-
-
-def _signed(form: Callable[[float], str], value: float) -> str:
-    text = form(value)
-    return text if text.startswith("-") or math.isnan(value) else f"+{text}"
 
 
 def _number(value: float) -> str:

@@ -13,8 +13,8 @@ from msabench.results.rows import RowKey, jobs_hash, key_of
 from msabench.results.selection import Selection
 from msabench.tables.spec import Entry, Row
 
-COMPLETE = "complete"
-"""The regime that shows no missing data in training."""
+COMPLETE, MIXED = "complete", "mixed"
+"""The regime that shows no missing data in training, and the one that pages set beside it."""
 
 Bounds = tuple[float, float]
 StoredBounds = Mapping[tuple[str, str, str], Bounds]

@@ -12,7 +12,7 @@ from msabench.results.aggregate import DRAWS, LEVEL
 from msabench.results.store import DEFAULT_STORE
 from msabench.tables.marks import FIDELITIES
 from msabench.tables.render import grid_csv, grid_markdown, grid_text
-from msabench.tables.spec import AVERAGE_MEANINGS
+from msabench.tables.spec import AVERAGE_MEANINGS, FLOOR
 
 if TYPE_CHECKING:
     from msabench.metrics.spec import MetricSpec
@@ -80,6 +80,41 @@ def regimes(
     if format == "csv":
         return grid_csv([list(_CSV_HEADER), *(line for part in found for line in _csv_lines(part))])
     return "\n\n".join(section(part, wanted, markdown=format == "markdown") for part in found)
+
+
+def kept_changes(store: Path, dataset: str, beside: Sequence[str] = ()) -> list[RegimeChanges]:
+    """What ``mixed`` changes on a corpus, by records and stored intervals alone, so that it is the same everywhere.
+
+    Args:
+        store: Folder of the result store.
+        dataset: The corpus.
+        beside: Metric keys besides the corpus's usual one; those that it has not are left out.
+
+    Returns:
+        One entry for each metric and protocol that has methods trained under both regimes.
+
+    Raises:
+        MSABenchError: A record or interval file is malformed.
+    """
+    from msabench.metrics.spec import metric_keys
+    from msabench.results.regime_changes import COMPLETE, MIXED, regime_changes
+    from msabench.results.selection import select
+    from msabench.results.store import ResultStore
+    from msabench.results.stored_intervals import read_intervals
+    from msabench.tables.build import metric_set_in
+
+    frame = ResultStore(store).frame([dataset])
+    if not (frame["variant"].eq("default") & frame["method"].ne(FLOOR)).any():
+        return []
+    keys = metric_keys(metric_set_in(frame, dataset))
+    stored = read_intervals(store, dataset)
+    selections = [
+        selection
+        for metric in (None, *(key for key in beside if key in keys))
+        for selection in select(store, [dataset], None, metric)
+    ]
+    found = [regime_changes(selection, CELLS, COMPLETE, MIXED, stored) for selection in selections]
+    return [part for part in found if part.methods]
 
 
 def section(part: RegimeChanges, cells: Sequence[str], *, markdown: bool) -> str:
@@ -166,16 +201,11 @@ def _words(metric: MetricSpec, change: Change | None) -> list[str]:
         metric.format(entry.mean) + (f"†{entry.n_collapsed}" if entry.n_collapsed else "")
         for entry in (change.before, change.after)
     ]
-    word = _signed(metric, change.difference)
+    word = metric.signed(change.difference)
     if change.interval is not None:
-        low, high = (_signed(metric, bound) for bound in change.interval)
+        low, high = (metric.signed(bound) for bound in change.interval)
         word += f" [{low}, {high}]{'*' if change.is_shown else ''}"
     return [*values, word]
-
-
-def _signed(metric: MetricSpec, value: float) -> str:
-    text = metric.format(value)
-    return text if text.startswith("-") or math.isnan(value) else f"+{text}"
 
 
 def _csv_lines(part: RegimeChanges) -> list[list[str]]:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msabench.data.info import DATASETS
 from msabench.errors import MSABenchError, one_of
@@ -15,9 +14,6 @@ from msabench.results.aggregate import AVERAGES, jobs_by_row
 from msabench.results.rows import key_of
 from msabench.results.store import ResultStore
 from msabench.tables.spec import FLOOR, Row, Table, columns_of
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass

@@ -13,7 +13,7 @@ import yaml
 from msabench.data.info import dataset_info
 from msabench.errors import MSABenchError
 from msabench.evaluation.record import JobRecord
-from msabench.published.tables import PaperBlock, PaperRow, PaperTable
+from msabench.published.tables import PaperBlock, PaperRow, PaperTable, is_of_kind
 from msabench.registry import methods as registered
 from msabench.runner.suite import Draft, Suite
 
@@ -57,7 +57,7 @@ def coverage(tables: Iterable[PaperTable], suites: Sequence[Suite], records: Ite
     for table in tables:
         for block in table.blocks:
             having = [row for row in block.rows if _has(jobs, block, row)]
-            lacking = {row.label: _reason(block, row) for row in block.rows if not _has(jobs, block, row)}
+            lacking = {row.label: _reason(block, row) for row in block.rows if row not in having}
             run = sum(_has(done, block, row) for row in having)
             found.append(Coverage(table, block, len(having), run, lacking))
     return found
@@ -81,8 +81,7 @@ def reasons(found: Sequence[Coverage]) -> list[str]:
 
 def _has(trained: set[Trained], block: PaperBlock, row: PaperRow) -> bool:
     return any(
-        (dataset, method, variant) == (block.dataset, row.method, row.variant)
-        and (not block.features or features.endswith(f"-{block.features}"))
+        (dataset, method, variant) == (block.dataset, row.method, row.variant) and is_of_kind(features, block.features)
         for dataset, features, method, variant in trained
     )
 

@@ -11,6 +11,7 @@ from msabench.data.info import DATASETS
 from msabench.evaluation.record import JobRecord
 from msabench.published.layouts import PAPER_TABLES
 from msabench.published.readings import readings
+from msabench.published.tables import is_of_kind
 from msabench.registry import methods as registered
 from msabench.results.aggregate import PROTOCOL, ROW, inconsistencies, over_seeds_of
 from msabench.tables.build import entry_of, failure_line, mark_alike
@@ -116,7 +117,7 @@ class Reproductions:
         """
         found = self._runs.get((dataset, method, variant), {}).values()
         selection, family = PROTOCOL.index("selection"), PROTOCOL.index("features")
-        fitting = [run for run in found if not features or run.protocol[family].endswith(f"-{features}")]
+        fitting = [run for run in found if is_of_kind(run.protocol[family], features)]
         return sorted(fitting, key=lambda run: (run.protocol[selection] != "val", run.identity))
 
     def entry(self, run: Run, dataset: str, metric: str, cell: str) -> Entry | None:
