@@ -44,19 +44,19 @@ class Case:
         )
 
 
-_MMSA = {"width": 12, "heads": 3, "layers": 2, "positions": False}
+_MMSA = {"dim": 12, "heads": 3, "layers": 2, "positions": False}
 _KERNELS = {"kernel_size_text": 3, "kernel_size_audio": 1, "kernel_size_vision": 2}
-_LF_DNN = {"hidden_text": 10, "hidden_audio": 4, "hidden_vision": 6, "text_out": 8, "fusion_width": 12}
-_TFN = {"hidden_text": 10, "hidden_audio": 4, "hidden_vision": 6, "text_out": 5, "fusion_width": 12}
+_LF_DNN = {"hidden_text": 10, "hidden_audio": 4, "hidden_vision": 6, "out_text": 8, "fusion_width": 12}
+_TFN = {"hidden_text": 10, "hidden_audio": 4, "hidden_vision": 6, "out_text": 5, "fusion_width": 12}
 _LMF = {"hidden_text": 10, "hidden_audio": 4, "hidden_vision": 6}
-_HEADS = {"fusion_width": 12, "text_width": 8, "audio_width": 6, "vision_width": 7}
-_SELF_MM = {"hidden_audio": 4, "hidden_vision": 6, "audio_out": 5, "vision_out": 7, **_HEADS}
-_TETFN = {"width": 12, "heads": 3, "hidden_audio": 4, "hidden_vision": 6, **_HEADS}
-_CUBE = {"width": 8, "block_widths": (8, 6)}
-_EMOE = {"width": 12, "heads": 3, "layers": 2}
-_MMIM = {"hidden": 5, "width": 8, "fusion": 12}
-_DMD = {"width": 12, "heads": 3, "layers": 2, "edge_width_homo": 5, "edge_width_hetero": 4}
-_TFR_NET = {"width": 12, "heads": 3, "layers": 2, "hidden_text": 6, "hidden_audio": 4, "hidden_vision": 5}
+_HEADS = {"fusion_width": 12, "width_text": 8, "width_audio": 6, "width_vision": 7}
+_SELF_MM = {"hidden_audio": 4, "hidden_vision": 6, "out_audio": 5, "out_vision": 7, **_HEADS}
+_TETFN = {"dim": 12, "heads": 3, "hidden_audio": 4, "hidden_vision": 6, **_HEADS}
+_CUBE = {"dim": 8, "block_widths": (8, 6)}
+_EMOE = {"dim": 12, "heads": 3, "layers": 2}
+_MMIM = {"hidden": 5, "dim": 8, "fusion_width": 12}
+_DMD = {"dim": 12, "heads": 3, "layers": 2, "edge_width_homo": 5, "edge_width_hetero": 4}
+_TFR_NET = {"dim": 12, "heads": 3, "layers": 2, "hidden_text": 6, "hidden_audio": 4, "hidden_vision": 5}
 _TF_MAMBA = {"dim": 20, "state": 5, "expand": 2, "context_layers": 2, "query_layers": 2, "heads": 3}
 _GCNET = {"hidden": 6, "window_past": 1, "window_future": 0}
 _RAVEN = {"cell": 6, "hidden": 10}
@@ -87,7 +87,7 @@ CASES = {
     "tetfn_mmsa_pooled": Case(
         "tetfn", (16, 5, 7), (9, 20, 13), settings=_TETFN | {"kernel_size_text": 2, "kernel_size_audio": 3}
     ),
-    "almt_official": Case("almt", (16, 5, 7), (9, 20, 13), settings={"dim": 16, "heads": 4, "fusion_depth": 4}),
+    "almt_official": Case("almt", (16, 5, 7), (9, 20, 13), settings={"dim": 16, "heads": 4, "fusion_layers": 4}),
     # MMSA's port and LNLN have 128 features and 8 tokens in their code.
     "almt_mmsa": Case("almt", (12, 5, 7), (6, 20, 13)),
     "tf_mamba_official": Case("tf_mamba", (16, 5, 7), (9, 20, 13), settings=_TF_MAMBA),
@@ -124,7 +124,7 @@ CASES = {
     "mfm_mmsa": Case("mfm", (16, 5, 7), (9, 9, 9), settings=_MFM, gain=2.5),
     "mfm_mmsa_pooled": Case("mfm", (16, 5, 7), (9, 20, 13), settings=_MFM, gain=2.5),
     "mfm_official_missing": Case("mfm", (16, 5, 7), (9, 9, 9), settings=_MFM | {"variant": "missing"}, gain=2.5),
-    "cenet_mmsa": Case("cenet", (16, 5, 7), (9, 20, 13), settings={"width": 12, "heads": 3, "layers": 3}),
+    "cenet_mmsa": Case("cenet", (16, 5, 7), (9, 20, 13), settings={"dim": 12, "heads": 3, "layers": 3}),
     # The official last Transformer has 25 heads, over the time steps.
     "tfr_net_official": Case("tfr_net", (16, 5, 7), (25, 75, 50), settings=_TFR_NET),
     "tfr_net_mmsa": Case(
@@ -134,7 +134,7 @@ CASES = {
         settings={**_TFR_NET, **{f"temporal_heads_{m}": 1 for m in MODALITIES}, "lambda_similarity": 5.0},
     ),
     "gcnet_official": Case("gcnet", (16, 5, 7), (9, 20, 13), settings={**_GCNET, "time_attention": True}),
-    "gcnet_official_padded": Case("gcnet", (16, 5, 7), (9, 20, 13), settings={**_GCNET, "packed": False}),
+    "gcnet_official_padded": Case("gcnet", (16, 5, 7), (9, 20, 13), settings={**_GCNET, "mask_padding": False}),
     "raven_official": Case("raven", (12, 5, 7), (9, 9, 9), settings=_RAVEN),
     # Words have up to 3 frames of the audio, 2 of the vision.
     "raven_official_frames": Case("raven", (12, 5, 7), (9, 27, 13), settings={**_RAVEN, "frames_per_word": 3}),

@@ -31,7 +31,7 @@ def test_outputs_are_those_of_the_official_code(name: str) -> None:
 def test_sizes_are_those_of_the_official_code(
     dims: tuple[int, int, int], steps: tuple[int, int, int], depth: int, parameters: int
 ) -> None:
-    method = ALMT(replace(CASE, dims=dims, steps=steps).spec, fusion_depth=depth)
+    method = ALMT(replace(CASE, dims=dims, steps=steps).spec, fusion_layers=depth)
     assert sum(p.numel() for p in method.parameters()) == parameters
 
 

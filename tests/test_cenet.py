@@ -194,7 +194,7 @@ def test_sizes_are_those_of_mmsa(audio: int, vision: int, enhancement: int, monk
 
 def test_new_weights_begin_as_berts() -> None:
     for width, std in ((768, 0.02), (48, 0.08)):
-        method = CENET(CASE.spec, width=width, heads=12)
+        method = CENET(CASE.spec, dim=width, heads=12)
         for parameter in (method.enhance.join.weight, method.head[1].weight, method.layers.layers[0].linear1.weight):
             assert parameter.std().item() == pytest.approx(std, rel=0.05)
         gains = {id(part.weight) for part in method.modules() if isinstance(part, nn.LayerNorm)}
@@ -257,5 +257,5 @@ def test_injection_outside_the_layers_is_refused(injection: int) -> None:
 
 
 def test_width_that_heads_do_not_divide_is_refused() -> None:
-    with pytest.raises(MSABenchError, match="width 10 with 4 heads"):
-        CENET(CASE.spec, width=10, heads=4)
+    with pytest.raises(MSABenchError, match="dim 10 with 4 heads"):
+        CENET(CASE.spec, dim=10, heads=4)

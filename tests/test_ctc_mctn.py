@@ -32,7 +32,7 @@ def plain_of(method, **arguments):
 
 @pytest.mark.parametrize("variant", ["default", "text"])
 def test_it_is_mctn_on_what_was_aligned(variant):
-    method, batch = made(variant=variant, ctc_weight=0.5)
+    method, batch = made(variant=variant, lambda_ctc=0.5)
     plain = plain_of(method, variant=variant)
     both = replace(method.align(batch)[0], complete=method.align(batch.complete)[0])
     out, expected = method.training_forward(batch), plain.training_forward(both)

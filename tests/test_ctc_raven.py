@@ -35,7 +35,7 @@ def test_it_is_raven_on_what_was_aligned():
 
 @pytest.mark.parametrize("weight", [1.0, 0.25])
 def test_loss_terms(weight):
-    method, batch = made(ctc_weight=weight)
+    method, batch = made(lambda_ctc=weight)
     out = method.training_forward(batch)
     terms = method.loss(out, batch)
     assert set(terms) == {"task", "ctc"}

@@ -166,8 +166,8 @@ def test_composition(compose: tuple[Any, Any], width: int, linear: bool) -> None
 
 def test_wide_compositions_have_a_head_of_two_layers() -> None:
     settings = {"steps": 14, "block_steps": (14,), "block_modalities": (3,), "compose_steps": "cat"}
-    assert isinstance(CubeMLP(CASE.spec, width=3, block_widths=(3,), **settings).head, torch.nn.Linear)  # 126
-    wide = CubeMLP(CASE.spec, width=4, block_widths=(4,), **settings).head
+    assert isinstance(CubeMLP(CASE.spec, dim=3, block_widths=(3,), **settings).head, torch.nn.Linear)  # 126
+    wide = CubeMLP(CASE.spec, dim=4, block_widths=(4,), **settings).head
     assert [type(layer).__name__ for layer in wide] == ["Linear", "ReLU", "Dropout", "Linear"]
     assert (wide[0].in_features, wide[0].out_features) == (168, 128)
 

@@ -25,7 +25,7 @@ LETTERS = dict(zip("lva", range(3), strict=True))
 # private space), else of 0.
 PAIRS = ("lv", "la", "vl", "va", "al", "av")
 GOOD = {"homo": ("vl", "al"), "hetero": ("vl", "al", "av")}
-MOSEI = {"width": 30, "heads": 6, "kernel_size_audio": 1, "kernel_size_vision": 3}
+MOSEI = {"dim": 30, "heads": 6, "kernel_size_audio": 1, "kernel_size_vision": 3}
 
 
 def prior(space: str) -> np.ndarray:
@@ -35,7 +35,7 @@ def prior(space: str) -> np.ndarray:
 
 def labelled(clips: int = 5, **settings: Any) -> tuple[DMD, Output, Batch]:
     """A method with arguments of its own, and what it might give for some clips, as leaves."""
-    method = DMD(CASE.spec, **{**CASE.settings, "width": 12, **settings})
+    method = DMD(CASE.spec, **{**CASE.settings, "dim": 12, **settings})
     shapes = {"aligned": (3, 4), "common_logits": (1,)}
     shapes |= {"homo_logits": (3, 1), "homo_reprs": (3, 6), "hetero_logits": (3, 1), "hetero_reprs": (3, 12)}
     sequences = ("projected", "private", "common", "recon", "cycle")
@@ -63,14 +63,14 @@ def test_sizes_are_those_of_the_official_code(
     method = DMD(Case("dmd", dims, (50, 50, 50)).spec, **settings)
     sizes = {name: value.numel() for name, value in method.named_parameters()}
     graphs = sum(size for name, size in sizes.items() if name.startswith("graph_"))
-    width = settings.get("width", 50)
+    width = settings.get("dim", 50)
     assert graphs == 64 * (1 + width + 4) + 32 * (1 + 2 * width + 4)
     unused = sum(size for name, size in sizes.items() if name.startswith("align."))  # another such layer for s
     assert sum(sizes.values()) - graphs + unused == official
 
 
 def test_losses_are_those_of_the_paper() -> None:
-    method, out, batch = labelled(weight_graph=0.3, weight_decoupling=0.7, weight_margin=0.2)
+    method, out, batch = labelled(lambda_graph=0.3, lambda_decoupling=0.7, lambda_margin=0.2)
     terms = method.loss(out, batch)
     x = {name: value.detach().double().numpy() for name, value in out.aux.items()}
     y = batch.labels.double().numpy()[:, None]
@@ -107,7 +107,7 @@ def test_losses_are_those_of_the_paper() -> None:
 
 def test_margin_compares_the_modalities_of_all_clips() -> None:
     """Aligned vectors of a clip point its way in all modalities, and ways of different labels are orthogonal."""
-    method, out, batch = labelled(4, weight_decoupling=1.0, weight_margin=0.5)
+    method, out, batch = labelled(4, lambda_decoupling=1.0, lambda_margin=0.5)
     batch.labels = torch.tensor([1.0, 2.0, 3.0, 4.0])
     out.aux["aligned"] = torch.eye(4)[:, None].expand(4, 3, 4)
     assert method.loss(out, batch)["margin"].item() == 0  # margins are at most 0.45, cosines 1 and 0
@@ -119,7 +119,7 @@ def test_margin_compares_the_modalities_of_all_clips() -> None:
 
 @pytest.mark.parametrize("orth", ["frames", "official"])
 def test_private_and_common_parts_shall_not_share_directions(orth: str) -> None:
-    method, out, batch = labelled(orth=orth, weight_decoupling=1.0, weight_margin=1.0)
+    method, out, batch = labelled(orth=orth, lambda_decoupling=1.0, lambda_margin=1.0)
     expected = 0.0
     for m in ORDER:
         s, c = (out.aux[f"{name}_{m}"].detach().double() for name in ("private", "common"))

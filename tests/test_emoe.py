@@ -72,14 +72,14 @@ def test_router_reads_everything_step_by_step() -> None:
 
 
 def test_width_of_the_router_may_be_set() -> None:
-    assert EMOE(CASE.spec, **CASE.settings, router_hidden=5).router.l1.weight.shape == (5, 252)
+    assert EMOE(CASE.spec, **CASE.settings, router_width=5).router.l1.weight.shape == (5, 252)
     assert EMOE(CASE.spec, **CASE.settings).router.l1.weight.shape == (31, 252)
-    with pytest.raises(MSABenchError, match="router_hidden 0 is not allowed"):
-        EMOE(CASE.spec, **CASE.settings, router_hidden=0)
+    with pytest.raises(MSABenchError, match="router_width 0 is not allowed"):
+        EMOE(CASE.spec, **CASE.settings, router_width=0)
 
 
 def test_router_sees_the_text_before_dropout() -> None:
-    method, batch = built(text_dropout=0.9).train(), batch_of(CASE)
+    method, batch = built(dropout_text=0.9).train(), batch_of(CASE)
     whole = method.eval()(batch)
     dropped = method.train()(batch)
     torch.testing.assert_close(dropped.aux["weights"], whole.aux["weights"])
@@ -130,7 +130,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("fusion", ["sum", "concat"])
 def test_terms_are_those_of_the_paper(fusion: str) -> None:
     batch = labelled()
-    chosen = {"weight_unimodal": 0.7, "weight_balance": 0.3, "weight_sim": 0.2, "weight_distill": 5.0}
+    chosen = {"lambda_unimodal": 0.7, "lambda_balance": 0.3, "lambda_similarity": 0.2, "lambda_distillation": 5.0}
     method = built(fusion=fusion, **chosen)
     out = method.training_forward(batch)
     terms = {name: term.item() for name, term in method.loss(out, batch).items()}

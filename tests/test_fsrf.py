@@ -226,7 +226,9 @@ def trained(method, n=6, seed=0):
 
 def test_every_term_has_its_weight_and_reads_its_versions():
     ot = pytest.importorskip("ot")
-    method = build(lambda_dhf=0.3, lambda_das=0.7, tau=0.4, margin=0.6, shrinkage=0.05, sinkhorn_iterations=2000)
+    method = build(
+        lambda_dhf=0.3, lambda_das=0.7, temperature=0.4, margin=0.6, shrinkage=0.05, sinkhorn_iterations=2000
+    )
     out, batch = trained(method)
     terms = method.loss(out, batch)
     assert set(terms) == {"task", "homo_hetero", "noise_pairs", "noise_shape", "feat", "logits"}
@@ -368,7 +370,12 @@ def test_training_without_views_is_refused():
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [({"dim": 9}, "dim 9"), ({"layers": 0}, "layers 0"), ({"tau": 0.0}, "tau 0.0"), ({"shrinkage": 0.0}, "shrinkage")],
+    [
+        ({"dim": 9}, "dim 9"),
+        ({"layers": 0}, "layers 0"),
+        ({"temperature": 0.0}, "temperature 0.0"),
+        ({"shrinkage": 0.0}, "shrinkage"),
+    ],
 )
 def test_arguments_outside_their_range_are_refused(arguments, words):
     with pytest.raises(MSABenchError, match=words):

@@ -205,7 +205,7 @@ KNOWN = {"text": [0, 1, 2, 3], "audio": [0, 1, 2], "vision": [0, 1, 2, 3]}
 
 @pytest.mark.parametrize(("reconstruct", "asked"), [("missing", LOST), ("all", KNOWN)])
 def test_what_lost_a_frame_is_rebuilt(reconstruct: str, asked: dict[str, list[int]]) -> None:
-    ours, batch = method(reconstruct=reconstruct, lambda_rec=0.5), training_batch()
+    ours, batch = method(reconstruct=reconstruct, lambda_reconstruction=0.5), training_batch()
     with torch.no_grad():
         out = ours.training_forward(batch)
         terms = ours.loss(out, batch)
@@ -217,7 +217,7 @@ def test_what_lost_a_frame_is_rebuilt(reconstruct: str, asked: dict[str, list[in
 
 def test_official_mask_counts_padding_and_leaves_out_clips() -> None:
     """Three clips and one: (U, C) in order of time is [2, 1, 0, -, 3, -], weighed with [1, 1, 1, 1, 0, 0]."""
-    ours, batch = method(recon_mask="official", packed=False), training_batch()
+    ours, batch = method(recon_mask="official", mask_padding=False), training_batch()
     assert ours.rebuild is not None
     with torch.no_grad():
         rec = ours.loss(ours.training_forward(batch), batch)["rec"]
@@ -227,7 +227,7 @@ def test_official_mask_counts_padding_and_leaves_out_clips() -> None:
         padding = ours.rebuild(h[1, 1]).split(ours.widths)
         for m, guess in zip(MODALITIES, padding, strict=True):
             counted = counted + len(LOST[m]) / 4 * (guess**2).mean()
-        aligned = method(packed=False)
+        aligned = method(mask_padding=False)
         assert not torch.allclose(rec, aligned.loss(aligned.training_forward(batch), batch)["rec"], rtol=1e-2)
     torch.testing.assert_close(rec, counted / 4)
 

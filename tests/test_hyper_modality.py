@@ -70,7 +70,7 @@ def test_projections_of_a_layer_have_no_bias_and_its_output_has() -> None:
 
 @torch.no_grad()
 def test_cross_transformer_by_hand() -> None:
-    part = seeded(CrossTransformer, DIM, TOKENS, depth=2, heads=HEADS, dim_head=5)
+    part = seeded(CrossTransformer, DIM, TOKENS, layers=2, heads=HEADS, dim_head=5)
     source, target = tokens(0), tokens(1)
     torch.testing.assert_close(part(source, target), cross_by_hand(part, source, target, 5), atol=1e-5, rtol=0)
     short = part(source[:, :1], target[:, :2])
@@ -79,7 +79,7 @@ def test_cross_transformer_by_hand() -> None:
 
 @torch.no_grad()
 def test_fusion_by_hand() -> None:
-    part = seeded(HyperModalityFusion, DIM, TOKENS, layers=3, depth=2, heads=HEADS, dim_head=5)
+    part = seeded(HyperModalityFusion, DIM, TOKENS, layers=3, fusion_layers=2, heads=HEADS, dim_head=5)
     language, audio, vision = (tokens(key) for key in range(3))
     states = [language + part.language.positions]
     for block in part.language.blocks:
@@ -93,7 +93,7 @@ def test_fusion_by_hand() -> None:
 
 
 def test_a_single_layer_reads_language_as_it_comes() -> None:
-    part = HyperModalityFusion(DIM, TOKENS, layers=1, depth=1, heads=HEADS, dim_head=5)
+    part = HyperModalityFusion(DIM, TOKENS, layers=1, fusion_layers=1, heads=HEADS, dim_head=5)
     assert len(part.language.blocks) == 0
     assert part(*(tokens(key) for key in range(3))).shape == (2, 1 + TOKENS, DIM)
 
@@ -108,7 +108,7 @@ def test_starting_values_are_the_official_ones() -> None:
         assert positions.std().item() == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize("wrong", [{"heads": 4}, {"layers": 0}, {"depth": 0}, {"heads": 0}])
+@pytest.mark.parametrize("wrong", [{"heads": 4}, {"layers": 0}, {"fusion_layers": 0}, {"heads": 0}])
 def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(MSABenchError, match="must be at least 1, and heads must divide dim 6"):
         HyperModalityFusion(DIM, TOKENS, **{"heads": HEADS, **wrong})
@@ -117,7 +117,7 @@ def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, int]) -> None:
 @torch.no_grad()
 def test_clip_tokens_read_every_modality_with_its_own_embedding() -> None:
     data = data_module(random_corpus())
-    embed = seeded(ClipTokens, data.spec, TextInput(data.spec), 8, 3, depth=1, heads=2, dim_head=4)
+    embed = seeded(ClipTokens, data.spec, TextInput(data.spec), 8, 3, layers=1, heads=2, dim_head=4)
     batch = data.training_batch(torch.arange(5), 0)
     for m, embedded in embed(batch).items():
         assert embedded.shape == (5, 3, 8)

@@ -33,7 +33,7 @@ TWO_STAGES = tuple(v for v in RECONSTRUCTING if v not in ("target_random", "targ
 def build(steps=ALIGNED, task="regression", stage="task", **arguments):
     torch.manual_seed(0)
     spec = DataSpec(DIMS, dict(steps), task=task, metric_set="emotions" if task == "emotions" else "sentiment")
-    method = KT(spec, **{"width": 8, "heads": 2, "layers": 2, "teacher_epochs": 1, **arguments})
+    method = KT(spec, **{"dim": 8, "heads": 2, "layers": 2, "teacher_epochs": 1, **arguments})
     with torch.no_grad():  # leave no weight at a value that hides it
         for parameter in method.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -185,7 +185,7 @@ def literal_target(method, features):
 
 @pytest.mark.parametrize(("variant", "power"), [("default", 2), ("l1_loss", 1)])
 def test_eq_1_compares_with_the_frozen_encoding_of_the_complete_audio(variant, power):
-    method = build(UNALIGNED, variant=variant, lambda_1=0.3, lambda_2=0.7)
+    method = build(UNALIGNED, variant=variant, lambda_va=0.3, lambda_la=0.7)
     batch = training_batch(removed=("audio",), steps=UNALIGNED)
     out = method.training_forward(batch)
     target = literal_target(method, batch.complete.features)
@@ -193,13 +193,13 @@ def test_eq_1_compares_with_the_frozen_encoding_of_the_complete_audio(variant, p
     assert not out.aux["target"].requires_grad
     terms = method.loss(out, batch)
     exists = batch.complete.valid["audio"]
-    for source, weight in (("vision", 0.3), ("text", 0.7)):  # lambda_1 weighs theta, which reads the vision
+    for source, weight in (("vision", 0.3), ("text", 0.7)):  # lambda_va weighs theta, which reads the vision
         difference = (out.aux[f"from_{source}"] - target)[exists].abs() ** power
         torch.testing.assert_close(terms[f"from_{source}"], weight * difference.mean(), atol=1e-5, rtol=1e-5)
 
 
 def test_eq_5_and_6_are_the_sum_of_weighted_terms_by_hand():
-    method = build(lambda_1=0.5, lambda_2=2.0)
+    method = build(lambda_va=0.5, lambda_la=2.0)
     batch = replace(training_batch(n=2), labels=torch.tensor([1.0, -1.0]))
     batch.complete.valid["audio"] = torch.tensor([[True] * 2 + [False] * 5, [True] + [False] * 6])
     nought = torch.zeros(2, 7, 8)
@@ -249,7 +249,7 @@ def test_target_random_is_a_fixed_projection_of_the_frames():
 
 
 def test_target_raw_is_the_frames_standardised_feature_by_feature():
-    method = build(variant="target_raw", lambda_1=1.0, lambda_2=0.0)
+    method = build(variant="target_raw", lambda_va=1.0, lambda_la=0.0)
     assert method.stages == ("task",)
     batch = training_batch(removed=("audio",))
     batch.complete.features["audio"] = batch.complete.audio * torch.tensor([1e3, 1e-3, 0.0]) + 5
@@ -332,7 +332,7 @@ def test_nothing_of_the_missing_modality_is_read(variant, missing, steps):
 @pytest.mark.parametrize("missing", MODALITIES)
 def test_another_modality_can_be_the_missing_one(missing):
     observed = tuple(m for m in MODALITIES if m != missing)
-    method = build(UNALIGNED, missing=missing, lambda_1=0.3, lambda_2=0.7)
+    method = build(UNALIGNED, missing=missing, lambda_va=0.3, lambda_la=0.7)
     batch = training_batch(removed=(missing,), steps=UNALIGNED)
     out = method.training_forward(batch)
     target = literal_target(method, batch.complete.features)
@@ -420,7 +420,7 @@ def test_fit_trains_the_teacher_first_and_then_the_rest(tmp_path: Path) -> None:
 
     data = data_module(random_corpus(), batch_size=12, missing=MissingConfig(regime="complete"))
     torch.manual_seed(0)
-    method = KT(data.spec, width=8, heads=2, layers=1, teacher_epochs=2)
+    method = KT(data.spec, dim=8, heads=2, layers=1, teacher_epochs=2)
     watch = Watch()
     trainer = quiet_trainer(tmp_path, 4, callbacks=[watch], gradient_clip_val=0.8)
     trainer.fit(method, datamodule=data)
@@ -451,7 +451,7 @@ def test_text_encoder_is_shared_and_trained_in_both_stages_if_at_all(missing, fi
     monkeypatch.setattr("msabench.nn.text._load_bert", small_bert)
     data = data_module(random_corpus())
     torch.manual_seed(0)
-    settings = {"width": 8, "heads": 2, "layers": 1, "missing": missing, "text_encoder": "bert", "finetune": finetune}
+    settings = {"dim": 8, "heads": 2, "layers": 1, "missing": missing, "text_encoder": "bert", "finetune": finetune}
     method = KT(data.spec, **settings).train()
     assert method.needs_tokens
     batch = data.training_batch(torch.arange(11), 0, wants=("complete",), with_tokens=True)

@@ -27,7 +27,7 @@ def test_outputs_are_those_of_the_official_code() -> None:
 )
 def test_sizes_are_those_of_mmsa(dims: tuple[int, ...], sizes: tuple[int, ...], parameters: int) -> None:
     spec = replace(CASE.spec, feature_dims=dict(zip(("text", "audio", "vision"), dims, strict=True)))
-    names = ("hidden_text", "hidden_audio", "hidden_vision", "text_out", "fusion_width")
+    names = ("hidden_text", "hidden_audio", "hidden_vision", "out_text", "fusion_width")
     method = LFDNN(spec, **dict(zip(names, sizes, strict=True)))
     assert sum(p.numel() for p in method.parameters()) == parameters
 

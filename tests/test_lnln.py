@@ -21,7 +21,7 @@ from tests.fakes import data_module, random_corpus
 from tests.golden_cases import CASES, assert_as_kept, fill
 
 CASE = CASES["lnln_official"]
-SMALL = {**LNLN.info.smoke, "depth": 2}
+SMALL = {**LNLN.info.smoke, "layers": 2}
 
 
 def make_batch(rows: int = 7, regime: str = "lnln", **missing: str) -> Batch:
@@ -59,7 +59,7 @@ def test_outputs_are_those_of_the_official_code() -> None:
 def test_sizes_are_those_of_the_official_code(
     dims: tuple[int, int, int], steps: tuple[int, int, int], depth: int, parameters: int
 ) -> None:
-    method = LNLN(replace(CASE, dims=dims, steps=steps).spec, fusion_depth=depth)
+    method = LNLN(replace(CASE, dims=dims, steps=steps).spec, fusion_layers=depth)
     assert sum(p.numel() for p in method.parameters()) == parameters
     assert torch.equal(method.proxy, torch.ones(1, 8, 128))
 

@@ -37,7 +37,7 @@ def test_fidelity_says_that_it_is_a_guess() -> None:
 
 def test_losses_by_hand() -> None:
     out, batch = codes()
-    method = MASCF(CASE.spec, **CASE.settings, weight_sim=0.2, weight_diff=0.3, weight_recon=0.4)
+    method = MASCF(CASE.spec, **CASE.settings, lambda_similarity=0.2, lambda_difference=0.3, lambda_reconstruction=0.4)
     terms = method.loss(out, batch)
     p, s = (out.aux[name].transpose(0, 1) for name in ("private", "shared"))
     q = s.sigmoid()
@@ -138,4 +138,4 @@ def test_values_outside_their_range_are_refused() -> None:
     with pytest.raises(MSABenchError, match="dim 12 with 5 heads is not allowed"):
         MASCF(CASE.spec, dim=12, heads=5)
     with pytest.raises(MSABenchError, match=r"weights \[0.1, -1, 0.1\] of the subspace losses are not allowed"):
-        MASCF(CASE.spec, weight_diff=-1)
+        MASCF(CASE.spec, lambda_difference=-1)

@@ -273,7 +273,7 @@ def test_loss_terms(variant, mask_padding):
     data = training_data()
     weights = {"vision": 0.5, "cycle": 2.0, "audio": 3.0}
     arguments = {f"lambda_{name}": weight for name, weight in weights.items()}
-    method = build(data, variant=variant, mask_padding=mask_padding, l2=0.25, **arguments)
+    method = build(data, variant=variant, mask_padding=mask_padding, lambda_l2=0.25, **arguments)
     batch = training_batch(data)
     out = method.training_forward(batch)
     terms = method.loss(out, batch)
@@ -293,7 +293,7 @@ def test_loss_terms(variant, mask_padding):
 def test_default_weights_are_official():
     data = training_data()
     method = MCTN(data.spec)
-    assert (method.weights, method.l2, method.lr) == ({"vision": 0.1, "cycle": 0.1, "audio": 0.1}, 0.01, 1e-4)
+    assert (method.weights, method.lambda_l2, method.lr) == ({"vision": 0.1, "cycle": 0.1, "audio": 0.1}, 0.01, 1e-4)
 
 
 def reached(method, term):

@@ -49,7 +49,7 @@ def test_sizes_are_those_of_mmsa(dims: tuple[int, ...], parameters: int) -> None
 
 def test_losses_are_those_of_the_paper() -> None:
     out, batch = labelled()
-    method = MISA(CASE.spec, hidden=4, weight_sim=0.7, weight_diff=0.3, weight_recon=0.9)
+    method = MISA(CASE.spec, hidden=4, lambda_similarity=0.7, lambda_difference=0.3, lambda_reconstruction=0.9)
     terms = method.loss(out, batch)
     x = {name: value.detach().numpy().astype(np.float64) for name, value in out.aux.items()}
 
@@ -74,7 +74,7 @@ def test_losses_are_those_of_the_paper() -> None:
 
 def test_the_target_of_the_reconstruction_gets_gradient_too() -> None:
     out, batch = labelled()
-    MISA(CASE.spec, hidden=4, weight_recon=0.5).loss(out, batch)["recon"].backward()
+    MISA(CASE.spec, hidden=4, lambda_reconstruction=0.5).loss(out, batch)["recon"].backward()
     original, reconstructed = out.aux["original"], out.aux["reconstructed"]
     expected = (original - reconstructed).detach() / original.numel()
     assert torch.allclose(original.grad, expected, atol=1e-7)
@@ -83,7 +83,9 @@ def test_the_target_of_the_reconstruction_gets_gradient_too() -> None:
 
 def test_discriminator_learns_what_the_shared_codes_unlearn() -> None:
     """Against the same loss without the reversal."""
-    case = replace(CASE, settings={**CASE.settings, "variant": "adversarial", "weight_sim": 0.4, "reverse_weight": 2.0})
+    case = replace(
+        CASE, settings={**CASE.settings, "variant": "adversarial", "lambda_similarity": 0.4, "reverse_weight": 2.0}
+    )
     method, batch = build(case), replace(batch_of(case), labels=torch.zeros(4))
     term = method.loss(method.training_forward(batch), batch)["sim"]
     term.backward()

@@ -71,7 +71,7 @@ def test_likelihood_is_that_of_a_gaussian_without_its_constant() -> None:
 
 
 def test_contrast_finds_each_clips_prediction_among_the_batchs() -> None:
-    method, batch = in_main(alpha=0.3), clips(7, 1)
+    method, batch = in_main(lambda_cpc=0.3), clips(7, 1)
     x = method._vectors(batch)
     z = method.fusion(torch.cat([x["text"], x["audio"], x["vision"]], dim=1))
     nce = 0.0
@@ -82,7 +82,7 @@ def test_contrast_finds_each_clips_prediction_among_the_batchs() -> None:
 
 
 def test_entropy_is_of_two_gaussians_over_this_batch_and_the_one_before() -> None:
-    method = in_main(beta=0.2)
+    method = in_main(lambda_bounds=0.2)
     batches = [clips(20, 10 * key) for key in (1, 2, 3, 4)]
     terms, codes = [], []
     for batch in batches:
@@ -211,7 +211,7 @@ def test_text_is_its_first_state_or_its_mean() -> None:
 
 
 def test_matrices_start_normal_with_xaviers_variance() -> None:
-    method = MMIM(replace(CASE.spec, feature_dims={"text": 300, "audio": 40, "vision": 60}), hidden=50, width=48)
+    method = MMIM(replace(CASE.spec, feature_dims={"text": 300, "audio": 40, "vision": 60}), hidden=50, dim=48)
     for name, parameter in method.named_parameters():
         if parameter.numel() > 2000 and parameter.dim() > 1:
             expected = (2 / sum(parameter.shape)) ** 0.5
@@ -237,7 +237,7 @@ def test_every_parameter_has_one_optimiser_and_the_encoder_its_own_rate(monkeypa
     bert = BertModel(config, add_pooling_layer=False)
     before = {name: p.detach().clone() for name, p in bert.named_parameters()}
     monkeypatch.setattr(text, "_load_bert", lambda name: bert)
-    method = MMIM(CASE.spec, text_encoder="bert", finetune=True, text_lr=1e-5, lr=1e-2, lr_bounds=1e-3)
+    method = MMIM(CASE.spec, text_encoder="bert", finetune=True, text_lr=1e-5, lr=1e-2, bounds_lr=1e-3)
     assert all(torch.equal(before[name], p) for name, p in method.text.encoder.named_parameters())
     rates = {}
     for turn in method.turns:

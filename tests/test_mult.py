@@ -29,7 +29,7 @@ def test_attention_dropout_goes_by_the_source() -> None:
 
 @pytest.mark.parametrize(("layers", "memory_layers"), [(1, 3), (3, 3), (5, 5)])
 def test_memories_have_at_least_three_layers(layers: int, memory_layers: int) -> None:
-    method = MulT(SPEC, width=8, heads=2, layers=layers)
+    method = MulT(SPEC, dim=8, heads=2, layers=layers)
     assert {len(encoder.layers) for encoder in method.cross.values()} == {layers}
     assert {len(encoder.layers) for encoder in method.memory.values()} == {memory_layers}
 
@@ -41,7 +41,7 @@ def test_sizes_are_the_official_ones() -> None:
     steps = {"text": 50, "audio": 375, "vision": 500}
     mosi = replace(SPEC, feature_dims={"text": 768, "audio": 5, "vision": 20}, seq_lens=steps)
     kernels = {f"kernel_size_{m}": 5 for m in MODALITIES}
-    mmsa = MulT(mosi, width=50, heads=10, layers=4, positions=False, **kernels)
+    mmsa = MulT(mosi, dim=50, heads=10, layers=4, positions=False, **kernels)
     assert sum(p.numel() for p in mmsa.parameters()) == pytest.approx(2.572e6, abs=500)
 
 

@@ -29,7 +29,7 @@ def build(variant="default", *, seed=0, sims=False, **arguments):
     torch.manual_seed(seed)
     metrics = {"metric_set": "sims", "label_range": (-1.0, 1.0)} if sims else {}
     spec = DataSpec(DIMS, dict(STEPS), n_train=12, **metrics)
-    sizes = {"dim": 8, "tokens": 3, "depth": 2, "heads": 2, "dim_head": 4}
+    sizes = {"dim": 8, "tokens": 3, "layers": 2, "heads": 2, "dim_head": 4}
     method = PRLF(spec, variant=variant, **{**sizes, **arguments})
     with torch.no_grad():  # leave no weight at a value that hides it
         for parameter in method.parameters():
@@ -305,7 +305,7 @@ def output(n=3):
 
 def test_eq_2_and_25_losses_hand_computed():
     out, batch = output(), replace(make_batch(3), labels=torch.tensor([-3.0, 0.4, 2.6]))
-    terms = build(eta_uni=0.3, eta_phase=0.2).loss(out, batch)
+    terms = build(lambda_unimodal=0.3, lambda_phase=0.2).loss(out, batch)
     target = [0, 3, 6]
     rows = torch.arange(3)
     task = -out.logits.log_softmax(1)[rows, target].mean()
@@ -416,7 +416,7 @@ def test_epochs_turn_pages_and_checkpoints_resume(tmp_path):
 
     def fresh():
         torch.manual_seed(0)
-        return PRLF(data.spec, dim=8, tokens=3, depth=1, heads=2, dim_head=4, dropout=0.0)
+        return PRLF(data.spec, dim=8, tokens=3, layers=1, heads=2, dim_head=4, dropout=0.0)
 
     seen = []
 
@@ -427,7 +427,7 @@ def test_epochs_turn_pages_and_checkpoints_resume(tmp_path):
             return terms
 
     torch.manual_seed(0)
-    watched = Watch(data.spec, dim=8, tokens=3, depth=1, heads=2, dim_head=4, dropout=0.0)
+    watched = Watch(data.spec, dim=8, tokens=3, layers=1, heads=2, dim_head=4, dropout=0.0)
     trainer = fit(watched, data, 3, tmp_path)
     last = {epoch: pages for epoch, *pages in seen}
     assert last[0][1].isnan().all()
@@ -463,7 +463,7 @@ def test_a_checkpoint_of_validation_resumes_with_the_next_epoch(tmp_path):
 
     def fresh():
         torch.manual_seed(0)
-        return PRLF(data.spec, dim=8, tokens=3, depth=1, heads=2, dim_head=4, dropout=0.0)
+        return PRLF(data.spec, dim=8, tokens=3, layers=1, heads=2, dim_head=4, dropout=0.0)
 
     class SaveAtValidation(pl.callbacks.Callback):
         def on_validation_end(self, trainer, method):
@@ -508,7 +508,7 @@ def test_traces_of_present_modalities_do_not_depend_on_a_removed_one():
     assert gone.aux["trace"][:, T].unique().numel() == 1  # every removed text is the same
 
 
-@pytest.mark.parametrize("arguments", [{"steps": 0}, {"dim": 0}, {"depth": 0}, {"tokens": 0}])
+@pytest.mark.parametrize("arguments", [{"interaction_steps": 0}, {"dim": 0}, {"layers": 0}, {"tokens": 0}])
 def test_arguments_outside_their_range_are_refused(arguments):
     with pytest.raises(MSABenchError, match=next(iter(arguments))):
         build(**arguments)
@@ -516,10 +516,10 @@ def test_arguments_outside_their_range_are_refused(arguments):
 
 def test_kept_tokens_equal_those_of_the_whole_sequence():
     torch.manual_seed(0)
-    transformer = TokenTransformer(8, 6, tokens=3, depth=3, heads=2, dim_head=4)
+    transformer = TokenTransformer(8, 6, tokens=3, layers=3, heads=2, dim_head=4)
     x = torch.randn(2, 6, 8)
     torch.testing.assert_close(transformer(x, keep=3), transformer(x)[:, :3])
-    embedding = TokenEmbedding(5, 8, 6, tokens=3, depth=2, heads=2, dim_head=4)
+    embedding = TokenEmbedding(5, 8, 6, tokens=3, layers=2, heads=2, dim_head=4)
     x = torch.randn(2, 6, 5)
     torch.testing.assert_close(embedding(x), embedding.transformer(embedding.project(x))[:, :3])
 

@@ -17,7 +17,7 @@ from msabench.missingness.conditions import Cell
 from msabench.missingness.config import MissingConfig
 from tests.fakes import data_module, quiet_trainer, random_corpus
 
-SMALL = {**RECAP.info.smoke, "depth": 2, "warmup": 0}
+SMALL = {**RECAP.info.smoke, "layers": 2, "warmup": 0}
 VARIANTS = ("default", *RECAP.info.variants)
 WEIGHTS = {"text": 0.5, "audio": 0.2, "vision": 0.3}
 PAIRS = {"lv": ("text", "vision"), "la": ("text", "audio"), "av": ("vision", "audio")}
@@ -187,7 +187,7 @@ def test_critics_are_fitted_by_infonce_alone():
 
 
 def test_critics_learn_what_a_clip_and_its_completion_share():
-    method = build(turn="critics", critic_hidden=32).train()
+    method = build(turn="critics", critic_width=32).train()
     optimizer = torch.optim.Adam(method.critics.parameters(), lr=5e-3)
     batch = make_batch(12)
     for _ in range(60):
@@ -199,7 +199,7 @@ def test_critics_learn_what_a_clip_and_its_completion_share():
 
 
 def test_eq_12_13_reconstruction():
-    method, batch = build(turn="generators", lambda_rec=0.3), make_batch()
+    method, batch = build(turn="generators", lambda_reconstruction=0.3), make_batch()
     _, x, g = embeddings(method, batch)
     got = method.loss(method.training_forward(batch), batch)["rec"]
     errors = [(method.reconstructors[m](g[m]) - x[m]).square().mean() for m in MODALITIES]
@@ -321,7 +321,7 @@ def test_prediction_reads_no_label_and_no_complete_clip():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_gives_gradient_to_all_that_its_turn_trains(variant):
-    method = build(variant=variant, critic_hidden=32).train()
+    method = build(variant=variant, critic_width=32).train()
     moved = set()
     for stage in method.stages:
         method.enter_stage(stage)

@@ -28,7 +28,7 @@ def test_outputs_are_those_of_the_official_code() -> None:
     [
         ((768, 5, 20), {}, 159_332),  # MOSI
         ((768, 74, 35), {}, 165_668),  # MOSEI
-        ((768, 33, 709), {"hidden_vision": 64, "text_width": 64}, 381_380),  # SIMS
+        ((768, 33, 709), {"hidden_vision": 64, "width_text": 64}, 381_380),  # SIMS
     ],
 )
 def test_sizes_are_those_of_mmsa(dims: tuple[int, ...], settings: dict[str, int], parameters: int) -> None:
@@ -149,7 +149,7 @@ def test_resumed_training_goes_on_with_the_same_labels(tmp_path: Path) -> None:
     fitted: list[MSAMethod] = []
     initial = clips()[0].state_dict()
     for epochs, checkpoint in ((4, None), (2, None), (4, tmp_path / "half.ckpt")):
-        method = SelfMM(data.spec, **{**SMOKE, "text_dropout": 0.0, "audio_dropout": 0.0})
+        method = SelfMM(data.spec, **{**SMOKE, "dropout_text": 0.0, "dropout_audio": 0.0})
         method.load_state_dict(initial)
         trainer = quiet_trainer(tmp_path, epochs)
         trainer.fit(method, datamodule=data, ckpt_path=checkpoint, weights_only=True)

@@ -24,8 +24,8 @@ def test_outputs_are_those_of_the_official_code(name: str) -> None:
     assert_as_kept(name)
 
 
-MOSEI = {"hidden_audio": 32, "hidden_vision": 32, "text_width": 64}
-SIMS = {"kernel_size_text": 3, "kernel_size_audio": 5, "text_width": 64, "audio_width": 16, "vision_width": 32}
+MOSEI = {"hidden_audio": 32, "hidden_vision": 32, "width_text": 64}
+SIMS = {"kernel_size_text": 3, "kernel_size_audio": 5, "width_text": 64, "width_audio": 16, "width_vision": 32}
 
 
 @pytest.mark.parametrize(

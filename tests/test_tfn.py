@@ -28,7 +28,7 @@ def test_outputs_are_those_of_the_official_code() -> None:
 )
 def test_sizes_are_those_of_mmsa(dims: tuple[int, ...], sizes: tuple[int, ...], product: int, parameters: int) -> None:
     spec = replace(CASE.spec, feature_dims=dict(zip(("text", "audio", "vision"), dims, strict=True)))
-    names = ("hidden_text", "hidden_audio", "hidden_vision", "text_out", "fusion_width")
+    names = ("hidden_text", "hidden_audio", "hidden_vision", "out_text", "fusion_width")
     with torch.device("meta"):
         method = TFN(spec, **dict(zip(names, sizes, strict=True)))
     assert method.post_fusion_layer_1.in_features == product
@@ -78,7 +78,7 @@ def test_emotions_are_logits_without_range() -> None:
 
 def test_dropouts_are_where_they_are_said_to_be() -> None:
     """Where everything is dropped, nothing behind it depends on the input; without the text's, training is as ever."""
-    off = dict.fromkeys(("dropout_text", "dropout_audio", "dropout_vision", "dropout_fusion"), 0.0)
+    off = dict.fromkeys(("dropout_text", "dropout_audio", "dropout_vision", "fusion_dropout"), 0.0)
     batch = batch_of(CASE)
     for name, part in {"text": "text_subnet", "audio": "audio_subnet", "vision": "video_subnet"}.items():
         method = build(replace(CASE, settings={**CASE.settings, **off, f"dropout_{name}": 1.0})).train()
@@ -87,7 +87,7 @@ def test_dropouts_are_where_they_are_said_to_be() -> None:
         others = {"text_subnet", "audio_subnet", "video_subnet"} - {part}
         inputs = {"text_subnet": batch.text, "audio_subnet": batch.audio, "video_subnet": batch.vision}
         assert all(getattr(method, other)(inputs[other]).std(0).any() for other in others)
-    method = build(replace(CASE, settings={**CASE.settings, **off, "dropout_fusion": 1.0})).train()
+    method = build(replace(CASE, settings={**CASE.settings, **off, "fusion_dropout": 1.0})).train()
     assert torch.equal(method(batch).pred, method(batch).pred[:1].expand(4))
     assert build(CASE).text_subnet.dropout.p == 0.0
 

@@ -23,9 +23,10 @@ from tests.golden_cases import CASES, assert_as_kept, numbers
 
 SPEC = CASES["tfr_net_mmsa"].spec
 ONE_HEAD = {f"temporal_heads_{m}": 1 for m in MODALITIES}
-SMALL = {"width": 8, "heads": 2, "layers": 1, "hidden_text": 4, "hidden_audio": 3, "hidden_vision": 5, **ONE_HEAD}
+SMALL = {"dim": 8, "heads": 2, "layers": 1, "hidden_text": 4, "hidden_audio": 3, "hidden_vision": 5, **ONE_HEAD}
 NO_DROPOUT = {
-    **{f"{name}_dropout": 0.0 for name in ("text", "relu", "embed", "res", "fusion")},
+    **{f"{name}_dropout": 0.0 for name in ("relu", "embed", "res", "fusion")},
+    "dropout_text": 0.0,
     **{f"attn_dropout_{m}": 0.0 for m in MODALITIES},
 }
 

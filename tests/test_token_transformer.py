@@ -60,7 +60,7 @@ def test_projections_of_attention_have_no_bias() -> None:
 
 
 def test_tokens_come_first_and_have_positions() -> None:
-    encoder = seeded(TokenTransformer, 6, 5, tokens=2, depth=2, heads=2, dim_head=3)
+    encoder = seeded(TokenTransformer, 6, 5, tokens=2, layers=2, heads=2, dim_head=3)
     x = torch.randn(3, 4, 6)
     expected = torch.cat([encoder.tokens.expand(3, -1, -1), x], dim=1) + encoder.positions[:, :6]
     for block in encoder.blocks:
@@ -70,7 +70,7 @@ def test_tokens_come_first_and_have_positions() -> None:
 
 
 def test_states_begin_with_positions_and_end_with_what_forward_gives() -> None:
-    encoder = seeded(TokenTransformer, 6, 5, depth=2, heads=2, dim_head=3)
+    encoder = seeded(TokenTransformer, 6, 5, layers=2, heads=2, dim_head=3)
     x = torch.randn(3, 4, 6)
     states = encoder.states(x)
     assert len(states) == 3
@@ -88,7 +88,7 @@ def test_fresh_tokens_are_zero_and_positions_standard_normal() -> None:
 
 
 def test_embedding_is_linear_map_then_tokens() -> None:
-    embedding = seeded(TokenEmbedding, 9, 6, 5, tokens=3, depth=1, heads=2, dim_head=3)
+    embedding = seeded(TokenEmbedding, 9, 6, 5, tokens=3, layers=1, heads=2, dim_head=3)
     x = torch.randn(2, 5, 9)
     projected = F.linear(x, embedding.project.weight, embedding.project.bias)
     assert embedding(x).shape == (2, 3, 6)

@@ -27,8 +27,8 @@ SMALL = {
     "dim": 10,
     "heads": 2,
     "gru_width": 5,
-    "hidden_vision": 12,
-    "hidden_audio": 9,
+    "feedforward_vision": 12,
+    "feedforward_audio": 9,
 }
 TRANSLATIONS = ("vision", "audio", "text_from_vision", "text_from_audio")
 
@@ -292,7 +292,7 @@ def test_the_way_back_reads_the_decoder_and_not_the_translation():
 
 
 def test_losses_by_hand():
-    method = build(aux_weight=3.0)
+    method = build(lambda_translation=3.0)
     batch = make_batch(removed=("vision",))
     out = method.training_forward(batch)
     terms = method.loss(out, batch)
@@ -418,7 +418,7 @@ def conversations():
 
 
 def test_conversations_are_sequences_of_mean_vectors():
-    method = build(context="conversation")
+    method = build(sequence="conversation")
     batch = conversations()
     out = method.training_forward(batch)
     terms = method.loss(out, batch)
@@ -439,7 +439,7 @@ def test_conversations_are_sequences_of_mean_vectors():
 
 
 def test_a_clip_depends_on_its_conversation_alone_and_not_on_the_order_of_rows():
-    method = build(context="conversation")
+    method = build(sequence="conversation")
     batch = conversations()
     pred = method(batch).pred
     order = torch.tensor([5, 2, 0, 4, 1, 3])
@@ -454,7 +454,7 @@ def test_a_clip_depends_on_its_conversation_alone_and_not_on_the_order_of_rows()
 
 
 def test_a_modality_removed_from_an_utterance_is_a_zero_vector():
-    method = build(context="conversation")
+    method = build(sequence="conversation")
     batch = conversations()
     here = torch.ones(6, 1, dtype=torch.bool)
     here[2] = False
@@ -473,30 +473,30 @@ def test_a_modality_removed_from_an_utterance_is_a_zero_vector():
     assert all(torch.isfinite(term) for term in terms.values())
 
 
-@pytest.mark.parametrize("context", ["frames", "conversation"])
+@pytest.mark.parametrize("sequence", ["frames", "conversation"])
 @pytest.mark.parametrize("task", ["regression", "emotions"])
-def test_both_kinds_of_sequences_train(tmp_path, context, task):
+def test_both_kinds_of_sequences_train(tmp_path, sequence, task):
     data = data_module(random_corpus(task), batch_size=2, missing=MissingConfig(regime="mixed"))
     torch.manual_seed(0)
-    method = TransM(data.spec, **{**SMALL, "context": context, "encoder_layers": 1})
-    assert method.needs_conversations == (context == "conversation")
+    method = TransM(data.spec, **{**SMALL, "sequence": sequence, "encoder_layers": 1})
+    assert method.needs_conversations == (sequence == "conversation")
     before = {name: p.detach().clone() for name, p in method.named_parameters()}
     trainer = quiet_trainer(tmp_path, 1)
     trainer.fit(method, datamodule=data)
     assert torch.isfinite(trainer.callback_metrics["val/task"])
     assert all(torch.isfinite(p).all() for p in method.parameters())
     assert sum(torch.equal(before[name], p) for name, p in method.named_parameters()) == 0
-    assert trainer.global_step == (2 if context == "conversation" else 12)  # 3 videos, 24 clips
+    assert trainer.global_step == (2 if sequence == "conversation" else 12)  # 3 videos, 24 clips
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"context": "video"}, "unknown context"),
+        ({"sequence": "video"}, "unknown sequence"),
         ({"dim": 10, "heads": 3}, "dim 10 with 3 heads"),
         ({"encoder_layers": 0}, "at least 1"),
         ({"decoder_layers": 0}, "at least 1"),
-        ({"aux_weight": -1.0}, "aux_weight -1.0"),
+        ({"lambda_translation": -1.0}, "lambda_translation -1.0"),
         ({"variant": "light"}, "unknown variant"),
     ],
 )

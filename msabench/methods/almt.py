@@ -41,11 +41,11 @@ class ALMT(MSAMethod):
         warmup: Epochs over which the learning rate rises from 0; it then falls along a cosine.
         dim: Features of a token, a multiple of ``heads``; 128 in the official code.
         tokens: Tokens of each modality and of the hyper-modality.
-        depth: Layers of the Transformers that embed a modality.
+        layers: Layers of the Transformers that embed a modality.
         heads: Heads of every attention.
         dim_head: Features of a head, except in the hyper-modality layers, where it is ``dim / heads``.
         hyper_layers: Hyper-modality layers; language has one layer less beside them.
-        fusion_depth: Layers of the fusion; 2 for MOSI, 4 for MOSEI and SIMS in the official code.
+        fusion_layers: Layers of the fusion; 2 for MOSI, 4 for MOSEI and SIMS in the official code.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder.
@@ -77,11 +77,11 @@ class ALMT(MSAMethod):
         warmup: int = 20,
         dim: int = 128,
         tokens: int = 8,
-        depth: int = 1,
+        layers: int = 1,
         heads: int = 8,
         dim_head: int = 64,
         hyper_layers: int = 3,
-        fusion_depth: int = 2,
+        fusion_layers: int = 2,
         text_encoder: str | None = None,
         finetune: bool = False,
         text_lr: float = 1e-4,
@@ -93,8 +93,8 @@ class ALMT(MSAMethod):
         self.text_lr = text_lr
         sizes = {"heads": heads, "dim_head": dim_head}
         text = TextInput(spec, text_encoder, finetune=finetune)
-        self.fusion = HyperModalityFusion(dim, tokens, layers=hyper_layers, depth=fusion_depth, **sizes)
-        self.embed = ClipTokens(spec, text, dim, tokens, depth=depth, **sizes)
+        self.fusion = HyperModalityFusion(dim, tokens, layers=hyper_layers, fusion_layers=fusion_layers, **sizes)
+        self.embed = ClipTokens(spec, text, dim, tokens, layers=layers, **sizes)
         self.head = nn.Linear(dim, self.n_outputs)
 
     def forward(self, batch: Batch) -> Output:

@@ -118,8 +118,8 @@ class CENET(MSAMethod):
         sharpness: Factor on the scores of a word and the frames before the softmax; 8 in both codes.
         dropout: Dropout of the head, and of the Transformer that reads text features; a BERT has its own.
         text_vector: The state that the head reads: the ``first``, BERT's [CLS], or the ``mean`` over existing steps.
-        width: Features of the Transformer that reads text features; not used with a ``text_encoder``.
-        heads: Its attention heads; divides ``width``.
+        dim: Features of the Transformer that reads text features; not used with a ``text_encoder``.
+        heads: Its attention heads; divides ``dim``.
         layers: Its layers, more than ``injection``.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained, as in both codes.
@@ -131,7 +131,7 @@ class CENET(MSAMethod):
         gradient_clip: Limit of the gradient's norm; 2 in both codes.
 
     Raises:
-        MSABenchError: ``injection`` is no layer of the text encoder, or ``heads`` does not divide ``width``.
+        MSABenchError: ``injection`` is no layer of the text encoder, or ``heads`` does not divide ``dim``.
     """
 
     info = MethodInfo(
@@ -144,7 +144,7 @@ class CENET(MSAMethod):
         code_url="https://github.com/thuiar/MMSA",
         code_commit="a94e65d",
         licence="MIT",
-        smoke={"width": 8, "heads": 2, "layers": 2},
+        smoke={"dim": 8, "heads": 2, "layers": 2},
     )
 
     def __init__(
@@ -156,7 +156,7 @@ class CENET(MSAMethod):
         sharpness: float = 8.0,
         dropout: float = 0.1,
         text_vector: TextVector = "first",
-        width: int = 64,
+        dim: int = 64,
         heads: int = 4,
         layers: int = 2,
         text_encoder: str | None = None,
@@ -176,33 +176,33 @@ class CENET(MSAMethod):
 
         self.text = TextInput(spec, text_encoder, finetune=finetune)
         if self.text.encoder is not None:
-            width, layers = self.text.width, self.text.layers
+            dim, layers = self.text.width, self.text.layers
             if freeze_embeddings:
                 self.text.encoder.get_submodule("embeddings").requires_grad_(False)
-        elif width < 1 or heads < 1 or width % heads:
+        elif dim < 1 or heads < 1 or dim % heads:
             raise MSABenchError(
-                f"width {width} with {heads} heads is not allowed; width must be a positive multiple of heads"
+                f"dim {dim} with {heads} heads is not allowed; dim must be a positive multiple of heads"
             )
         if not 0 <= injection < layers:
             raise MSABenchError(f"injection {injection} is not allowed; the text has layers 0 to {layers - 1}")
-        self.enhance = _Enhancement(width, spec.feature_dims, sharpness)
+        self.enhance = _Enhancement(dim, spec.feature_dims, sharpness)
         self.head = nn.Sequential(
             nn.Dropout(dropout),
-            nn.Linear(width, width),
+            nn.Linear(dim, dim),
             nn.Tanh(),
             nn.Dropout(dropout),
-            nn.Linear(width, self.n_outputs),
+            nn.Linear(dim, self.n_outputs),
         )
         new = [self.enhance, self.head]
         if self.text.encoder is None:
             steps = spec.seq_lens["text"]
-            self.layers = _TextLayers(self.text.width, width, steps=steps, heads=heads, layers=layers, dropout=dropout)
+            self.layers = _TextLayers(self.text.width, dim, steps=steps, heads=heads, layers=layers, dropout=dropout)
             new.append(self.layers)
         for part in new:
-            _initialise(part, _BERT_STD * (_BERT_WIDTH / width) ** 0.5)
+            _initialise(part, _BERT_STD * (_BERT_WIDTH / dim) ** 0.5)
 
     def forward(self, batch: Batch) -> Output:
-        """Predict; ``representation`` is the state that the head reads, ``(B, width)``."""
+        """Predict; ``representation`` is the state that the head reads, ``(B, dim)``."""
 
         def enhanced(words: Tensor) -> Tensor:
             return self.enhance(words, batch.features)

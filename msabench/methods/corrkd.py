@@ -162,7 +162,7 @@ class CorrKD(MSAMethod):
         layers: Transformer layers of a modality, at least 1.
         kernel_size: Steps that the convolutions see.
         dropout: Dropout rate in [0, 1) of the encoders.
-        critic_hidden: Width of the critics.
+        critic_width: Width of the critics.
         margin: Margin eta >= 0 of SCD.
         scd_normalise: Whether SCD compares unit vectors.
         cpd_squared: Whether CPD squares differences.
@@ -192,7 +192,7 @@ class CorrKD(MSAMethod):
         fidelity="reconstructed",
         variants=("wo_scd", "wo_cpd", "wo_rcd", "rcd_kl", "score_classes"),
         trains_with=("complete",),
-        smoke={"teacher_epochs": 1, "dim": 8, "heads": 2, "layers": 1, "critic_hidden": 16},
+        smoke={"teacher_epochs": 1, "dim": 8, "heads": 2, "layers": 1, "critic_width": 16},
     )
     complete_stages: ClassVar[tuple[str, ...]] = ("teacher",)
 
@@ -207,7 +207,7 @@ class CorrKD(MSAMethod):
         layers: int = 2,
         kernel_size: int = 3,
         dropout: float = 0.1,
-        critic_hidden: int = 64,
+        critic_width: int = 64,
         margin: float = 1.2,
         scd_normalise: bool = False,
         cpd_squared: bool = False,
@@ -247,7 +247,7 @@ class CorrKD(MSAMethod):
         self.critics: nn.ModuleList | None = None
         if variant not in ("wo_rcd", "rcd_kl"):
             widths = (self.classes.questions, self.classes.questions * (self.classes.n - 1))
-            self.critics = nn.ModuleList(PairCritic(width, width, critic_hidden, layers=0) for width in widths)
+            self.critics = nn.ModuleList(PairCritic(width, width, critic_width, layers=0) for width in widths)
 
     def prepare_stage(self, stage: str) -> None:
         """The teacher is trained in its own stage only."""

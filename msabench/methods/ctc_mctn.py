@@ -43,12 +43,12 @@ class CTCMCTN(MCTN):
     Args:
         spec: What the data look like; filled in from the data module.
         variant: ``default``, whose source is every modality that is there; ``text``, from text over vision to audio.
-        ctc_weight: Weight >= 0 of the CTC loss, which is summed over clips.
+        lambda_ctc: Weight >= 0 of the CTC loss, which is summed over clips.
         hidden: Units of every recurrent layer but the aligner's, at least 1.
         lambda_vision: Weight >= 0 of the error of the vision.
         lambda_cycle: Weight >= 0 of the error on the way back to the source.
         lambda_audio: Weight >= 0 of the error of the audio.
-        l2: Weight >= 0 of the squares of the last layer's weights.
+        lambda_l2: Weight >= 0 of the squares of the last layer's weights.
         mask_padding: Whether padding is left out by the model; officially it is read and counted like any frame.
         lr: Learning rate of Adam.
         lr_patience: Epochs without a better ``val/task`` before the learning rate is divided by 10; None keeps it
@@ -78,12 +78,12 @@ class CTCMCTN(MCTN):
         spec: DataSpec,
         *,
         variant: str = "default",
-        ctc_weight: float = 1.0,
+        lambda_ctc: float = 1.0,
         hidden: int = 32,
         lambda_vision: float = 0.1,
         lambda_cycle: float = 0.1,
         lambda_audio: float = 0.1,
-        l2: float = 0.01,
+        lambda_l2: float = 0.01,
         mask_padding: bool = True,
         lr: float = 1e-4,
         lr_patience: int | None = None,
@@ -95,12 +95,12 @@ class CTCMCTN(MCTN):
             lambda_vision=lambda_vision,
             lambda_cycle=lambda_cycle,
             lambda_audio=lambda_audio,
-            l2=l2,
+            lambda_l2=lambda_l2,
             mask_padding=mask_padding,
             lr=lr,
             lr_patience=lr_patience,
         )
-        self.ctc_weight = ctc_weight
+        self.lambda_ctc = lambda_ctc
         self.align = AlignToText(spec)
 
     def forward(self, batch: Batch) -> Output:
@@ -127,4 +127,4 @@ class CTCMCTN(MCTN):
         """The losses of ``mctn``, with aligned targets, and the CTC losses of all clips."""
         targets = {m: out.aux[f"target_{m}"] for m in ALIGNED}
         terms = super().loss(out, replace(batch, complete=onto_words(self.complete_of(batch), targets)))
-        return {**terms, "ctc": self.ctc_weight * out.aux["ctc"].sum()}
+        return {**terms, "ctc": self.lambda_ctc * out.aux["ctc"].sum()}

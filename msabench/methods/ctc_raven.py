@@ -40,7 +40,7 @@ class CTCRAVEN(RAVEN):
     Args:
         spec: What the data look like; filled in from the data module.
         variant: Only ``default``.
-        ctc_weight: Weight >= 0 of the CTC loss, which is summed over clips.
+        lambda_ctc: Weight >= 0 of the CTC loss, which is summed over clips.
         cell: Units of the LSTMs over a word's frames, and width of the frames that they read.
         hidden: Units of the LSTM over words.
         shift_weight: Largest length >= 0 of a shift, in lengths of the word.
@@ -76,7 +76,7 @@ class CTCRAVEN(RAVEN):
         spec: DataSpec,
         *,
         variant: str = "default",
-        ctc_weight: float = 1.0,
+        lambda_ctc: float = 1.0,
         cell: int = 150,
         hidden: int = 300,
         shift_weight: float = 0.2,
@@ -104,7 +104,7 @@ class CTCRAVEN(RAVEN):
             task_loss=task_loss,
         )
         self.spec = spec
-        self.ctc_weight = ctc_weight
+        self.lambda_ctc = lambda_ctc
         self.align = AlignToText(spec)
 
     def forward(self, batch: Batch) -> Output:
@@ -121,4 +121,4 @@ class CTCRAVEN(RAVEN):
 
     def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
         """The task, and the CTC losses of all clips."""
-        return {**super().loss(out, batch), "ctc": self.ctc_weight * out.aux["ctc"].sum()}
+        return {**super().loss(out, batch), "ctc": self.lambda_ctc * out.aux["ctc"].sum()}

@@ -1,6 +1,6 @@
 """CubeMLP: A MLP-based Model for Multimodal Sentiment Analysis and Depression Estimation.
 
-Sun, Wang, Liu, Chen, Lin, ACM Multimedia 2022, https://doi.org/10.1145/3503161.3548025.
+Hao Sun, Hongyi Wang, Jiaqing Liu, Yen-Wei Chen, Lanfen Lin. ACM Multimedia 2022, https://doi.org/10.1145/3503161.3548025.
 Official code: https://github.com/kiva12138/CubeMLP at 49f75bd, no licence file (read for facts only).
 
 Text, audio and vision become sequences of one length L and one width D, and are stacked as a cube (L, K, D) of steps,
@@ -107,7 +107,7 @@ class CubeMLP(MSAMethod):
     Args:
         spec: What the data look like; filled in from the data module.
         variant: Only ``default``.
-        width: Features D of the cube that enters the first block.
+        dim: Features D of the cube that enters the first block.
         steps: Steps L of that cube; sequences are padded with zeros or cut off at the end. 100 in the official code.
         block_steps: Steps that each block leaves.
         block_modalities: Mixtures of modalities that each block leaves.
@@ -142,7 +142,7 @@ class CubeMLP(MSAMethod):
         fidelity="parity",
         code_url="https://github.com/kiva12138/CubeMLP",
         code_commit="49f75bd",
-        smoke={"width": 8, "steps": 10, "block_steps": (6, 4), "block_widths": (8, 6)},
+        smoke={"dim": 8, "steps": 10, "block_steps": (6, 4), "block_widths": (8, 6)},
     )
 
     def __init__(
@@ -150,7 +150,7 @@ class CubeMLP(MSAMethod):
         spec: DataSpec,
         *,
         variant: str = "default",
-        width: int = 128,
+        dim: int = 128,
         steps: int = 100,
         block_steps: tuple[int, ...] = (50, 10),
         block_modalities: tuple[int, ...] = (3, 3),
@@ -177,7 +177,7 @@ class CubeMLP(MSAMethod):
         for name, compose in {"compose_steps": compose_steps, "compose_modalities": compose_modalities}.items():
             if compose not in _COMPOSE:
                 raise one_of(f"{name} of cubemlp", compose, _COMPOSE)
-        sizes = _block_sizes((steps, len(MODALITIES), width), block_steps, block_modalities, block_widths)
+        sizes = _block_sizes((steps, len(MODALITIES), dim), block_steps, block_modalities, block_widths)
         if not res_project and len(set(sizes)) > 1:
             raise MSABenchError(
                 f"res_project false is not allowed with blocks of (steps, modalities, features) {sizes}; "
@@ -192,10 +192,8 @@ class CubeMLP(MSAMethod):
         if self.text.encoder is not None:
             layers: Any = self.text.encoder.encoder.layer  # type: ignore[union-attr]
             layers[:frozen_layers].requires_grad_(False)
-        self.project_text = nn.Linear(self.text.width, width, bias=False)
-        self.sequence = nn.ModuleDict(
-            {m: _SequenceEncoder(spec.feature_dims[m], width, encoder) for m in MODALITIES[1:]}
-        )
+        self.project_text = nn.Linear(self.text.width, dim, bias=False)
+        self.sequence = nn.ModuleDict({m: _SequenceEncoder(spec.feature_dims[m], dim, encoder) for m in MODALITIES[1:]})
         self.input_dropout = nn.Dropout(dropout)
         options: dict[str, Any] = {
             "dropout": block_dropout,

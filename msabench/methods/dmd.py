@@ -1,6 +1,6 @@
 """DMD: Decoupled Multimodal Distilling for Emotion Recognition.
 
-Li, Wang, Cui, CVPR 2023, https://arxiv.org/abs/2303.13802.
+Yong Li, Yuanzhi Wang, Zhen Cui. CVPR 2023, https://arxiv.org/abs/2303.13802.
 Official code: https://github.com/mdswyz/DMD at 516d4e1, MIT licence.
 
 Each modality's frames P_m are decoupled by one layer that all modalities share into common frames c_m and by one of
@@ -111,15 +111,15 @@ class DMD(MSAMethod):
     Args:
         spec: What the data look like; filled in from the data module.
         variant: There is only ``default``.
-        width: Common width d of the modalities; at least 4.
-        heads: Attention heads of every encoder; divides ``width``.
+        dim: Common width d of the modalities; at least 4.
+        heads: Attention heads of every encoder; divides ``dim``.
         layers: Layers of crossmodal and common encoders; the memory encoders have at least 3.
         edge_width_homo: Width of the codes that edges in the common space are computed from.
         edge_width_hetero: The same in the private space.
         kernel_size_text: Steps seen by one step of the text projection.
         kernel_size_audio: The same for audio.
         kernel_size_vision: The same for vision.
-        text_dropout: Dropout on text features.
+        dropout_text: Dropout on text features.
         attn_dropout_text: Dropout on attention weights where text is the source, and in the memory encoders.
         attn_dropout_audio: The same where audio is the source.
         attn_dropout_vision: The same where vision is the source.
@@ -128,9 +128,9 @@ class DMD(MSAMethod):
         res_dropout: Dropout on residual branches.
         out_dropout: Dropout in the residual blocks before each prediction.
         orth: Cosine of private and common parts of each frame (``frames``), or over the batch (``official``).
-        weight_graph: Weight of graph distillation in either space.
-        weight_decoupling: Weight of the decoupling losses.
-        weight_margin: Weight of margin and orthogonality among the decoupling losses.
+        lambda_graph: Weight of graph distillation in either space.
+        lambda_decoupling: Weight of the decoupling losses.
+        lambda_margin: Weight of margin and orthogonality among the decoupling losses.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder; the official code uses the same for everything.
@@ -140,7 +140,7 @@ class DMD(MSAMethod):
         accumulate: Batches summed before a step.
 
     Raises:
-        MSABenchError: ``heads`` does not divide ``width``, a kernel is longer than its modality's sequence, or ``orth``
+        MSABenchError: ``heads`` does not divide ``dim``, a kernel is longer than its modality's sequence, or ``orth``
             is unknown.
     """
 
@@ -155,7 +155,7 @@ class DMD(MSAMethod):
         code_commit="516d4e1",
         licence="MIT",
         smoke={
-            "width": 8,
+            "dim": 8,
             "heads": 2,
             "layers": 1,
             "edge_width_homo": 4,
@@ -171,7 +171,7 @@ class DMD(MSAMethod):
         spec: DataSpec,
         *,
         variant: str = "default",
-        width: int = 50,
+        dim: int = 50,
         heads: int = 10,
         layers: int = 4,
         edge_width_homo: int = 64,
@@ -179,7 +179,7 @@ class DMD(MSAMethod):
         kernel_size_text: int = 5,
         kernel_size_audio: int = 5,
         kernel_size_vision: int = 5,
-        text_dropout: float = 0.5,
+        dropout_text: float = 0.5,
         attn_dropout_text: float = 0.3,
         attn_dropout_audio: float = 0.2,
         attn_dropout_vision: float = 0.0,
@@ -188,9 +188,9 @@ class DMD(MSAMethod):
         res_dropout: float = 0.0,
         out_dropout: float = 0.5,
         orth: Literal["frames", "official"] = "frames",
-        weight_graph: float = 0.05,
-        weight_decoupling: float = 0.1,
-        weight_margin: float = 0.1,
+        lambda_graph: float = 0.05,
+        lambda_decoupling: float = 0.1,
+        lambda_margin: float = 0.1,
         text_encoder: str | None = None,
         finetune: bool = False,
         text_lr: float = 1e-4,
@@ -213,10 +213,10 @@ class DMD(MSAMethod):
         if orth not in _ORTH:
             raise one_of("orth", orth, _ORTH)
         self.orth = orth
-        self.weight_graph = weight_graph
-        self.weight_decoupling = weight_decoupling
-        self.weight_margin = weight_margin
-        self.text_dropout = text_dropout
+        self.lambda_graph = lambda_graph
+        self.lambda_decoupling = lambda_decoupling
+        self.lambda_margin = lambda_margin
+        self.dropout_text = dropout_text
         self.text_lr = text_lr
         attn_dropout = {"text": attn_dropout_text, "audio": attn_dropout_audio, "vision": attn_dropout_vision}
         kernels = {"text": kernel_size_text, "audio": kernel_size_audio, "vision": kernel_size_vision}
@@ -235,38 +235,38 @@ class DMD(MSAMethod):
         self.text = TextInput(spec, text_encoder, finetune=finetune)
         widths = {**spec.feature_dims, "text": self.text.width}
         projections = {
-            m: TemporalProjection(widths[m], width, steps=spec.seq_lens[m], kernel_size=kernels[m], what=m)
+            m: TemporalProjection(widths[m], dim, steps=spec.seq_lens[m], kernel_size=kernels[m], what=m)
             for m in _ORDER
         }
         self.project = nn.ModuleDict(projections)
-        frames = {m: width * projections[m].steps for m in _ORDER}
-        self.private = nn.ModuleDict({m: nn.Linear(width, width, bias=False) for m in _ORDER})
-        self.common = nn.Linear(width, width, bias=False)
-        self.decode = nn.ModuleDict({m: nn.Linear(2 * width, width, bias=False) for m in _ORDER})
-        self.align = nn.ModuleDict({m: nn.Linear(frames[m], width) for m in _ORDER})
+        frames = {m: dim * projections[m].steps for m in _ORDER}
+        self.private = nn.ModuleDict({m: nn.Linear(dim, dim, bias=False) for m in _ORDER})
+        self.common = nn.Linear(dim, dim, bias=False)
+        self.decode = nn.ModuleDict({m: nn.Linear(2 * dim, dim, bias=False) for m in _ORDER})
+        self.align = nn.ModuleDict({m: nn.Linear(frames[m], dim) for m in _ORDER})
 
-        self.common_encoder = nn.ModuleDict({m: encoder(width, layers, m) for m in _ORDER})
+        self.common_encoder = nn.ModuleDict({m: encoder(dim, layers, m) for m in _ORDER})
         # The streams of a target are joined in the order text, audio, vision of their sources.
         self.sources = {target: [m for m in MODALITIES if m != target] for target in _ORDER}
         self.cross = nn.ModuleDict(
             {
-                f"{target}_from_{source}": encoder(width, layers, source)
+                f"{target}_from_{source}": encoder(dim, layers, source)
                 for target in _ORDER
                 for source in self.sources[target]
             }
         )
         memory_layers = max(layers, _MIN_MEMORY_LAYERS)
-        self.memory = nn.ModuleDict({target: encoder(2 * width, memory_layers, "text") for target in _ORDER})
+        self.memory = nn.ModuleDict({target: encoder(2 * dim, memory_layers, "text") for target in _ORDER})
 
         outputs = self.n_outputs
-        self.head_homo = nn.ModuleDict({m: ResidualHead(frames[m], width, outputs, out_dropout) for m in _ORDER})
-        self.head_hetero = nn.ModuleDict({m: ResidualHead(2 * width, 2 * width, outputs, out_dropout) for m in _ORDER})
-        self.head_common = ResidualHead(3 * width, 3 * width, outputs, out_dropout)
-        self.gate = nn.ModuleDict({m: nn.Linear(2 * width, 2 * width) for m in _ORDER})
-        self.gate_common = nn.Linear(3 * width, 3 * width)
-        self.head = ResidualHead(9 * width, 9 * width, outputs, out_dropout)
-        self.graph_homo = _GraphDistillation(outputs, width, edge_width_homo, _HOMO_PRIOR)
-        self.graph_hetero = _GraphDistillation(outputs, 2 * width, edge_width_hetero, _HETERO_PRIOR)
+        self.head_homo = nn.ModuleDict({m: ResidualHead(frames[m], dim, outputs, out_dropout) for m in _ORDER})
+        self.head_hetero = nn.ModuleDict({m: ResidualHead(2 * dim, 2 * dim, outputs, out_dropout) for m in _ORDER})
+        self.head_common = ResidualHead(3 * dim, 3 * dim, outputs, out_dropout)
+        self.gate = nn.ModuleDict({m: nn.Linear(2 * dim, 2 * dim) for m in _ORDER})
+        self.gate_common = nn.Linear(3 * dim, 3 * dim)
+        self.head = ResidualHead(9 * dim, 9 * dim, outputs, out_dropout)
+        self.graph_homo = _GraphDistillation(outputs, dim, edge_width_homo, _HOMO_PRIOR)
+        self.graph_hetero = _GraphDistillation(outputs, 2 * dim, edge_width_hetero, _HETERO_PRIOR)
 
     def forward(self, batch: Batch) -> Output:
         """Predict; ``representation`` is the joined gates ``(B, 9 d)``."""
@@ -318,17 +318,17 @@ class DMD(MSAMethod):
         return {
             "task": self.task_loss(out.pred, labels),
             "heads": _sum(self.task_loss(self.to_pred(logits), labels) for logits in heads),
-            "graph_homo": self.weight_graph * (homo + self.graph_homo.to_prior(aux["homo_edges"])),
-            "graph_hetero": self.weight_graph * (hetero + self.graph_hetero.to_prior(aux["hetero_edges"])),
-            "recon": self.weight_decoupling * recon,
-            "cycle": self.weight_decoupling * cycle,
-            "margin": self.weight_decoupling * self.weight_margin * margin,
-            "orth": self.weight_decoupling * self.weight_margin * orth,
+            "graph_homo": self.lambda_graph * (homo + self.graph_homo.to_prior(aux["homo_edges"])),
+            "graph_hetero": self.lambda_graph * (hetero + self.graph_hetero.to_prior(aux["hetero_edges"])),
+            "recon": self.lambda_decoupling * recon,
+            "cycle": self.lambda_decoupling * cycle,
+            "margin": self.lambda_decoupling * self.lambda_margin * margin,
+            "orth": self.lambda_decoupling * self.lambda_margin * orth,
         }
 
     def _decoupled(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Frames P of each modality and their private and common parts s and c, each ``(B, T_m, d)``."""
-        text = F.dropout(self.text(batch), self.text_dropout, self.training)
+        text = F.dropout(self.text(batch), self.dropout_text, self.training)
         inputs = {"text": text, "audio": batch.audio, "vision": batch.vision}
         projected = {m: self.project[m](inputs[m]) for m in _ORDER}
         private = {m: self.private[m](projected[m]) for m in _ORDER}

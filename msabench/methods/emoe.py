@@ -1,6 +1,6 @@
 """EMOE: Modality-Specific Enhanced Dynamic Emotion Experts.
 
-Fang, Huang, Wan, Su, Ye, CVPR 2025,
+Yiyang Fang, Wenke Huang, Guancheng Wan, Kehua Su, Mang Ye. CVPR 2025,
 https://openaccess.thecvf.com/content/CVPR2025/html/Fang_EMOE_Modality-Specific_Enhanced_Dynamic_Emotion_Experts_CVPR_2025_paper.html.
 Official code: https://github.com/fuyyyyy/EMOE at c4759c7, no licence file (read for facts only).
 
@@ -15,7 +15,7 @@ Deviations:
     2. The official configuration lists a weight decay and a gradient clip that its code never applies; nor do we.
     3. The official validation loss is a mean of batch means, rounded to four digits; here it is over the whole split.
     4. For unaligned files lengths are taken from the file; the official code has those of CMU-MOSI and CMU-MOSEI.
-    5. ``router_hidden`` may make the router smaller. The official one has an eighth of its inputs as hidden width,
+    5. ``router_width`` may make the router smaller. The official one has an eighth of its inputs as hidden width,
        196 of 208 million parameters for CMU-MOSI.
     6. Text may come as precomputed states, which MMSA's files have from the BERT that it would fine-tune.
     7. IEMOCAP: cross-entropy on four two-way outputs; ``sim``, which measures the error of a score, is off.
@@ -68,16 +68,16 @@ class EMOE(MSAMethod):
     Args:
         spec: What the data look like; filled in from the data module.
         variant: Only ``default``.
-        width: Width d of the experts.
-        heads: Attention heads; divides ``width``.
+        dim: Width d of the experts.
+        heads: Attention heads; divides ``dim``.
         layers: Layers of each expert.
         kernel_size_text: Steps seen by one step of the text's projection.
         kernel_size_audio: The same for audio.
         kernel_size_vision: The same for vision.
-        router_hidden: Hidden width of the router; None for the official one, an eighth of its inputs.
+        router_width: Hidden width of the router; None for the official one, an eighth of its inputs.
         temperature: Divides the router's logits.
         fusion: Whether weighted experts are summed, or joined and multiplied by 3 (``concat``).
-        text_dropout: Dropout on the text that the expert sees; the router sees it whole.
+        dropout_text: Dropout on the text that the expert sees; the router sees it whole.
         attn_dropout_text: Dropout on attention weights of the text's expert.
         attn_dropout_audio: The same for audio.
         attn_dropout_vision: The same for vision.
@@ -85,10 +85,10 @@ class EMOE(MSAMethod):
         embed_dropout: Dropout on embedded sequences.
         res_dropout: Dropout on residual branches.
         out_dropout: Dropout in the output blocks.
-        weight_unimodal: Weight of the experts' own task losses, averaged over them.
-        weight_balance: Weight of the negative entropy of the router's weights.
-        weight_sim: Weight of the distance between the router's weights and those that the experts' errors suggest.
-        weight_distill: Weight of the distillation from experts to fusion.
+        lambda_unimodal: Weight of the experts' own task losses, averaged over them.
+        lambda_balance: Weight of the negative entropy of the router's weights.
+        lambda_similarity: Weight of the distance of the router's weights from what the experts' errors suggest.
+        lambda_distillation: Weight of the distillation from experts to fusion.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder; the official code has one for everything.
@@ -97,8 +97,8 @@ class EMOE(MSAMethod):
         accumulate: Batches whose losses are summed before a step; 10 in the official code.
 
     Raises:
-        MSABenchError: ``heads`` does not divide ``width``, a kernel is longer than its modality's sequence, ``fusion``
-            is unknown or ``router_hidden`` below 1.
+        MSABenchError: ``heads`` does not divide ``dim``, a kernel is longer than its modality's sequence, ``fusion``
+            is unknown or ``router_width`` below 1.
     """
 
     info = MethodInfo(
@@ -113,7 +113,7 @@ class EMOE(MSAMethod):
         fidelity="parity",
         code_url="https://github.com/fuyyyyy/EMOE",
         code_commit="c4759c7",
-        smoke={"width": 8, "heads": 2, "layers": 1, "router_hidden": 16, "accumulate": 1},
+        smoke={"dim": 8, "heads": 2, "layers": 1, "router_width": 16, "accumulate": 1},
     )
 
     def __init__(
@@ -121,16 +121,16 @@ class EMOE(MSAMethod):
         spec: DataSpec,
         *,
         variant: str = "default",
-        width: int = 256,
+        dim: int = 256,
         heads: int = 8,
         layers: int = 4,
         kernel_size_text: int = 1,
         kernel_size_audio: int = 1,
         kernel_size_vision: int = 1,
-        router_hidden: int | None = None,
+        router_width: int | None = None,
         temperature: float = 0.1,
         fusion: Literal["sum", "concat"] = "sum",
-        text_dropout: float = 0.5,
+        dropout_text: float = 0.5,
         attn_dropout_text: float = 0.3,
         attn_dropout_audio: float = 0.2,
         attn_dropout_vision: float = 0.0,
@@ -138,10 +138,10 @@ class EMOE(MSAMethod):
         embed_dropout: float = 0.2,
         res_dropout: float = 0.0,
         out_dropout: float = 0.5,
-        weight_unimodal: float = 1.0,
-        weight_balance: float = 0.1,
-        weight_sim: float = 0.01,
-        weight_distill: float = 0.1,
+        lambda_unimodal: float = 1.0,
+        lambda_balance: float = 0.1,
+        lambda_similarity: float = 0.01,
+        lambda_distillation: float = 0.1,
         text_encoder: str | None = None,
         finetune: bool = False,
         text_lr: float = 1e-4,
@@ -161,12 +161,12 @@ class EMOE(MSAMethod):
         if fusion not in _FUSIONS:
             raise one_of("fusion of emoe", fusion, _FUSIONS)
         self.fusion = fusion
-        self.text_dropout = text_dropout
+        self.dropout_text = dropout_text
         self.weights = {
-            "unimodal": weight_unimodal,
-            "balance": weight_balance,
-            "sim": weight_sim,
-            "distill": weight_distill,
+            "unimodal": lambda_unimodal,
+            "balance": lambda_balance,
+            "sim": lambda_similarity,
+            "distill": lambda_distillation,
         }
         self.text_lr = text_lr
 
@@ -177,26 +177,26 @@ class EMOE(MSAMethod):
             {m: nn.Linear(spec.seq_lens[m], self.text.steps) for m in _ORDER if spec.seq_lens[m] != self.text.steps}
         )
         inputs = self.text.steps * sum(widths.values())
-        if router_hidden is None:
-            router_hidden = max(inputs // 8, 1)
-        if router_hidden < 1:
-            raise MSABenchError(f"router_hidden {router_hidden} is not allowed; give at least 1, or null")
-        self.router = _Router(inputs, router_hidden, temperature)
+        if router_width is None:
+            router_width = max(inputs // 8, 1)
+        if router_width < 1:
+            raise MSABenchError(f"router_width {router_width} is not allowed; give at least 1, or null")
+        self.router = _Router(inputs, router_width, temperature)
 
         kernels = {"text": kernel_size_text, "audio": kernel_size_audio, "vision": kernel_size_vision}
         self.project = nn.ModuleDict(
             {
-                m: TemporalProjection(widths[m], width, steps=spec.seq_lens[m], kernel_size=kernels[m], what=m)
+                m: TemporalProjection(widths[m], dim, steps=spec.seq_lens[m], kernel_size=kernels[m], what=m)
                 for m in MODALITIES
             }
         )
         # One for all modalities.
-        self.encode = nn.Linear(width, width, bias=False)
+        self.encode = nn.Linear(dim, dim, bias=False)
         attn_dropout = {"text": attn_dropout_text, "audio": attn_dropout_audio, "vision": attn_dropout_vision}
         self.experts = nn.ModuleDict(
             {
                 m: CrossmodalEncoder(
-                    width,
+                    dim,
                     heads,
                     layers,
                     attn_dropout=attn_dropout[m],
@@ -207,8 +207,8 @@ class EMOE(MSAMethod):
                 for m in _ORDER
             }
         )
-        self.predict = nn.ModuleDict({m: ResidualHead(width, width, self.n_outputs, out_dropout) for m in _ORDER})
-        joint = width if fusion == "sum" else len(_ORDER) * width
+        self.predict = nn.ModuleDict({m: ResidualHead(dim, dim, self.n_outputs, out_dropout) for m in _ORDER})
+        joint = dim if fusion == "sum" else len(_ORDER) * dim
         self.predict_joint = ResidualHead(joint, joint, self.n_outputs, out_dropout)
 
     def forward(self, batch: Batch) -> Output:
@@ -222,7 +222,7 @@ class EMOE(MSAMethod):
         text = self.text(batch)
         raw = {"text": text, "vision": batch.vision, "audio": batch.audio}
         weights = self.router(self._aligned(raw))
-        raw["text"] = F.dropout(text, self.text_dropout, self.training)
+        raw["text"] = F.dropout(text, self.dropout_text, self.training)
         hidden = {m: self.experts[m](self.encode(self.project[m](raw[m])), last_only=True).squeeze(1) for m in _ORDER}
         fused = self._mixed(torch.stack(list(hidden.values()), dim=1), weights)
         if self.fusion == "concat":

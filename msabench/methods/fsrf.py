@@ -144,7 +144,7 @@ class FSRF(MSAMethod):
         heads: Attention heads of the Transformers.
         layers: Layers of the Transformers, at least 1.
         dropout: Dropout rate of the Transformers, in [0, 1).
-        tau: Temperature of (1); positive.
+        temperature: Temperature of (1); positive.
         margin: Margin of (2), in [0, 2].
         shrinkage: What is added to the diagonal of the covariance in (3); positive.
         sinkhorn_eps: Weight of the plan's entropy in (5), as a multiple of the mean cost; positive.
@@ -185,7 +185,7 @@ class FSRF(MSAMethod):
         heads: int = 8,
         layers: int = 2,
         dropout: float = 0.1,
-        tau: float = 0.5,
+        temperature: float = 0.5,
         margin: float = 0.5,
         shrinkage: float = 1e-2,
         sinkhorn_eps: float = 0.05,
@@ -210,11 +210,11 @@ class FSRF(MSAMethod):
             raise MSABenchError(
                 f"layers {layers} and sinkhorn_iterations {sinkhorn_iterations} must both be at least 1"
             )
-        if min(tau, shrinkage, sinkhorn_eps) <= 0:
+        if min(temperature, shrinkage, sinkhorn_eps) <= 0:
             raise MSABenchError(
-                f"tau {tau}, shrinkage {shrinkage} and sinkhorn_eps {sinkhorn_eps} must all be positive"
+                f"temperature {temperature}, shrinkage {shrinkage} and sinkhorn_eps {sinkhorn_eps} must all be positive"
             )
-        self.tau = tau
+        self.temperature = temperature
         self.margin = margin
         self.shrinkage = shrinkage
         self.sinkhorn_eps = sinkhorn_eps
@@ -274,7 +274,7 @@ class FSRF(MSAMethod):
             terms = {"task": self.task_loss(self.classes.score(logits), labels)}
         if self.variant != "wo_dhf":
             homo, hetero, noise = (by_version[name] for name in ("homo", "hetero", "noise"))
-            terms["homo_hetero"] = self.lambda_dhf * homo_hetero_loss(homo, hetero, self.tau)
+            terms["homo_hetero"] = self.lambda_dhf * homo_hetero_loss(homo, hetero, self.temperature)
             terms["noise_pairs"] = self.lambda_dhf * noise_pair_loss(noise, self.margin)
             diagonal = self.variant == "diagonal"
             terms["noise_shape"] = self.lambda_dhf * noise_shape_loss(noise, self.shrinkage, diagonal=diagonal)

@@ -17,7 +17,7 @@ Deviations:
     1. The official LSTMs run over the padding: the backward direction starts in it, and what is said of a short
        conversation depends on the longest one in its batch. The published numbers were made so. Here a prediction must
        not depend on the batch it is made in, so the LSTMs are packed; that gives what the official code gives for each
-       conversation by itself. ``packed`` False is the official way, and only it needs the whole of a batch.
+       conversation by itself. ``mask_padding`` False is the official way, and only it needs the whole of a batch.
     2. The official reconstruction loss pairs values laid out time first with a mask laid out conversation first: of
        several conversations of unequal length it leaves out some clips and counts some padding. The published numbers
        were made so, too. By default every clip counts; ``recon_mask: official`` pairs as they do. They draw at random
@@ -200,12 +200,12 @@ class GCNet(MSAMethod):
         window_future: Utterances after that hear one; -1 for all.
         time_attention: Whether each utterance attends to the whole conversation at the end.
         dropout: Dropout rate between an LSTM's layers.
-        lambda_rec: Weight >= 0 of the reconstruction loss.
+        lambda_reconstruction: Weight >= 0 of the reconstruction loss.
         reconstruct: Whether ``missing`` vectors are rebuilt, or ``all``.
         recon_mask: ``aligned`` counts every clip in the reconstruction loss, ``official`` those that the official code
             happens to count, and padding.
-        packed: Whether LSTMs stop at the end of each conversation; predictions of the official False depend on the
-            other conversations of a batch.
+        mask_padding: Whether LSTMs stop at the end of each conversation; predictions of the official False depend on
+            the other conversations of a batch.
         context: Whether clips are read in their conversation; ``batch_size`` then counts conversations.
         text_vector: ``mean`` takes the mean over the text's observed words, ``first`` its first state ([CLS] of BERT).
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
@@ -243,10 +243,10 @@ class GCNet(MSAMethod):
         window_future: int = 2,
         time_attention: bool = False,
         dropout: float = 0.5,
-        lambda_rec: float = 1.0,
+        lambda_reconstruction: float = 1.0,
         reconstruct: Literal["missing", "all"] = "missing",
         recon_mask: Literal["aligned", "official"] = "aligned",
-        packed: bool = True,
+        mask_padding: bool = True,
         context: bool = True,
         text_vector: TextVector = "mean",
         text_encoder: str | None = None,
@@ -269,7 +269,7 @@ class GCNet(MSAMethod):
             raise one_of("recon_mask", recon_mask, ("aligned", "official"))
         if text_vector not in ("first", "mean"):
             raise one_of("text_vector", text_vector, ("first", "mean"))
-        self.lambda_rec = lambda_rec
+        self.lambda_reconstruction = lambda_reconstruction
         self.reconstruct = reconstruct
         self.recon_mask = recon_mask
         self.context = context
@@ -284,7 +284,7 @@ class GCNet(MSAMethod):
             window_future=window_future,
             dropout=dropout,
             time_attention=time_attention,
-            packed=packed,
+            packed=mask_padding,
             graphs=tuple(graph for graph in ("temporal", "speaker") if variant != f"wo_{graph}"),
         )
         self.predict = nn.Linear(self.encoder.width, self.n_outputs)
@@ -329,7 +329,7 @@ class GCNet(MSAMethod):
         assert batch.labels is not None
         terms = {"task": self.task_loss(out.pred, batch.labels)}
         if self.rebuild is not None:
-            terms["rec"] = self.lambda_rec * out.aux["rec"].mean()
+            terms["rec"] = self.lambda_reconstruction * out.aux["rec"].mean()
         return terms
 
     def _vectors(self, batch: Batch) -> Tensor:

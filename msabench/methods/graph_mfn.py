@@ -1,6 +1,6 @@
 """Graph-MFN: Multimodal Language Analysis in the Wild: CMU-MOSEI Dataset and Interpretable Dynamic Fusion Graph.
 
-Amir Zadeh, Paul Pu Liang, Soujanya Poria, Erik Cambria, Louis-Philippe Morency, ACL 2018,
+Amir Zadeh, Paul Pu Liang, Soujanya Poria, Erik Cambria, Louis-Philippe Morency. ACL 2018,
 https://aclanthology.org/P18-1208. Official code, of the graph alone: https://github.com/A2Zadeh/CMU-MultimodalSDK at
 fd18d71, its own permissive licence. The whole model: https://github.com/thuiar/MMSA at a94e65d, MIT licence, with the
 same graph; the settings are its own.

@@ -9,7 +9,7 @@ into f'_A, which stands in for the audio in a Multimodal Transformer (MulT): eac
 a self-attention Transformer follows per target, and the last steps are joined for the prediction. The real audio is
 read in training alone, as the target of theta and phi. ``missing`` puts another modality in the audio's place.
 
-Notation: B clips, T_m steps of modality m, d channels (``width``). Below, "audio" is the missing modality.
+Notation: B clips, T_m steps of modality m, d channels (``dim``). Below, "audio" is the missing modality.
 
 Deviations:
     Each is a choice on a point that the paper leaves open or where its parts disagree.
@@ -37,7 +37,7 @@ Deviations:
        later inputs are outputs of a LayerNorm, where a zero would be an accident.
     8. d, heads, dropouts, clipping and batch size are unstated: defaults of MulT's official code, with one attention
        dropout for all stacks, where that code has one per source, and none where audio or vision is the source.
-       lambda_1 = lambda_2 = 0.1. The convolution before an encoder is padded, so that steps remain frames.
+       lambda_va = lambda_la = 0.1. The convolution before an encoder is padded, so that steps remain frames.
     9. As in MulT, padding is not masked, the last stored step of each target is read, and two linear layers with a
        residual precede the output. No mask is read in prediction at all.
     10. ``vision_only`` and ``language_only``: encoder, self-attention and output of that modality. ``language_vision``:
@@ -92,10 +92,10 @@ class _Encoders(nn.Module):
         steps: dict[str, int],
         width: int,
         kernel_size: int,
-        text_dropout: float,
+        dropout_text: float,
     ) -> None:
         super().__init__()
-        self.text_dropout = text_dropout
+        self.dropout_text = dropout_text
         self.project = nn.ModuleDict(
             {
                 m: TemporalProjection(dims[m], width, steps=steps[m], kernel_size=kernel_size, padding="same", what=m)
@@ -106,7 +106,7 @@ class _Encoders(nn.Module):
 
     def one(self, m: str, features: Tensor) -> Tensor:
         if m == "text":  # as MulT, which drops out raw text features only
-            features = F.dropout(features, self.text_dropout, self.training)
+            features = F.dropout(features, self.dropout_text, self.training)
         encoded: Tensor = self.encode[m](self.project[m](features))
         return encoded
 
@@ -214,13 +214,13 @@ class KT(MSAMethod):
             ``l1_loss``; ours: ``target_random``, ``target_raw`` and ``ce``, which needs scores.
         missing: The modality that is reconstructed and never read in prediction; ``audio`` in the paper.
         teacher_epochs: Epochs of the teacher, which ``trainer.max_epochs`` includes; at least 1.
-        width: Channels d of every encoding; a multiple of ``heads``.
+        dim: Channels d of every encoding; a multiple of ``heads``.
         heads: Heads of every attention.
         layers: Layers of every stack; 3 in the paper.
         kernel_size: Steps seen by one step of the projections of raw features.
-        lambda_1: Weight >= 0 of L_VA, the loss of theta, which reads the vision (the audio if vision is missing).
-        lambda_2: Weight >= 0 of L_LA, the loss of phi, which reads the text (the audio if text is missing).
-        text_dropout: Dropout on raw text features.
+        lambda_va: Weight >= 0 of L_VA, the loss of theta, which reads the vision (the audio if vision is missing).
+        lambda_la: Weight >= 0 of L_LA, the loss of phi, which reads the text (the audio if text is missing).
+        dropout_text: Dropout on raw text features.
         attn_dropout: Dropout on attention weights.
         relu_dropout: Dropout in feed-forward networks.
         embed_dropout: Dropout on embedded sequences.
@@ -259,7 +259,7 @@ class KT(MSAMethod):
         ),
         trains_with=("complete",),
         reads=("text", "vision"),
-        smoke={"width": 8, "heads": 2, "layers": 1, "teacher_epochs": 1},
+        smoke={"dim": 8, "heads": 2, "layers": 1, "teacher_epochs": 1},
     )
     complete_stages: ClassVar[tuple[str, ...]] = ("teacher",)
     schedule: Mapping[str, tuple[str, ...]] = MappingProxyType({"teacher": ("main",), "task": ("main",)})
@@ -271,13 +271,13 @@ class KT(MSAMethod):
         variant: str = "default",
         missing: Literal["text", "audio", "vision"] = "audio",
         teacher_epochs: int = 40,
-        width: int = 30,
+        dim: int = 30,
         heads: int = 5,
         layers: int = 3,
         kernel_size: int = 1,
-        lambda_1: float = 0.1,
-        lambda_2: float = 0.1,
-        text_dropout: float = 0.25,
+        lambda_va: float = 0.1,
+        lambda_la: float = 0.1,
+        dropout_text: float = 0.25,
         attn_dropout: float = 0.1,
         relu_dropout: float = 0.1,
         embed_dropout: float = 0.25,
@@ -310,7 +310,7 @@ class KT(MSAMethod):
         joined = MODALITIES if self.reconstructs else observed
         targets = (_TARGETS[variant],) if variant in _TARGETS else joined
         # phi reads the first of the two observed modalities, theta the second.
-        self.lambdas = dict(zip(observed, (lambda_2, lambda_1), strict=True)) if self.reconstructs else {}
+        self.lambdas = dict(zip(observed, (lambda_la, lambda_va), strict=True)) if self.reconstructs else {}
 
         self.text = TextInput(spec, text_encoder, finetune=finetune)
         self.classes = ScoreClasses(spec) if variant == "ce" else None
@@ -327,13 +327,13 @@ class KT(MSAMethod):
         )
 
         def encoders(modalities: tuple[str, ...]) -> _Encoders:
-            return _Encoders(make, modalities, dims, spec.seq_lens, width, kernel_size, text_dropout)
+            return _Encoders(make, modalities, dims, spec.seq_lens, dim, kernel_size, dropout_text)
 
         n_outputs = self.classes.n if self.classes else self.n_outputs
         self.encoders = encoders(observed)
-        self.fusion = _Fusion(make, width, joined, targets, n_outputs, out_dropout)
+        self.fusion = _Fusion(make, dim, joined, targets, n_outputs, out_dropout)
         if self.reconstructs:
-            self.transfer = _Transfer(make, width, spec.seq_lens, observed, missing)
+            self.transfer = _Transfer(make, dim, spec.seq_lens, observed, missing)
         self.teacher: _Teacher | None = None
         self.target: nn.Linear | None = None
         if not self.reconstructs or variant in ("target_random", "target_raw"):
@@ -341,12 +341,12 @@ class KT(MSAMethod):
         else:
             self.stage_epochs = {"teacher": teacher_epochs}
             self.teacher = _Teacher(
-                encoders(MODALITIES), _Fusion(make, width, MODALITIES, MODALITIES, n_outputs, out_dropout)
+                encoders(MODALITIES), _Fusion(make, dim, MODALITIES, MODALITIES, n_outputs, out_dropout)
             )
         if variant == "target_random":
-            self.target = nn.Linear(dims[missing], width, bias=False).requires_grad_(False)
+            self.target = nn.Linear(dims[missing], dim, bias=False).requires_grad_(False)
         if variant == "target_raw":
-            self.readout = nn.ModuleDict({source: nn.Linear(width, dims[missing]) for source in observed})
+            self.readout = nn.ModuleDict({source: nn.Linear(dim, dims[missing]) for source in observed})
 
     def prepare_stage(self, stage: str) -> None:
         """The teacher is trained in its own stage only."""
@@ -379,7 +379,7 @@ class KT(MSAMethod):
         return out
 
     def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """``L_task + lambda_1 L_VA + lambda_2 L_LA``, weighted, (5)-(6); the teacher has the first term alone."""
+        """``L_task + lambda_va L_VA + lambda_la L_LA``, weighted, (5)-(6); the teacher has the first term alone."""
         assert batch.labels is not None
         if self.classes is None:
             terms = {"task": self.task_loss(out.pred, batch.labels)}

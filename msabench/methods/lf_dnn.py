@@ -36,11 +36,11 @@ class LFDNN(MSAMethod):
         hidden_text: Units of the text's LSTM.
         hidden_audio: Units of the audio network's layers.
         hidden_vision: Units of the vision network's layers.
-        text_out: Width of the text code.
+        out_text: Width of the text code.
         fusion_width: Units of the fusion layers.
         dropout_audio: Dropout on normalised audio means.
         dropout_vision: Dropout on normalised vision means.
-        dropout_fusion: Dropout on the joined codes.
+        fusion_dropout: Dropout on the joined codes.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder.
@@ -58,7 +58,7 @@ class LFDNN(MSAMethod):
         code_url="https://github.com/thuiar/MMSA",
         code_commit="a94e65d",
         licence="MIT",
-        smoke={"hidden_text": 8, "hidden_audio": 6, "hidden_vision": 6, "text_out": 8, "fusion_width": 8},
+        smoke={"hidden_text": 8, "hidden_audio": 6, "hidden_vision": 6, "out_text": 8, "fusion_width": 8},
     )
 
     def __init__(
@@ -69,11 +69,11 @@ class LFDNN(MSAMethod):
         hidden_text: int = 128,
         hidden_audio: int = 16,
         hidden_vision: int = 128,
-        text_out: int = 256,
+        out_text: int = 256,
         fusion_width: int = 128,
         dropout_audio: float = 0.2,
         dropout_vision: float = 0.2,
-        dropout_fusion: float = 0.2,
+        fusion_dropout: float = 0.2,
         text_encoder: str | None = None,
         finetune: bool = False,
         text_lr: float = 5e-5,
@@ -85,9 +85,9 @@ class LFDNN(MSAMethod):
         self.text = TextInput(spec, text_encoder, finetune=finetune)
         self.audio_subnet = PooledNet(spec.feature_dims["audio"], hidden_audio, dropout_audio)
         self.video_subnet = PooledNet(spec.feature_dims["vision"], hidden_vision, dropout_vision)
-        self.text_subnet = TextNet(self.text.width, hidden_text, text_out)
-        self.post_fusion_dropout = nn.Dropout(dropout_fusion)
-        self.post_fusion_layer_1 = nn.Linear(hidden_audio + hidden_vision + text_out, fusion_width)
+        self.text_subnet = TextNet(self.text.width, hidden_text, out_text)
+        self.post_fusion_dropout = nn.Dropout(fusion_dropout)
+        self.post_fusion_layer_1 = nn.Linear(hidden_audio + hidden_vision + out_text, fusion_width)
         self.post_fusion_layer_2 = nn.Linear(fusion_width, fusion_width)
         self.post_fusion_layer_3 = nn.Linear(fusion_width, self.n_outputs)
 

@@ -1,6 +1,7 @@
 """LMF: Efficient Low-rank Multimodal Fusion with Modality-Specific Factors.
 
-Liu, Shen, Lakshminarasimhan, Liang, Zadeh, Morency, ACL 2018, https://arxiv.org/abs/1806.00064.
+Zhun Liu, Ying Shen, Varun Bharadhwaj Lakshminarasimhan, Paul Pu Liang, Amir Zadeh, Louis-Philippe Morency. ACL 2018,
+https://arxiv.org/abs/1806.00064.
 Official code: https://github.com/Justin1904/Low-rank-Multimodal-Fusion at ea47551, no licence file (read for facts
 only); https://github.com/thuiar/MMSA at a94e65d, MIT licence, followed here. Both compute the same function under the
 same names.

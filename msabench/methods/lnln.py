@@ -66,11 +66,11 @@ class LNLN(MSAMethod):
         warmup: Epochs over which the learning rate rises from 0; it then falls along a cosine.
         dim: Features D of a token, a multiple of ``heads``; 128 in the official code.
         tokens: Tokens K of each modality, of the proxy and of the hyper-modality.
-        depth: Layers of every Transformer but language's in the fusion and the fusion itself.
+        layers: Layers of every Transformer but language's in the fusion and the fusion itself.
         heads: Heads of every attention.
         dim_head: Features of a head, except in the hyper-modality layers, where it is ``dim / heads``.
         hyper_layers: Hyper-modality layers; language has one layer less beside them.
-        fusion_depth: Layers of the fusion; 2 for MOSI, 4 for MOSEI and SIMS in the official code.
+        fusion_layers: Layers of the fusion; 2 for MOSI, 4 for MOSEI and SIMS in the official code.
         lambda_completeness: Weight >= 0 of the completeness check's error.
         lambda_adversarial: Weight >= 0 of the discriminator's cross-entropy; 0.6 for SIMS in the official code.
         lambda_reconstruction: Weight >= 0 of the reconstruction error.
@@ -96,7 +96,7 @@ class LNLN(MSAMethod):
         licence="MIT",
         variants=("adv_only",),
         trains_with=("complete",),
-        smoke={"warmup": 0, "dim": 8, "tokens": 3, "depth": 1, "heads": 2, "dim_head": 4},
+        smoke={"warmup": 0, "dim": 8, "tokens": 3, "layers": 1, "heads": 2, "dim_head": 4},
     )
 
     def __init__(
@@ -107,11 +107,11 @@ class LNLN(MSAMethod):
         warmup: int = 20,
         dim: int = 128,
         tokens: int = 8,
-        depth: int = 2,
+        layers: int = 2,
         heads: int = 8,
         dim_head: int = 64,
         hyper_layers: int = 3,
-        fusion_depth: int = 2,
+        fusion_layers: int = 2,
         lambda_completeness: float = 0.9,
         lambda_adversarial: float = 0.8,
         lambda_reconstruction: float = 0.1,
@@ -131,9 +131,9 @@ class LNLN(MSAMethod):
         self.text_lr = text_lr
 
         heads_of = {"heads": heads, "dim_head": dim_head}
-        sizes = {"depth": depth, **heads_of}
+        sizes = {"layers": layers, **heads_of}
         # First, for it refuses sizes that do not fit each other.
-        self.fusion = HyperModalityFusion(dim, tokens, layers=hyper_layers, depth=fusion_depth, **heads_of)
+        self.fusion = HyperModalityFusion(dim, tokens, layers=hyper_layers, fusion_layers=fusion_layers, **heads_of)
         self.head = nn.Linear(dim, self.n_outputs)
         self.embed = ClipTokens(spec, TextInput(spec, text_encoder, finetune=finetune), dim, tokens, **sizes)
         self.completeness = TokenTransformer(dim, tokens, tokens=1, **sizes)

@@ -60,9 +60,9 @@ class MASCF(MSAMethod):
         expand: Channels of a Mamba block by D.
         kernel_size: Steps that a Mamba block's convolution sees.
         heads: Heads of the attention, of D / heads features each.
-        weight_sim: Weight >= 0 of the similarity of shared codes.
-        weight_diff: Weight >= 0 of the orthogonality of codes.
-        weight_recon: Weight >= 0 of the reconstruction.
+        lambda_similarity: Weight >= 0 of the similarity of shared codes.
+        lambda_difference: Weight >= 0 of the orthogonality of codes.
+        lambda_reconstruction: Weight >= 0 of the reconstruction.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder.
@@ -95,9 +95,9 @@ class MASCF(MSAMethod):
         expand: int = 2,
         kernel_size: int = 4,
         heads: int = 8,
-        weight_sim: float = 0.1,
-        weight_diff: float = 0.1,
-        weight_recon: float = 0.1,
+        lambda_similarity: float = 0.1,
+        lambda_difference: float = 0.1,
+        lambda_reconstruction: float = 0.1,
         text_encoder: str | None = None,
         finetune: bool = False,
         text_lr: float = 1e-4,
@@ -109,7 +109,7 @@ class MASCF(MSAMethod):
             raise MSABenchError(
                 f"dim {dim} with {heads} heads is not allowed; dim must be a positive multiple of heads"
             )
-        self.weights = {"sim": weight_sim, "diff": weight_diff, "recon": weight_recon}
+        self.weights = {"sim": lambda_similarity, "diff": lambda_difference, "recon": lambda_reconstruction}
         if min(self.weights.values()) < 0:
             raise MSABenchError(
                 f"weights {list(self.weights.values())} of the subspace losses are not allowed; give numbers from 0 up"

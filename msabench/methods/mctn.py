@@ -185,7 +185,7 @@ class MCTN(MSAMethod):
         lambda_vision: Weight >= 0 of the error of T_1, the vision.
         lambda_cycle: Weight >= 0 of the error on the way back to the source.
         lambda_audio: Weight >= 0 of the error of T_2, the audio.
-        l2: Weight >= 0 of the squares of the last layer's weights.
+        lambda_l2: Weight >= 0 of the squares of the last layer's weights.
         mask_padding: Whether padding is left out; officially it is read and counted like any frame.
         keras_compat_cell: Whether recurrent cells are the official ones, which are slower and no plain LSTMs.
         lr: Learning rate of Adam.
@@ -221,7 +221,7 @@ class MCTN(MSAMethod):
         lambda_vision: float = 0.1,
         lambda_cycle: float = 0.1,
         lambda_audio: float = 0.1,
-        l2: float = 0.01,
+        lambda_l2: float = 0.01,
         mask_padding: bool = True,
         keras_compat_cell: bool = False,
         lr: float = 1e-4,
@@ -232,7 +232,7 @@ class MCTN(MSAMethod):
         if hidden < 1:
             raise MSABenchError(f"hidden {hidden} is not allowed; give at least 1")
         self.weights = {"vision": lambda_vision, "cycle": lambda_cycle, "audio": lambda_audio}
-        self.l2 = l2
+        self.lambda_l2 = lambda_l2
         self.mask_padding = mask_padding
         self.from_text = variant != "default"
         dims = spec.feature_dims
@@ -274,7 +274,7 @@ class MCTN(MSAMethod):
         assert batch.labels is not None
         terms = {
             "task": self.task_loss(out.pred, batch.labels),
-            "l2": self.l2 * self.regress.head.weight.square().sum(),
+            "l2": self.lambda_l2 * self.regress.head.weight.square().sum(),
         }
         targets, lengths = self._targets(self.complete_of(batch))
         for name, target in targets.items():

@@ -112,11 +112,11 @@ class MFM(MSAMethod):
         factor_text: Width of f_l, and units of the hidden layer before it.
         factor_audio: The same for f_a.
         factor_vision: The same for f_v.
-        factor_joint_dropout: Dropout on the hidden layer before f_y.
-        factor_text_dropout: Dropout on the one before f_l.
-        factor_audio_dropout: Dropout on the one before f_a.
-        factor_vision_dropout: Dropout on the one before f_v.
-        head_dropout: Dropout on the head's hidden layer.
+        factor_dropout_joint: Dropout on the hidden layer before f_y.
+        factor_dropout_text: Dropout on the one before f_l.
+        factor_dropout_audio: Dropout on the one before f_a.
+        factor_dropout_vision: Dropout on the one before f_v.
+        out_dropout: Dropout on the head's hidden layer.
         lambda_mmd: Weight >= 0 of the distance of the z from a normal distribution.
         lambda_text: Weight >= 0 of the error of the text that is generated.
         lambda_audio: Weight >= 0 of that of the audio.
@@ -177,11 +177,11 @@ class MFM(MSAMethod):
         factor_text: int = 32,
         factor_audio: int = 16,
         factor_vision: int = 64,
-        factor_joint_dropout: float = 0.5,
-        factor_text_dropout: float = 0.5,
-        factor_audio_dropout: float = 0.7,
-        factor_vision_dropout: float = 0.5,
-        head_dropout: float = 0.0,
+        factor_dropout_joint: float = 0.5,
+        factor_dropout_text: float = 0.5,
+        factor_dropout_audio: float = 0.7,
+        factor_dropout_vision: float = 0.5,
+        out_dropout: float = 0.0,
         lambda_mmd: float = 100.0,
         lambda_text: float = 0.5,
         lambda_audio: float = 0.01,
@@ -201,10 +201,10 @@ class MFM(MSAMethod):
         dims = {**spec.feature_dims, "text": self.text.width}
         z = {"text": latent_text, "audio": latent_audio, "vision": latent_vision, "joint": latent_joint}
         f = {
-            "text": Hidden(factor_text, factor_text_dropout),
-            "audio": Hidden(factor_audio, factor_audio_dropout),
-            "vision": Hidden(factor_vision, factor_vision_dropout),
-            "joint": Hidden(factor_joint, factor_joint_dropout),
+            "text": Hidden(factor_text, factor_dropout_text),
+            "audio": Hidden(factor_audio, factor_dropout_audio),
+            "vision": Hidden(factor_vision, factor_dropout_vision),
+            "joint": Hidden(factor_joint, factor_dropout_joint),
         }
         self.encoders = nn.ModuleDict({m: _Encoder(dims[m], z[m]) for m in MODALITIES})
         self.memory = MemoryFusion(
@@ -219,7 +219,7 @@ class MFM(MSAMethod):
         self.to_joint = nn.Linear(self.memory.width, latent_joint)
         self.factors = nn.ModuleDict({k: TwoLayers(z[k], f[k], f[k].width) for k in z})
         self.decoders = nn.ModuleDict({m: _Decoder(factor_joint + f[m].width, dims[m]) for m in MODALITIES})
-        self.head = TwoLayers(factor_joint, Hidden(factor_joint, head_dropout), self.n_outputs)
+        self.head = TwoLayers(factor_joint, Hidden(factor_joint, out_dropout), self.n_outputs)
         self.surrogates, self.joint_surrogates = nn.ModuleDict(), nn.ModuleDict()
         if variant == "missing":
             for m in MODALITIES:

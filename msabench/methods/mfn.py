@@ -1,6 +1,6 @@
 """MFN: Memory Fusion Network for Multi-view Sequential Learning.
 
-Amir Zadeh, Paul Pu Liang, Navonil Mazumder, Soujanya Poria, Erik Cambria, Louis-Philippe Morency, AAAI 2018,
+Amir Zadeh, Paul Pu Liang, Navonil Mazumder, Soujanya Poria, Erik Cambria, Louis-Philippe Morency. AAAI 2018,
 https://arxiv.org/abs/1802.00927. Official code: https://github.com/pliang279/MFN at b0453fb, MIT licence; the
 port in https://github.com/thuiar/MMSA at a94e65d is the same network and has the settings for the corpora of today.
 

@@ -1,6 +1,7 @@
 """MISA: Modality-Invariant and -Specific Representations for Multimodal Sentiment Analysis.
 
-Hazarika, Zimmermann, Poria, ACM Multimedia 2020, https://doi.org/10.1145/3394171.3413678.
+Devamanyu Hazarika, Roger Zimmermann, Soujanya Poria. ACM Multimedia 2020,
+https://doi.org/10.1145/3394171.3413678.
 Official code: https://github.com/declare-lab/MISA at ec42fad, MIT licence; port: https://github.com/thuiar/MMSA at
 a94e65d. Both are the same network; they differ in what they feed it and in how they train it.
 
@@ -74,9 +75,9 @@ class MISA(MSAMethod):
         hidden: Width h of all codes; even.
         dropout: Dropout in the output block and the discriminator.
         lengths: Steps of audio and vision that are read: as many as the ``text`` has, or each to its ``own`` last.
-        weight_sim: Weight of the similarity loss, CMD or the discriminator's.
-        weight_diff: Weight of the difference loss.
-        weight_recon: Weight of the reconstruction loss.
+        lambda_similarity: Weight of the similarity loss, CMD or the discriminator's.
+        lambda_difference: Weight of the difference loss.
+        lambda_reconstruction: Weight of the reconstruction loss.
         reverse_weight: Factor on the discriminator's reversed gradient; of variant ``adversarial``.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
@@ -111,9 +112,9 @@ class MISA(MSAMethod):
         hidden: int = 128,
         dropout: float = 0.5,
         lengths: Literal["text", "own"] = "text",
-        weight_sim: float = 1.0,
-        weight_diff: float = 0.3,
-        weight_recon: float = 1.0,
+        lambda_similarity: float = 1.0,
+        lambda_difference: float = 0.3,
+        lambda_reconstruction: float = 1.0,
         reverse_weight: float = 1.0,
         text_encoder: str | None = None,
         finetune: bool = False,
@@ -136,9 +137,9 @@ class MISA(MSAMethod):
         if lengths not in _LENGTHS:
             raise one_of("lengths", lengths, _LENGTHS)
         self.lengths = lengths
-        self.weight_sim = weight_sim
-        self.weight_diff = weight_diff
-        self.weight_recon = weight_recon
+        self.lambda_similarity = lambda_similarity
+        self.lambda_difference = lambda_difference
+        self.lambda_reconstruction = lambda_reconstruction
         self.reverse_weight = reverse_weight
         self.text_lr = text_lr
 
@@ -201,10 +202,10 @@ class MISA(MSAMethod):
         difference = difference + _sum(orthogonality(private[i], private[j]) for i, j in _PAIRS)
         return {
             "task": self.task_loss(out.pred, batch.labels),
-            "sim": self.weight_sim * similarity,
-            "diff": self.weight_diff * difference,
+            "sim": self.lambda_similarity * similarity,
+            "diff": self.lambda_difference * difference,
             # The target gets gradient too.
-            "recon": self.weight_recon * F.mse_loss(out.aux["reconstructed"], out.aux["original"]),
+            "recon": self.lambda_reconstruction * F.mse_loss(out.aux["reconstructed"], out.aux["original"]),
         }
 
     def _vectors(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """MMIM: Improving Multimodal Fusion with Hierarchical Mutual Information Maximization.
 
-Han, Chen, Poria, EMNLP 2021, https://aclanthology.org/2021.emnlp-main.723.
+Wei Han, Hui Chen, Soujanya Poria. EMNLP 2021, https://aclanthology.org/2021.emnlp-main.723.
 Official code: https://github.com/declare-lab/Multimodal-Infomax at cd0774c, MIT licence; port:
 https://github.com/thuiar/MMSA at a94e65d. They compute the same, but for the direction of the LSTMs.
 
@@ -95,19 +95,19 @@ class MMIM(MSAMethod):
         spec: What the data look like; filled in from the data module.
         variant: Only ``default``.
         hidden: Units of the LSTMs.
-        width: Width of the audio and the vision vector.
-        fusion: Width of z.
+        dim: Width of the audio and the vision vector.
+        fusion_width: Width of z.
         dropout: Dropout on the joined vectors.
         bidirectional: Whether LSTMs read both ways, as in MMSA; the official code's published command leaves it off.
-        alpha: Weight of InfoNCE.
-        beta: Weight of the likelihood and of the entropy.
+        lambda_cpc: Weight of InfoNCE.
+        lambda_bounds: Weight of the likelihood and of the entropy.
         bounds_share: Share of the pass ``bounds`` after which it stops, in (0, 1]; None for all of it.
         text_vector: The text's vector: the ``first`` state, [CLS], or the ``mean`` for files without one.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder.
         lr: Learning rate of Adam in the pass ``main``.
-        lr_bounds: Learning rate of Adam in the pass ``bounds``.
+        bounds_lr: Learning rate of Adam in the pass ``bounds``.
         weight_decay: L2 weight decay of both, on all parameters.
         lr_patience: Epochs without a better ``val/task`` before learning rates are halved.
         gradient_clip: Limit of the norm of all gradients, those that no step follows included; None for no limit.
@@ -123,7 +123,7 @@ class MMIM(MSAMethod):
         code_url="https://github.com/declare-lab/Multimodal-Infomax",
         code_commit="cd0774c",
         licence="MIT",
-        smoke={"hidden": 6, "width": 8, "fusion": 12},
+        smoke={"hidden": 6, "dim": 8, "fusion_width": 12},
     )
     schedule: Mapping[str, tuple[str, ...]] = MappingProxyType({"task": ("bounds", "main")})
     turns_alternate = "pass"
@@ -137,19 +137,19 @@ class MMIM(MSAMethod):
         *,
         variant: str = "default",
         hidden: int = 16,
-        width: int = 16,
-        fusion: int = 128,
+        dim: int = 16,
+        fusion_width: int = 128,
         dropout: float = 0.1,
         bidirectional: bool = False,
-        alpha: float = 0.1,
-        beta: float = 0.1,
+        lambda_cpc: float = 0.1,
+        lambda_bounds: float = 0.1,
         bounds_share: float | None = None,
         text_vector: TextVector = "first",
         text_encoder: str | None = None,
         finetune: bool = False,
         text_lr: float = 5e-5,
         lr: float = 1e-3,
-        lr_bounds: float = 1e-3,
+        bounds_lr: float = 1e-3,
         weight_decay: float = 1e-4,
         lr_patience: int | None = 20,
         gradient_clip: float | None = 1.0,
@@ -168,31 +168,29 @@ class MMIM(MSAMethod):
             if not 0 < bounds_share <= 1:
                 raise MSABenchError(f"bounds_share {bounds_share} is not allowed; give a share in (0, 1]")
             self.pass_share = {"bounds": bounds_share}
-        self.alpha = alpha
-        self.beta = beta
+        self.lambda_cpc = lambda_cpc
+        self.lambda_bounds = lambda_bounds
         self.text_vector: TextVector = text_vector
         self.text_lr = text_lr
-        self.lr_bounds = lr_bounds
+        self.bounds_lr = bounds_lr
 
         self.text = TextInput(spec, text_encoder, finetune=finetune)
-        widths = {"text": self.text.width, "audio": width, "vision": width}
-        self.encoders = nn.ModuleDict(
-            {m: _Encoder(spec.feature_dims[m], hidden, width, bidirectional) for m in _TARGETS}
-        )
+        widths = {"text": self.text.width, "audio": dim, "vision": dim}
+        self.encoders = nn.ModuleDict({m: _Encoder(spec.feature_dims[m], hidden, dim, bidirectional) for m in _TARGETS})
         self.fusion = nn.Sequential(
             nn.Dropout(dropout),
-            nn.Linear(sum(widths.values()), fusion),
+            nn.Linear(sum(widths.values()), fusion_width),
             nn.Tanh(),
-            nn.Linear(fusion, fusion),
+            nn.Linear(fusion_width, fusion_width),
             nn.Tanh(),
         )
-        self.predict = nn.Linear(fusion, self.n_outputs)
-        self.back = nn.ModuleDict({m: nn.Linear(fusion, widths[m]) for m in _ORDER})
-        self.bounds = nn.ModuleDict({m: _Likelihood(widths["text"], width) for m in _TARGETS})
+        self.predict = nn.Linear(fusion_width, self.n_outputs)
+        self.back = nn.ModuleDict({m: nn.Linear(fusion_width, widths[m]) for m in _ORDER})
+        self.bounds = nn.ModuleDict({m: _Likelihood(widths["text"], dim) for m in _TARGETS})
         self.has_entropy = spec.task == "regression"
-        codes = max(width // 4, 1)
+        codes = max(dim // 4, 1)
         if self.has_entropy:
-            self.codes = nn.ModuleDict({m: nn.Linear(width, codes) for m in _TARGETS})
+            self.codes = nn.ModuleDict({m: nn.Linear(dim, codes) for m in _TARGETS})
         # The previous batch of this epoch's main pass. Emptied with every epoch, so a checkpoint need not keep it.
         self.register_buffer("memory", torch.zeros(0, len(_TARGETS), codes), persistent=False)
         self.register_buffer("memory_labels", torch.zeros(0), persistent=False)
@@ -200,7 +198,7 @@ class MMIM(MSAMethod):
         self._initialise()
 
     def forward(self, batch: Batch) -> Output:
-        """Predict; ``representation`` is the fusion z ``(B, fusion)``."""
+        """Predict; ``representation`` is the fusion z ``(B, fusion_width)``."""
         z = self.fusion(torch.cat(list(self._vectors(batch).values()), dim=1))
         return Output(pred=self.to_pred(self.predict(z)), representation=z.detach())
 
@@ -210,7 +208,7 @@ class MMIM(MSAMethod):
         Returns:
             ``aux`` holds each clip's ``likelihood`` ``(B,)``, the sum over both targets; in the pass ``main`` also the
             vectors ``x_text``, ``x_audio``, ``x_vision`` and what z predicts of them, ``z_text`` and so on, all of
-            length 1, and the ``codes`` of the entropy ``(B, 2, width / 4)``.
+            length 1, and the ``codes`` of the entropy ``(B, 2, dim / 4)``.
         """
         x = self._vectors(batch)
         z = self.fusion(torch.cat(list(x.values()), dim=1))
@@ -234,12 +232,12 @@ class MMIM(MSAMethod):
         contrast = torch.stack([infonce(out.aux[f"z_{m}"] @ out.aux[f"x_{m}"].mT) for m in _ORDER]).sum()
         terms = {
             "task": self.task_loss(out.pred, batch.labels),
-            "contrast": -self.alpha * contrast,
-            "likelihood": -self.beta * likelihood,
+            "contrast": -self.lambda_cpc * contrast,
+            "likelihood": -self.lambda_bounds * likelihood,
         }
         if self.has_entropy:
             if self.batches > 1:
-                terms["entropy"] = -self.beta * self._entropy(out.aux["codes"], batch.labels)
+                terms["entropy"] = -self.lambda_bounds * self._entropy(out.aux["codes"], batch.labels)
             self.memory, self.memory_labels = out.aux["codes"].detach(), batch.labels
             self.batches += 1
         return terms
@@ -252,7 +250,7 @@ class MMIM(MSAMethod):
     def param_groups(self) -> list[dict[str, Any]]:
         """The networks of the likelihood in the pass ``bounds``, everything else in ``main``."""
         if self.turn == "bounds":
-            return [{"params": list(self.bounds.parameters()), "lr": self.lr_bounds}]
+            return [{"params": list(self.bounds.parameters()), "lr": self.bounds_lr}]
         groups = parameter_groups(self, self.text_lr)
         fixed = list(self.codes.parameters()) if self.has_entropy else []
         elsewhere = {id(p) for p in (*self.bounds.parameters(), *fixed)}

@@ -1,6 +1,7 @@
 """MulT: Multimodal Transformer for Unaligned Multimodal Language Sequences.
 
-Tsai, Bai, Liang, Kolter, Morency, Salakhutdinov, ACL 2019, https://aclanthology.org/P19-1656.
+Yao-Hung Hubert Tsai, Shaojie Bai, Paul Pu Liang, J. Zico Kolter, Louis-Philippe Morency, Ruslan Salakhutdinov.
+ACL 2019, https://aclanthology.org/P19-1656.
 Official code: https://github.com/yaohungt/Multimodal-Transformer at a670936, MIT licence. The port in
 https://github.com/thuiar/MMSA at a94e65d is the same network without position codes, with longer convolution kernels
 and a text dropout of its own; its settings are arguments here.
@@ -37,14 +38,14 @@ class MulT(MSAMethod):
     Args:
         spec: What the data look like; filled in from the data module.
         variant: ``lonly``, ``aonly`` and ``vonly`` keep the text, audio or vision target alone.
-        width: Common width d of the modalities; 30 in the official code.
-        heads: Attention heads of every encoder; divides ``width``.
+        dim: Common width d of the modalities; 30 in the official code.
+        heads: Attention heads of every encoder; divides ``dim``.
         layers: Layers of the crossmodal encoders; the memory encoders have at least 3.
         positions: Whether encoders add position codes; off in MMSA.
         kernel_size_text: Steps seen by one step of the text projection; 1 in the official code.
         kernel_size_audio: The same for audio.
         kernel_size_vision: The same for vision.
-        text_dropout: Dropout on raw text features; equals ``embed_dropout`` in the official code.
+        dropout_text: Dropout on raw text features; equals ``embed_dropout`` in the official code.
         attn_dropout_text: Dropout on attention weights where text is the source, and in the memory encoders.
         attn_dropout_audio: The same where audio is the source.
         attn_dropout_vision: The same where vision is the source.
@@ -59,7 +60,7 @@ class MulT(MSAMethod):
         lr_patience: Epochs without a better ``val/task`` before the learning rate is divided by 10.
 
     Raises:
-        MSABenchError: ``heads`` does not divide ``width``, or a kernel is longer than its modality's sequence.
+        MSABenchError: ``heads`` does not divide ``dim``, or a kernel is longer than its modality's sequence.
     """
 
     info = MethodInfo(
@@ -73,7 +74,7 @@ class MulT(MSAMethod):
         code_commit="a670936",
         licence="MIT",
         variants=("lonly", "aonly", "vonly"),
-        smoke={"width": 8, "heads": 2, "layers": 1},
+        smoke={"dim": 8, "heads": 2, "layers": 1},
     )
 
     def __init__(
@@ -81,14 +82,14 @@ class MulT(MSAMethod):
         spec: DataSpec,
         *,
         variant: str = "default",
-        width: int = 30,
+        dim: int = 30,
         heads: int = 5,
         layers: int = 5,
         positions: bool = True,
         kernel_size_text: int = 1,
         kernel_size_audio: int = 1,
         kernel_size_vision: int = 1,
-        text_dropout: float = 0.25,
+        dropout_text: float = 0.25,
         attn_dropout_text: float = 0.1,
         attn_dropout_audio: float = 0.0,
         attn_dropout_vision: float = 0.0,
@@ -103,7 +104,7 @@ class MulT(MSAMethod):
         lr_patience: int | None = 20,
     ) -> None:
         super().__init__(spec, variant=variant, lr=lr, lr_patience=lr_patience, task_loss="l1")
-        self.text_dropout = text_dropout
+        self.dropout_text = dropout_text
         self.out_dropout = out_dropout
         self.text_lr = text_lr
         targets = {"lonly": ("text",), "aonly": ("audio",), "vonly": ("vision",)}
@@ -116,7 +117,7 @@ class MulT(MSAMethod):
         kernels = {"text": kernel_size_text, "audio": kernel_size_audio, "vision": kernel_size_vision}
         self.project = nn.ModuleDict(
             {
-                m: TemporalProjection(widths[m], width, steps=spec.seq_lens[m], kernel_size=kernels[m], what=m)
+                m: TemporalProjection(widths[m], dim, steps=spec.seq_lens[m], kernel_size=kernels[m], what=m)
                 for m in MODALITIES
             }
         )
@@ -137,22 +138,22 @@ class MulT(MSAMethod):
         # Attention dropout goes by the source; the memories use the text's.
         self.cross = nn.ModuleDict(
             {
-                f"{target}_from_{source}": encoder(width, layers, source)
+                f"{target}_from_{source}": encoder(dim, layers, source)
                 for target in self.targets
                 for source in self.sources[target]
             }
         )
         self.memory = nn.ModuleDict(
-            {target: encoder(2 * width, max(layers, _MIN_MEMORY_LAYERS), "text") for target in self.targets}
+            {target: encoder(2 * dim, max(layers, _MIN_MEMORY_LAYERS), "text") for target in self.targets}
         )
-        joint = 2 * width * len(self.targets)
+        joint = 2 * dim * len(self.targets)
         self.proj1 = nn.Linear(joint, joint)
         self.proj2 = nn.Linear(joint, joint)
         self.out_layer = nn.Linear(joint, self.n_outputs)
 
     def forward(self, batch: Batch) -> Output:
-        """Predict; ``representation`` is the joined last steps ``(B, 6 * width)``, before the output block."""
-        text = F.dropout(self.text(batch), self.text_dropout, self.training)
+        """Predict; ``representation`` is the joined last steps ``(B, 6 * dim)``, before the output block."""
+        text = F.dropout(self.text(batch), self.dropout_text, self.training)
         inputs = {"text": text, "audio": batch.audio, "vision": batch.vision}
         projected = {m: self.project[m](inputs[m]) for m in MODALITIES}
         last_steps = []

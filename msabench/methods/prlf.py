@@ -236,14 +236,14 @@ class PRLF(MSAMethod):
             ``wo_pi``, ``wo_uni``, ``wo_phase``, ``conf_label``, ``phase_unscaled`` or ``project``.
         dim: Channels d of a token.
         tokens: Tokens K of a modality, at least 1.
-        depth: Layers of each modality's Transformer, at least 1.
+        layers: Layers of each modality's Transformer, at least 1.
         heads: Heads of its attentions.
         dim_head: Features of a head.
-        steps: Steps S of ProgInteract, at least 1; the ``step`` variants replace it.
+        interaction_steps: Steps S of ProgInteract, at least 1; the ``step`` variants replace it.
         gamma: Weight of what an auxiliary modality does not share with the dominant one.
         dropout: Dropout rate in [0, 1) of (13) and (21).
-        eta_uni: Weight eta_1 >= 0 of L_uni.
-        eta_phase: Weight eta_2 >= 0 of L_phase.
+        lambda_unimodal: Weight eta_1 >= 0 of L_uni.
+        lambda_phase: Weight eta_2 >= 0 of L_phase.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder.
@@ -278,7 +278,7 @@ class PRLF(MSAMethod):
             "phase_unscaled",
             "project",
         ),
-        smoke={"dim": 8, "tokens": 3, "depth": 1, "heads": 2, "dim_head": 4},
+        smoke={"dim": 8, "tokens": 3, "layers": 1, "heads": 2, "dim_head": 4},
     )
 
     def __init__(
@@ -288,14 +288,14 @@ class PRLF(MSAMethod):
         variant: str = "default",
         dim: int = 128,
         tokens: int = 8,
-        depth: int = 2,
+        layers: int = 2,
         heads: int = 8,
         dim_head: int = 64,
-        steps: int = 4,
+        interaction_steps: int = 4,
         gamma: float = 0.8,
         dropout: float = 0.1,
-        eta_uni: float = 0.5,
-        eta_phase: float = 0.1,
+        lambda_unimodal: float = 0.5,
+        lambda_phase: float = 0.1,
         text_encoder: str | None = None,
         finetune: bool = False,
         text_lr: float = 2e-5,
@@ -304,12 +304,13 @@ class PRLF(MSAMethod):
         lr_patience: int | None = None,
     ) -> None:
         super().__init__(spec, variant=variant, lr=lr, weight_decay=weight_decay, lr_patience=lr_patience)
-        if min(dim, depth, heads, dim_head, steps) < 1:
+        if min(dim, layers, heads, dim_head, interaction_steps) < 1:
             raise MSABenchError(
-                f"dim {dim}, depth {depth}, heads {heads}, dim_head {dim_head} and steps {steps} must be at least 1"
+                f"dim {dim}, layers {layers}, heads {heads}, dim_head {dim_head} and "
+                f"interaction_steps {interaction_steps} must be at least 1"
             )
-        self.eta_uni = eta_uni
-        self.eta_phase = eta_phase
+        self.lambda_unimodal = lambda_unimodal
+        self.lambda_phase = lambda_phase
         self.text_lr = text_lr
         self.classes = ScoreClasses(spec)
         self.text = TextInput(spec, text_encoder, finetune=finetune)
@@ -318,7 +319,7 @@ class PRLF(MSAMethod):
             {
                 m: _Unimodal(
                     TokenEmbedding(
-                        widths[m], dim, spec.seq_lens[m], tokens=tokens, depth=depth, heads=heads, dim_head=dim_head
+                        widths[m], dim, spec.seq_lens[m], tokens=tokens, layers=layers, heads=heads, dim_head=dim_head
                     ),
                     dim,
                     self.classes.n,
@@ -332,7 +333,7 @@ class PRLF(MSAMethod):
             if variant == "wo_pi"
             else _ProgInteract(
                 dim,
-                _STEPS.get(variant, steps),
+                _STEPS.get(variant, interaction_steps),
                 gamma,
                 dropout,
                 project=variant == "project",
@@ -434,10 +435,10 @@ class PRLF(MSAMethod):
         each = F.cross_entropy(out.aux["unimodal_logits"].flatten(0, 1), target.repeat_interleave(len(MODALITIES)))
         terms = {
             "task": F.cross_entropy(out.logits, target),
-            "uni": self.eta_uni * len(MODALITIES) * each,  # (2) sums over modalities
+            "uni": self.lambda_unimodal * len(MODALITIES) * each,  # (2) sums over modalities
         }
         if self.variant not in ("wo_phase", "wo_pi"):
-            terms["phase"] = self.eta_phase * out.aux["phase"].mean()  # (20)
+            terms["phase"] = self.lambda_phase * out.aux["phase"].mean()  # (20)
         return terms
 
     def importance_history(self) -> Tensor:

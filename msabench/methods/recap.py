@@ -207,15 +207,15 @@ class RECAP(MSAMethod):
         dim: Features D of a token.
         tokens: Tokens K of a modality.
         segments: Numbers of segments that K tokens are cut into; each at least 2 and a divisor of K.
-        depth: Layers of every Transformer.
+        layers: Layers of every Transformer.
         heads: Heads of every Transformer but the predictors'.
         predictor_heads: Heads of the unimodal predictors.
         dim_head: Features of a head.
-        critic_hidden: Width of the critics.
+        critic_width: Width of the critics.
         predictor_dropout: Dropout rate in [0, 1) in the heads of the unimodal predictors.
-        lambda_adv: Weight >= 0 of L_HCAG.
+        lambda_adversarial: Weight >= 0 of L_HCAG.
         lambda_fid: Weight >= 0 of L_FID.
-        lambda_rec: Weight >= 0 of L_rec.
+        lambda_reconstruction: Weight >= 0 of L_rec.
         lambda_rank: Weight >= 0 of L_rank.
         margin: Margin epsilon >= 0 in (15).
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
@@ -260,11 +260,11 @@ class RECAP(MSAMethod):
             "dim": 8,
             "tokens": 4,
             "segments": [4, 2],
-            "depth": 1,
+            "layers": 1,
             "heads": 2,
             "predictor_heads": 2,
             "dim_head": 4,
-            "critic_hidden": 32,
+            "critic_width": 32,
         },
     )
 
@@ -278,15 +278,15 @@ class RECAP(MSAMethod):
         dim: int = 128,
         tokens: int = 8,
         segments: tuple[int, ...] = (8, 4, 2),
-        depth: int = 2,
+        layers: int = 2,
         heads: int = 8,
         predictor_heads: int = 4,
         dim_head: int = 64,
-        critic_hidden: int = 2048,
+        critic_width: int = 2048,
         predictor_dropout: float = 0.1,
-        lambda_adv: float = 0.01,
+        lambda_adversarial: float = 0.01,
         lambda_fid: float = 0.001,
-        lambda_rec: float = 0.1,
+        lambda_reconstruction: float = 0.1,
         lambda_rank: float = 0.01,
         margin: float = 0.1,
         text_encoder: str | None = None,
@@ -305,9 +305,9 @@ class RECAP(MSAMethod):
             optimizer="adamw",
             gradient_clip=gradient_clip,
         )
-        if min(completion_epochs, depth, heads, predictor_heads, dim_head) < 1 or dim < 2:
+        if min(completion_epochs, layers, heads, predictor_heads, dim_head) < 1 or dim < 2:
             raise MSABenchError(
-                f"completion_epochs {completion_epochs}, depth {depth}, heads {heads}, predictor_heads "
+                f"completion_epochs {completion_epochs}, layers {layers}, heads {heads}, predictor_heads "
                 f"{predictor_heads} and dim_head {dim_head} must be at least 1, and dim {dim} at least 2"
             )
         if not segments or any(n < 2 or tokens % n for n in segments):
@@ -317,8 +317,8 @@ class RECAP(MSAMethod):
         self.official = variant == "code"
         self.warmup = warmup
         self.segments = tuple(segments)
-        self.lambda_adv, self.lambda_fid, self.lambda_rec = lambda_adv, lambda_fid, lambda_rec
-        self.lambda_rank, self.margin = lambda_rank, margin
+        self.lambda_adversarial, self.lambda_fid = lambda_adversarial, lambda_fid
+        self.lambda_reconstruction, self.lambda_rank, self.margin = lambda_reconstruction, lambda_rank, margin
         self.text_lr = text_lr
         self.pairs = {pair: of for pair, of in _PAIRS.items() if variant != f"wo_fid_{pair}"}
         has_critics, has_discriminators = variant != "wo_fid", variant != "wo_hcag"
@@ -326,7 +326,7 @@ class RECAP(MSAMethod):
         self.schedule = {"completion": ("main",) if self.official else turns, "task": ("main",)}
         self.stage_epochs = {"completion": completion_epochs}
 
-        sizes = {"depth": depth, "heads": heads, "dim_head": dim_head}
+        sizes = {"layers": layers, "heads": heads, "dim_head": dim_head}
 
         def embedding() -> ClipTokens:
             return ClipTokens(spec, TextInput(spec, text_encoder, finetune=finetune), dim, tokens, **sizes)
@@ -347,7 +347,7 @@ class RECAP(MSAMethod):
         self.discriminators = nn.ModuleDict({m: discriminator() for m in MODALITIES}) if has_discriminators else None
         ablated = {"wo_fid_shared": _SHARED, "wo_fid_unique": _UNIQUE}.get(variant, ())
         estimates = tuple(name for name in (*_SHARED, *_UNIQUE) if name not in ablated)
-        self.critics = _Critics(tokens * dim, critic_hidden, estimates) if has_critics else None
+        self.critics = _Critics(tokens * dim, critic_width, estimates) if has_critics else None
 
         self.mir = variant != "wo_mir"
         self.query_key = nn.Linear(dim, 2 * dim) if self.mir else None
@@ -511,7 +511,7 @@ class RECAP(MSAMethod):
                     hcag.append(weight * (w * aux[f"fooling_{m}"]).mean(0).sum())
                 if self.turn != "generators":
                     hcag.append(weight * aux[f"discerning_{m}"].mean(0).sum())
-            terms["hcag"] = self.lambda_adv * torch.stack(hcag).sum()  # (6), (7)
+            terms["hcag"] = self.lambda_adversarial * torch.stack(hcag).sum()  # (6), (7)
         if self.turn == "discriminators":
             return terms
         if self.critics is not None:
@@ -526,7 +526,7 @@ class RECAP(MSAMethod):
             errors = [
                 F.mse_loss(aux[f"reconstructed_{m}"], target) for m, target in zip(MODALITIES, targets, strict=True)
             ]
-            terms["rec"] = self.lambda_rec * torch.stack(errors).mean()  # (12), (13)
+            terms["rec"] = self.lambda_reconstruction * torch.stack(errors).mean()  # (12), (13)
         return terms
 
     def _scores(self, aux: dict[str, Tensor]) -> dict[str, Tensor]:

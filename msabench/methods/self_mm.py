@@ -1,7 +1,7 @@
 """Self-MM: Learning Modality-Specific Representations with Self-Supervised Multi-Task Learning.
 
-Yu, Xu, Yuan, Wu, "Learning Modality-Specific Representations with Self-Supervised Multi-Task Learning for Multimodal
-Sentiment Analysis", AAAI 2021, https://doi.org/10.1609/aaai.v35i12.17289.
+Wenmeng Yu, Hua Xu, Ziqi Yuan, Jiele Wu, "... for Multimodal Sentiment Analysis". AAAI 2021,
+https://doi.org/10.1609/aaai.v35i12.17289.
 Official code: https://github.com/thuiar/Self-MM at 1786283; its authors keep it in https://github.com/thuiar/MMSA at
 a94e65d, which we follow where the two differ. Both MIT licence.
 
@@ -58,16 +58,16 @@ class SelfMM(MSAMethod):
         variant: ``wo_unimodal`` trains the joint task alone (the paper's row M).
         hidden_audio: Units of the audio LSTM.
         hidden_vision: Units of the vision LSTM.
-        audio_out: Width of the audio vector.
-        vision_out: Width of the vision vector.
+        out_audio: Width of the audio vector.
+        out_vision: Width of the vision vector.
         fusion_width: Units of the joint head, and width of its remembered features.
-        text_width: The same for text alone.
-        audio_width: The same for audio alone.
-        vision_width: The same for vision alone.
+        width_text: The same for text alone.
+        width_audio: The same for audio alone.
+        width_vision: The same for vision alone.
         fusion_dropout: Dropout on the joined vectors.
-        text_dropout: Dropout in front of the text head.
-        audio_dropout: The same for audio.
-        vision_dropout: The same for vision.
+        dropout_text: Dropout in front of the text head.
+        dropout_audio: The same for audio.
+        dropout_vision: The same for vision.
         label_bound: Largest size H of a pseudo label.
         zero_is_positive: Whether clips with label 0 count as positive when centres are averaged.
         text_vector: ``first`` reads the text at its first step, BERT's [CLS]; ``mean`` averages its steps.
@@ -99,12 +99,12 @@ class SelfMM(MSAMethod):
         smoke={
             "hidden_audio": 6,
             "hidden_vision": 6,
-            "audio_out": 6,
-            "vision_out": 6,
+            "out_audio": 6,
+            "out_vision": 6,
             "fusion_width": 12,
-            "text_width": 8,
-            "audio_width": 8,
-            "vision_width": 8,
+            "width_text": 8,
+            "width_audio": 8,
+            "width_vision": 8,
         },
     )
 
@@ -115,16 +115,16 @@ class SelfMM(MSAMethod):
         variant: str = "default",
         hidden_audio: int = 16,
         hidden_vision: int = 32,
-        audio_out: int = 16,
-        vision_out: int = 32,
+        out_audio: int = 16,
+        out_vision: int = 32,
         fusion_width: int = 128,
-        text_width: int = 32,
-        audio_width: int = 16,
-        vision_width: int = 32,
+        width_text: int = 32,
+        width_audio: int = 16,
+        width_vision: int = 32,
         fusion_dropout: float = 0.0,
-        text_dropout: float = 0.1,
-        audio_dropout: float = 0.1,
-        vision_dropout: float = 0.0,
+        dropout_text: float = 0.1,
+        dropout_audio: float = 0.1,
+        dropout_vision: float = 0.0,
         label_bound: float = 3.0,
         zero_is_positive: bool = False,
         text_vector: TextVector = "first",
@@ -148,12 +148,12 @@ class SelfMM(MSAMethod):
             "vision": Rates(vision_lr, vision_weight_decay),
         }
         self.text = TextInput(spec, text_encoder, finetune=finetune)
-        self.audio = _SequenceEncoder(spec.feature_dims["audio"], hidden_audio, audio_out)
-        self.vision = _SequenceEncoder(spec.feature_dims["vision"], hidden_vision, vision_out)
+        self.audio = _SequenceEncoder(spec.feature_dims["audio"], hidden_audio, out_audio)
+        self.vision = _SequenceEncoder(spec.feature_dims["vision"], hidden_vision, out_vision)
 
-        vectors = {"text": self.text.width, "audio": audio_out, "vision": vision_out}
-        widths = {"text": text_width, "audio": audio_width, "vision": vision_width}
-        dropouts = {"text": text_dropout, "audio": audio_dropout, "vision": vision_dropout}
+        vectors = {"text": self.text.width, "audio": out_audio, "vision": out_vision}
+        widths = {"text": width_text, "audio": width_audio, "vision": width_vision}
+        dropouts = {"text": dropout_text, "audio": dropout_audio, "vision": dropout_vision}
         self.joint_head = BranchHead(sum(vectors.values()), fusion_width, self.n_outputs, fusion_dropout)
         self.heads = nn.ModuleDict()
         self.pseudo_labels: PseudoLabels | None = None

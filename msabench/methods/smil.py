@@ -129,7 +129,7 @@ class SMIL(MSAMethod):
         kernel_size: Steps that the convolutions see.
         dropout: Dropout rate in [0, 1) of the encoders.
         hidden: Width of h_1.
-        head_dropout: Dropout rate in [0, 1) of h_1.
+        out_dropout: Dropout rate in [0, 1) of h_1.
         noise: Whether softplus of the perturbation multiplies, ``mul``, or is added, ``add``.
         inner_lr: Learning rate >= 0 of the inner step; with 0 there is none.
         lambda_hidden: Weight >= 0 of the squared differences of h_0 and of h_1; 0.01 in the official code.
@@ -174,7 +174,7 @@ class SMIL(MSAMethod):
         kernel_size: int = 3,
         dropout: float = 0.1,
         hidden: int = 64,
-        head_dropout: float = 0.5,
+        out_dropout: float = 0.5,
         noise: Literal["mul", "add"] = "mul",
         inner_lr: float = 1e-3,
         lambda_hidden: float = 0.01,
@@ -213,7 +213,7 @@ class SMIL(MSAMethod):
         self.mixers = nn.ModuleDict({f"{n}_to_{m}": nn.Linear(dim, clusters) for n, m in permutations(MODALITIES, 2)})
         # Anything at all until the warm-up is over.
         self.register_buffer("centres", torch.randn(len(MODALITIES), clusters, dim))
-        self.head = _Head(len(MODALITIES) * dim, hidden, self.n_outputs, dropout=head_dropout, noise=noise)
+        self.head = _Head(len(MODALITIES) * dim, hidden, self.n_outputs, dropout=out_dropout, noise=noise)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Without phi_c and phi_r in the warm-up, where weight decay alone would move them."""

@@ -1,6 +1,7 @@
 """TETFN: A Text Enhanced Transformer Fusion Network for Multimodal Sentiment Analysis.
 
-Wang, Guo, Tian, Liu, He, Luo, Pattern Recognition 136, 2023, https://doi.org/10.1016/j.patcog.2022.109259.
+Di Wang, Xutong Guo, Yumin Tian, Jinhui Liu, Lihuo He, Xuemei Luo. Pattern Recognition 136, 2023,
+https://doi.org/10.1016/j.patcog.2022.109259.
 Code: https://github.com/thuiar/MMSA at a94e65d, MIT licence, to which the authors' group gave it; there is no other.
 It is trained as Self-MM is (Yu et al., AAAI 2021), on pseudo labels of single modalities.
 
@@ -77,8 +78,8 @@ class TETFN(MSAMethod):
     Args:
         spec: What the data look like; filled in from the data module.
         variant: ``wo_unimodal`` trains the joint task alone, without pseudo labels.
-        width: Common width d of the modalities.
-        heads: Attention heads of every encoder; divides ``width``.
+        dim: Common width d of the modalities.
+        heads: Attention heads of every encoder; divides ``dim``.
         hidden_audio: Units of the audio LSTM.
         hidden_vision: Units of the vision LSTM.
         kernel_size_text: Steps seen by one step of the text projection.
@@ -92,13 +93,13 @@ class TETFN(MSAMethod):
         embed_dropout: Dropout on embedded sequences.
         res_dropout: Dropout on residual branches.
         fusion_width: Units of the joint head, and width of its remembered features.
-        text_width: The same for text alone.
-        audio_width: The same for audio alone.
-        vision_width: The same for vision alone.
+        width_text: The same for text alone.
+        width_audio: The same for audio alone.
+        width_vision: The same for vision alone.
         fusion_dropout: Dropout on the joined memories.
-        text_dropout: Dropout in front of the text head.
-        audio_dropout: The same for audio.
-        vision_dropout: The same for vision.
+        dropout_text: Dropout in front of the text head.
+        dropout_audio: The same for audio.
+        dropout_vision: The same for vision.
         label_bound: Largest size H of a pseudo label.
         zero_is_positive: Whether clips with label 0 count as positive when centres are averaged.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
@@ -114,7 +115,7 @@ class TETFN(MSAMethod):
         accumulate: Batches whose losses are summed before a step; 4 in MMSA.
 
     Raises:
-        MSABenchError: ``heads`` does not divide ``width``, or a kernel is longer than the text's sequence.
+        MSABenchError: ``heads`` does not divide ``dim``, or a kernel is longer than the text's sequence.
     """
 
     info = MethodInfo(
@@ -129,14 +130,14 @@ class TETFN(MSAMethod):
         licence="MIT",
         variants=("wo_unimodal",),
         smoke={
-            "width": 8,
+            "dim": 8,
             "heads": 2,
             "hidden_audio": 6,
             "hidden_vision": 6,
             "fusion_width": 12,
-            "text_width": 8,
-            "audio_width": 8,
-            "vision_width": 8,
+            "width_text": 8,
+            "width_audio": 8,
+            "width_vision": 8,
         },
     )
 
@@ -145,7 +146,7 @@ class TETFN(MSAMethod):
         spec: DataSpec,
         *,
         variant: str = "default",
-        width: int = 50,
+        dim: int = 50,
         heads: int = 5,
         hidden_audio: int = 16,
         hidden_vision: int = 64,
@@ -159,13 +160,13 @@ class TETFN(MSAMethod):
         embed_dropout: float = 0.0,
         res_dropout: float = 0.1,
         fusion_width: int = 64,
-        text_width: int = 32,
-        audio_width: int = 32,
-        vision_width: int = 16,
+        width_text: int = 32,
+        width_audio: int = 32,
+        width_vision: int = 16,
         fusion_dropout: float = 0.0,
-        text_dropout: float = 0.0,
-        audio_dropout: float = 0.0,
-        vision_dropout: float = 0.0,
+        dropout_text: float = 0.0,
+        dropout_audio: float = 0.0,
+        dropout_vision: float = 0.0,
         label_bound: float = 3.0,
         zero_is_positive: bool = False,
         text_encoder: str | None = None,
@@ -191,10 +192,10 @@ class TETFN(MSAMethod):
         dims, steps = spec.feature_dims, spec.seq_lens["text"]
         self.text = TextInput(spec, text_encoder, finetune=finetune)
         self.project_text = TemporalProjection(
-            self.text.width, width, steps=steps, kernel_size=kernel_size_text, what="text"
+            self.text.width, dim, steps=steps, kernel_size=kernel_size_text, what="text"
         )
-        self.audio = _SequenceEncoder(dims["audio"], hidden_audio, width, steps, kernel_size_audio, "audio")
-        self.vision = _SequenceEncoder(dims["vision"], hidden_vision, width, steps, kernel_size_vision, "vision")
+        self.audio = _SequenceEncoder(dims["audio"], hidden_audio, dim, steps, kernel_size_audio, "audio")
+        self.vision = _SequenceEncoder(dims["vision"], hidden_vision, dim, steps, kernel_size_vision, "vision")
 
         common: dict[str, Any] = {
             "relu_dropout": relu_dropout,
@@ -207,24 +208,24 @@ class TETFN(MSAMethod):
         self.cross = nn.ModuleDict(
             {
                 f"{target}_from_{source}": CrossmodalEncoder(
-                    width, heads, _LAYERS, attn_dropout=attn_dropout[source], positions=False, **common
+                    dim, heads, _LAYERS, attn_dropout=attn_dropout[source], positions=False, **common
                 )
                 for target, source in plain
             }
         )
-        self.audio_from_vision = _TextEnhanced(width, heads, by_text)
-        self.vision_from_audio = _TextEnhanced(width, heads, by_text)
+        self.audio_from_vision = _TextEnhanced(dim, heads, by_text)
+        self.vision_from_audio = _TextEnhanced(dim, heads, by_text)
         self.memory = nn.ModuleDict(
-            {m: CrossmodalEncoder(2 * width, heads, _LAYERS, positions=False, **by_text) for m in MODALITIES}
+            {m: CrossmodalEncoder(2 * dim, heads, _LAYERS, positions=False, **by_text) for m in MODALITIES}
         )
 
-        widths = {"text": text_width, "audio": audio_width, "vision": vision_width}
-        dropouts = {"text": text_dropout, "audio": audio_dropout, "vision": vision_dropout}
-        self.joint_head = BranchHead(6 * width, fusion_width, self.n_outputs, fusion_dropout)
+        widths = {"text": width_text, "audio": width_audio, "vision": width_vision}
+        dropouts = {"text": dropout_text, "audio": dropout_audio, "vision": dropout_vision}
+        self.joint_head = BranchHead(6 * dim, fusion_width, self.n_outputs, fusion_dropout)
         self.heads = nn.ModuleDict()
         self.pseudo_labels: PseudoLabels | None = None
         if spec.task == "regression" and variant != "wo_unimodal":
-            self.heads.update({m: BranchHead(width, widths[m], 1, dropouts[m]) for m in MODALITIES})
+            self.heads.update({m: BranchHead(dim, widths[m], 1, dropouts[m]) for m in MODALITIES})
             self.pseudo_labels = PseudoLabels(
                 spec.n_train, {JOINT: fusion_width, **widths}, bound=label_bound, zero_is_positive=zero_is_positive
             )

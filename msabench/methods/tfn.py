@@ -1,6 +1,7 @@
 """TFN: Tensor Fusion Network for Multimodal Sentiment Analysis.
 
-Zadeh, Chen, Poria, Cambria, Morency, EMNLP 2017, https://arxiv.org/abs/1707.07250.
+Amir Zadeh, Minghai Chen, Soujanya Poria, Erik Cambria, Louis-Philippe Morency. EMNLP 2017,
+https://arxiv.org/abs/1707.07250.
 Code: https://github.com/thuiar/MMSA at a94e65d, MIT licence, followed here, and
 https://github.com/Justin1904/TensorFusionNetworks at ef0e78b, no licence file (read for facts only). Both compute the
 same function under the same names.
@@ -44,12 +45,12 @@ class TFN(MSAMethod):
         hidden_text: Units of the text's LSTM.
         hidden_audio: Units of the audio network's layers, and width of the audio code.
         hidden_vision: Units of the vision network's layers, and width of the vision code.
-        text_out: Width of the text code. The product has (hidden_audio + 1)(hidden_vision + 1)(text_out + 1) entries.
+        out_text: Width of the text code. The product has (hidden_audio + 1)(hidden_vision + 1)(out_text + 1) entries.
         fusion_width: Units of the fusion layers.
         dropout_text: Dropout on the last state of the text's LSTM.
         dropout_audio: Dropout on normalised audio means.
         dropout_vision: Dropout on normalised vision means.
-        dropout_fusion: Dropout on the product.
+        fusion_dropout: Dropout on the product.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder.
@@ -66,7 +67,7 @@ class TFN(MSAMethod):
         code_url="https://github.com/thuiar/MMSA",
         code_commit="a94e65d",
         licence="MIT",
-        smoke={"hidden_text": 8, "hidden_audio": 4, "hidden_vision": 5, "text_out": 6, "fusion_width": 8},
+        smoke={"hidden_text": 8, "hidden_audio": 4, "hidden_vision": 5, "out_text": 6, "fusion_width": 8},
     )
 
     output_range: Tensor
@@ -80,12 +81,12 @@ class TFN(MSAMethod):
         hidden_text: int = 128,
         hidden_audio: int = 32,
         hidden_vision: int = 128,
-        text_out: int = 32,
+        out_text: int = 32,
         fusion_width: int = 64,
         dropout_text: float = 0.0,
         dropout_audio: float = 0.3,
         dropout_vision: float = 0.3,
-        dropout_fusion: float = 0.5,
+        fusion_dropout: float = 0.5,
         text_encoder: str | None = None,
         finetune: bool = False,
         text_lr: float = 5e-5,
@@ -96,9 +97,9 @@ class TFN(MSAMethod):
         self.text = TextInput(spec, text_encoder, finetune=finetune)
         self.audio_subnet = PooledNet(spec.feature_dims["audio"], hidden_audio, dropout_audio)
         self.video_subnet = PooledNet(spec.feature_dims["vision"], hidden_vision, dropout_vision)
-        self.text_subnet = TextNet(self.text.width, hidden_text, text_out, dropout_text)
-        product = (hidden_audio + 1) * (hidden_vision + 1) * (text_out + 1)
-        self.post_fusion_dropout = nn.Dropout(dropout_fusion)
+        self.text_subnet = TextNet(self.text.width, hidden_text, out_text, dropout_text)
+        product = (hidden_audio + 1) * (hidden_vision + 1) * (out_text + 1)
+        self.post_fusion_dropout = nn.Dropout(fusion_dropout)
         self.post_fusion_layer_1 = nn.Linear(product, fusion_width)
         self.post_fusion_layer_2 = nn.Linear(fusion_width, fusion_width)
         self.post_fusion_layer_3 = nn.Linear(fusion_width, self.n_outputs)

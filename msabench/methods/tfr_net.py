@@ -96,8 +96,8 @@ class TFRNet(MSAMethod):
     Args:
         spec: What the data look like; filled in from the data module.
         variant: ``wo_reconstruction`` trains on the task alone.
-        width: Common width d of the modalities.
-        heads: Heads of the Transformers over time; divides ``width``.
+        dim: Common width d of the modalities.
+        heads: Heads of the Transformers over time; divides ``dim``.
         layers: Layers of the crossmodal Transformers; the others have at least 3.
         kernel_size_text: Steps seen by one step of the text projection; odd.
         kernel_size_audio: The same for audio.
@@ -112,7 +112,7 @@ class TFRNet(MSAMethod):
         hidden_vision: The same for vision.
         gru_layers: Layers of GRUs.
         fusion_width: Units of the hidden layer of the head.
-        text_dropout: Dropout on raw text.
+        dropout_text: Dropout on raw text.
         attn_dropout_text: Dropout on attention weights where text is the source, and where there is none.
         attn_dropout_audio: The same where audio is the source.
         attn_dropout_vision: The same where vision is the source.
@@ -159,7 +159,7 @@ class TFRNet(MSAMethod):
         trains_with=("complete",),
         # Complete clips miss nothing, and the layers that rebuild would learn nothing.
         smoke={
-            "width": 8,
+            "dim": 8,
             "heads": 2,
             "layers": 1,
             "temporal_heads_text": 1,
@@ -175,7 +175,7 @@ class TFRNet(MSAMethod):
         spec: DataSpec,
         *,
         variant: str = "default",
-        width: int = 30,
+        dim: int = 30,
         heads: int = 6,
         layers: int = 3,
         kernel_size_text: int = 1,
@@ -190,7 +190,7 @@ class TFRNet(MSAMethod):
         hidden_vision: int = 48,
         gru_layers: int = 3,
         fusion_width: int = 128,
-        text_dropout: float = 0.2,
+        dropout_text: float = 0.2,
         attn_dropout_text: float = 0.2,
         attn_dropout_audio: float = 0.1,
         attn_dropout_vision: float = 0.0,
@@ -241,7 +241,7 @@ class TFRNet(MSAMethod):
         self.prediction_epochs = prediction_epochs
         self.weights = dict(zip(MODALITIES, weights, strict=False))
         self.lambda_similarity = lambda_similarity
-        self.text_dropout = text_dropout
+        self.dropout_text = dropout_text
         self.fusion_dropout = fusion_dropout
         self.out_dropout = out_dropout
         self.text_rates = Rates(text_lr, text_weight_decay)
@@ -253,7 +253,7 @@ class TFRNet(MSAMethod):
         self.project = nn.ModuleDict(
             {
                 m: TemporalProjection(
-                    widths[m], width, steps=spec.seq_lens[m], kernel_size=kernels[m], padding="same", what=m
+                    widths[m], dim, steps=spec.seq_lens[m], kernel_size=kernels[m], padding="same", what=m
                 )
                 for m in MODALITIES
             }
@@ -275,16 +275,16 @@ class TFRNet(MSAMethod):
         # Each target's streams are joined in this order of sources, itself first.
         self.sources = {target: tuple(m for m in MODALITIES if m != target) for target in MODALITIES}
         depth = max(layers, _MIN_LAYERS)
-        self.memory = nn.ModuleDict({target: encoder(width, heads, depth, "text") for target in MODALITIES})
+        self.memory = nn.ModuleDict({target: encoder(dim, heads, depth, "text") for target in MODALITIES})
         self.cross = nn.ModuleDict(
             {
-                f"{target}_from_{source}": encoder(width, heads, layers, source)
+                f"{target}_from_{source}": encoder(dim, heads, layers, source)
                 for target in MODALITIES
                 for source in self.sources[target]
             }
         )
         hidden = {"text": hidden_text, "audio": hidden_audio, "vision": hidden_vision}
-        self.readers = nn.ModuleDict({m: GatedReader(3 * width, hidden[m], gru_layers) for m in MODALITIES})
+        self.readers = nn.ModuleDict({m: GatedReader(3 * dim, hidden[m], gru_layers) for m in MODALITIES})
         self.norm = ClipNorm(sum(hidden.values()))
         self.hidden_layer = nn.Linear(sum(hidden.values()), fusion_width)
         self.out_layer = nn.Linear(fusion_width, self.n_outputs)
@@ -300,7 +300,7 @@ class TFRNet(MSAMethod):
                 )
             last = encoder(steps, temporal_heads[m], depth, "text", positions=False)
             self.final[m] = last if steps > 1 else nn.Identity()
-        self.generators = nn.ModuleDict({m: nn.Linear(3 * width, widths[m]) for m in MODALITIES})
+        self.generators = nn.ModuleDict({m: nn.Linear(3 * dim, widths[m]) for m in MODALITIES})
 
     def forward(self, batch: Batch) -> Output:
         """Predict; ``representation`` is the three vectors side by side, before the head."""
@@ -371,7 +371,7 @@ class TFRNet(MSAMethod):
 
     def _steps(self, batch: Batch) -> dict[str, Tensor]:
         """The steps h of each modality."""
-        text = F.dropout(self.text(batch), self.text_dropout, self.training)
+        text = F.dropout(self.text(batch), self.dropout_text, self.training)
         inputs = {"text": text, "audio": batch.audio, "vision": batch.vision}
         x = {m: self.project[m](inputs[m]) for m in MODALITIES}
         return {

@@ -19,7 +19,7 @@ Notation: N sequences of T steps, d channels (``dim``).
 
 Deviations:
     1. The original reads a video as a sequence of utterances, one vector per utterance and modality, and predicts for
-       each. ``context: conversation`` is this form, with the mean over an utterance's steps, missing ones as zeros, in
+       each. ``sequence: conversation`` is this form, with the mean over an utterance's steps, missing ones as zeros, in
        place of its vector. The default, ``frames``, reads a clip as a sequence of frames; the joint feature is averaged
        over the steps that exist before the last layer. A clip is then predicted without its neighbours, as by the other
        methods.
@@ -227,19 +227,19 @@ class TransM(MSAMethod):
     Args:
         spec: What the data look like; filled in from the data module.
         variant: ``default``.
-        context: What a sequence is made of: a clip's ``frames``, or the clips of a ``conversation`` (a video).
+        sequence: What a sequence is made of: a clip's ``frames``, or the clips of a ``conversation`` (a video).
         encoder_layers: Layers of each of the four encoders; 10 in preset ``paper``, 3 in ``light``.
         decoder_layers: Layers of each of the four decoders; 5 in preset ``paper``, 3 in ``light``.
         dim: Channels d of a modality; a multiple of ``heads``.
         heads: Attention heads.
         gru_width: Width of the GRUs in each direction.
-        hidden_vision: Width of feed-forward networks in the cell of text and vision.
-        hidden_audio: The same in the cell of text and audio.
+        feedforward_vision: Width of feed-forward networks in the cell of text and vision.
+        feedforward_audio: The same in the cell of text and audio.
         dropout: Dropout rate in [0, 1) after every sub-layer of the Transformers.
         input_dropout: Dropout rate in [0, 1) on features that enter the GRUs.
         context_dropout: Dropout rate in [0, 1) on states of the GRUs, and on h.
         relu_output: Whether translations pass a ReLU.
-        aux_weight: Weight >= 0 of each of the four translations' mean absolute errors.
+        lambda_translation: Weight >= 0 of each of the four translations' mean absolute errors.
         lr: Learning rate of Adam.
         lr_patience: Epochs without a better ``val/task`` before the learning rate is divided by 10; None, as in the
             original, keeps it constant.
@@ -265,8 +265,8 @@ class TransM(MSAMethod):
             "dim": 8,
             "heads": 2,
             "gru_width": 6,
-            "hidden_vision": 12,
-            "hidden_audio": 10,
+            "feedforward_vision": 12,
+            "feedforward_audio": 10,
         },
     )
 
@@ -275,26 +275,26 @@ class TransM(MSAMethod):
         spec: DataSpec,
         *,
         variant: str = "default",
-        context: Literal["frames", "conversation"] = "frames",
+        sequence: Literal["frames", "conversation"] = "frames",
         encoder_layers: int = 10,
         decoder_layers: int = 5,
         dim: int = 100,
         heads: int = 5,
         gru_width: int = 300,
-        hidden_vision: int = 200,
-        hidden_audio: int = 120,
+        feedforward_vision: int = 200,
+        feedforward_audio: int = 120,
         dropout: float = 0.5,
         input_dropout: float = 0.5,
         context_dropout: float = 0.3,
         relu_output: bool = False,
-        aux_weight: float = 10.0,
+        lambda_translation: float = 10.0,
         lr: float = 1e-3,
         lr_patience: int | None = None,
         gradient_clip: float | None = None,
     ) -> None:
         super().__init__(spec, variant=variant, lr=lr, lr_patience=lr_patience, gradient_clip=gradient_clip)
-        if context not in ("frames", "conversation"):
-            raise one_of("context", context, ("frames", "conversation"))
+        if sequence not in ("frames", "conversation"):
+            raise one_of("sequence", sequence, ("frames", "conversation"))
         if dim < 1 or heads < 1 or dim % heads:
             raise MSABenchError(
                 f"dim {dim} with {heads} heads is not allowed; dim must be a positive multiple of heads"
@@ -303,16 +303,16 @@ class TransM(MSAMethod):
             raise MSABenchError(
                 f"encoder_layers {encoder_layers} and decoder_layers {decoder_layers} must both be at least 1"
             )
-        if aux_weight < 0:
-            raise MSABenchError(f"aux_weight {aux_weight} is not allowed; give 0 or more")
-        self.context = context
+        if lambda_translation < 0:
+            raise MSABenchError(f"lambda_translation {lambda_translation} is not allowed; give 0 or more")
+        self.sequence = sequence
         self.relu_output = relu_output
-        self.aux_weight = aux_weight
+        self.lambda_translation = lambda_translation
         widths = spec.feature_dims
         self.encoders = nn.ModuleDict(
             {m: _ContextEncoder(widths[m], gru_width, dim, input_dropout, context_dropout) for m in MODALITIES}
         )
-        hidden = {"vision": hidden_vision, "audio": hidden_audio}
+        hidden = {"vision": feedforward_vision, "audio": feedforward_audio}
         depths = (encoder_layers, decoder_layers)
         self.cells = nn.ModuleDict(
             {m: _FusionCell(widths["text"], widths[m], dim, depths, heads, hidden[m], dropout) for m in hidden}
@@ -322,7 +322,7 @@ class TransM(MSAMethod):
     @property
     def needs_conversations(self) -> bool:
         """A sequence of utterances is a whole conversation."""
-        return self.context == "conversation"
+        return self.sequence == "conversation"
 
     def forward(self, batch: Batch) -> Output:
         """Predict; ``representation`` is the joint feature ``(B, 7 d)`` of each clip."""
@@ -355,11 +355,11 @@ class TransM(MSAMethod):
         terms = {"task": self.task_loss(out.pred, batch.labels)}
         for name in ("vision", "audio", "text_from_vision", "text_from_audio"):
             steps = out.aux[f"steps_{name}"].sum().clamp(min=1)
-            terms[name] = self.aux_weight * out.aux[f"error_{name}"].sum() / steps
+            terms[name] = self.lambda_translation * out.aux[f"error_{name}"].sum() / steps
         return terms
 
     def _sequences(self, batch: Batch) -> _Frames | _Utterances:
-        return _Utterances(batch) if self.context == "conversation" else _Frames(batch)
+        return _Utterances(batch) if self.sequence == "conversation" else _Frames(batch)
 
     def _fuse(
         self, inputs: dict[str, Tensor], valid: Tensor, lengths: Tensor, *, translate: bool = False

@@ -18,7 +18,7 @@ class ClipTokens(nn.Module):
         text: Where the text comes from.
         dim: Features D of a token.
         tokens: Tokens K of a modality, at least 1.
-        depth: Layers of each modality's Transformer, at least 1.
+        layers: Layers of each modality's Transformer, at least 1.
         heads: Attention heads.
         dim_head: Features of a head.
     """
@@ -30,14 +30,14 @@ class ClipTokens(nn.Module):
         dim: int,
         tokens: int,
         *,
-        depth: int = 2,
+        layers: int = 2,
         heads: int = 8,
         dim_head: int = 64,
     ) -> None:
         super().__init__()
         self.text = text
         widths = {**spec.feature_dims, "text": text.width}
-        sizes = {"tokens": tokens, "depth": depth, "heads": heads, "dim_head": dim_head}
+        sizes = {"tokens": tokens, "layers": layers, "heads": heads, "dim_head": dim_head}
         self.tokens = nn.ModuleDict({m: TokenEmbedding(widths[m], dim, spec.seq_lens[m], **sizes) for m in MODALITIES})
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -59,17 +59,17 @@ class CrossTransformer(nn.Module):
     Args:
         dim: Features D.
         steps: Longest source and target, without the token.
-        depth: Number of blocks, at least 1.
+        layers: Number of blocks, at least 1.
         heads: Attention heads.
         dim_head: Features of a head.
     """
 
-    def __init__(self, dim: int, steps: int, *, depth: int = 2, heads: int = 8, dim_head: int = 64) -> None:
+    def __init__(self, dim: int, steps: int, *, layers: int = 2, heads: int = 8, dim_head: int = 64) -> None:
         super().__init__()
         self.token = nn.Parameter(torch.zeros(1, 1, dim))
         self.source_positions = nn.Parameter(torch.randn(1, 1 + steps, dim))
         self.target_positions = nn.Parameter(torch.randn(1, 1 + steps, dim))
-        self.blocks = nn.ModuleList(Block(dim, heads, dim_head, dim) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, heads, dim_head, dim) for _ in range(layers))
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Update ``target`` ``(B, T, D)`` from ``source`` ``(B, S, D)``; returns ``(B, 1 + T, D)``, the token first."""
@@ -88,7 +88,7 @@ class HyperModalityFusion(nn.Module):
         dim: Features D of a token, a multiple of ``heads``.
         tokens: Tokens K of each modality.
         layers: Hyper-modality layers, at least 1; language has one Transformer layer less.
-        depth: Blocks of the fusion, at least 1.
+        fusion_layers: Blocks of the fusion, at least 1.
         heads: Attention heads.
         dim_head: Features of a head in language's Transformer and in the fusion.
 
@@ -102,20 +102,20 @@ class HyperModalityFusion(nn.Module):
         tokens: int,
         *,
         layers: int = 3,
-        depth: int = 2,
+        fusion_layers: int = 2,
         heads: int = 8,
         dim_head: int = 64,
     ) -> None:
         super().__init__()
-        if min(layers, depth, heads) < 1 or dim % heads:
+        if min(layers, fusion_layers, heads) < 1 or dim % heads:
             raise MSABenchError(
-                f"hyper_layers {layers}, fusion_depth {depth} and heads {heads} must be at least 1, "
+                f"hyper_layers {layers}, fusion_layers {fusion_layers} and heads {heads} must be at least 1, "
                 f"and heads must divide dim {dim}"
             )
         self.hyper = nn.Parameter(torch.ones(1, tokens, dim))
-        self.language = TokenTransformer(dim, tokens, depth=layers - 1, heads=heads, dim_head=dim_head)
+        self.language = TokenTransformer(dim, tokens, layers=layers - 1, heads=heads, dim_head=dim_head)
         self.layers = nn.ModuleList(HyperModalityLayer(dim, heads) for _ in range(layers))
-        self.fusion = CrossTransformer(dim, tokens, depth=depth, heads=heads, dim_head=dim_head)
+        self.fusion = CrossTransformer(dim, tokens, layers=fusion_layers, heads=heads, dim_head=dim_head)
 
     def forward(self, language: Tensor, audio: Tensor, vision: Tensor) -> Tensor:
         """Fuse three float ``(B, K, D)``; returns ``(B, 1 + K, D)``, the fusion's token first."""

@@ -73,7 +73,7 @@ class TokenTransformer(nn.Module):
         dim: Features D.
         steps: Longest sequence it can read, without the tokens.
         tokens: Number K of learned tokens in front, 0 for none. They start at zero and have positions too.
-        depth: Number of blocks, at least 1; ``states`` alone does without any.
+        layers: Number of blocks, at least 1; ``states`` alone does without any.
         heads: Attention heads.
         dim_head: Features of a head.
         hidden: Width of the perceptrons; None for D.
@@ -85,7 +85,7 @@ class TokenTransformer(nn.Module):
         steps: int,
         *,
         tokens: int = 0,
-        depth: int = 2,
+        layers: int = 2,
         heads: int = 8,
         dim_head: int = 64,
         hidden: int | None = None,
@@ -93,7 +93,7 @@ class TokenTransformer(nn.Module):
         super().__init__()
         self.tokens = nn.Parameter(torch.zeros(1, tokens, dim)) if tokens else None
         self.positions = nn.Parameter(torch.randn(1, tokens + steps, dim))
-        self.blocks = nn.ModuleList(Block(dim, heads, dim_head, hidden or dim) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, heads, dim_head, hidden or dim) for _ in range(layers))
 
     def forward(self, x: Tensor, keep: int | None = None) -> Tensor:
         """Encode a sequence.
@@ -122,7 +122,7 @@ class TokenTransformer(nn.Module):
             x: float ``(B, T, D)``.
 
         Returns:
-            ``depth + 1`` tensors ``(B, K + T, D)``.
+            ``layers + 1`` tensors ``(B, K + T, D)``.
 
         Raises:
             MSABenchError: As for ``forward``.
@@ -150,7 +150,7 @@ class TokenEmbedding(nn.Module):
         dim: Features D of the tokens.
         steps: Longest sequence.
         tokens: Number K of tokens, at least 1.
-        depth: Number of blocks, at least 1.
+        layers: Number of blocks, at least 1.
         heads: Attention heads.
         dim_head: Features of a head.
 
@@ -166,7 +166,7 @@ class TokenEmbedding(nn.Module):
         steps: int,
         *,
         tokens: int = 8,
-        depth: int = 2,
+        layers: int = 2,
         heads: int = 8,
         dim_head: int = 64,
     ) -> None:
@@ -175,7 +175,7 @@ class TokenEmbedding(nn.Module):
             raise MSABenchError(f"tokens {tokens} is not allowed; give at least 1")
         self.n_tokens = tokens
         self.project = nn.Linear(features, dim)
-        self.transformer = TokenTransformer(dim, steps, tokens=tokens, depth=depth, heads=heads, dim_head=dim_head)
+        self.transformer = TokenTransformer(dim, steps, tokens=tokens, layers=layers, heads=heads, dim_head=dim_head)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed ``(B, T, features)`` as ``(B, K, D)``."""

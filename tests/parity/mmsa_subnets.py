@@ -24,7 +24,7 @@ def mmsa(case: Case, ours: nn.Module) -> nn.Module:
         SimpleNamespace(
             feature_dims=list(case.dims),
             hidden_dims=[chosen["hidden_text"], chosen["hidden_audio"], chosen["hidden_vision"]],
-            text_out=chosen.get("text_out"),
+            text_out=chosen.get("out_text"),
             post_fusion_dim=chosen.get("fusion_width"),
             rank=chosen.get("rank", 3),
             dropouts=[0.0, 0.0, 0.0, 0.0],

@@ -45,7 +45,7 @@ def trainer_class(name: str) -> Any:
 
 def head_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Widths of the heads and everything else that both models ask for; no dropout."""
-    posts = {"fusion": "fusion", "text": "text", "audio": "audio", "video": "vision"}
+    posts = {"fusion": "fusion_width", "text": "width_text", "audio": "width_audio", "video": "width_vision"}
     return {
         "need_data_aligned": False,
         "use_finetune": True,
@@ -54,7 +54,7 @@ def head_settings(settings: dict[str, Any]) -> dict[str, Any]:
         **{f"{letter}_lstm_{key}": value for letter in "av" for key, value in (("layers", 1), ("dropout", 0.0))},
         "a_lstm_hidden_size": settings["hidden_audio"],
         "v_lstm_hidden_size": settings["hidden_vision"],
-        **{f"post_{theirs}_dim": settings[f"{ours}_width"] for theirs, ours in posts.items()},
+        **{f"post_{theirs}_dim": settings[ours] for theirs, ours in posts.items()},
         **{f"post_{theirs}_dropout": 0.0 for theirs in posts},
     }
 
@@ -150,7 +150,7 @@ RATES = {
 }
 """Different for every part, so that a parameter in the wrong group shows."""
 
-NO_DROPOUT = {f"{branch}_dropout": 0.0 for branch in ("fusion", "text", "audio", "vision")}
+NO_DROPOUT = dict.fromkeys(("fusion_dropout", "dropout_text", "dropout_audio", "dropout_vision"), 0.0)
 
 
 def optimiser_settings() -> dict[str, float]:
@@ -181,7 +181,7 @@ def assert_same_training(
     method, before, epochs = fit_recorded(case.method, settings, RATES, folder)
     dims = method.spec.feature_dims
     theirs = official(replace(case, dims=(dims["text"], dims["audio"], dims["vision"])), before)
-    widths = {branch: settings[f"{'fusion' if branch == 'joint' else branch}_width"] for branch in BRANCHES}
+    widths = {branch: settings["fusion_width" if branch == "joint" else f"width_{branch}"] for branch in BRANCHES}
     state = train(
         name,
         trainer_settings(method.spec.n_train, widths, H=3.0, update_epochs=4, **optimiser_settings()),

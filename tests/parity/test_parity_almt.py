@@ -22,8 +22,8 @@ from tests.parity.token_names import einops, renamed
 # Their BERT is replaced by its output, so the parameters are those without BERT.
 SHAPES = {
     "mosi": (Case("almt", (768, 5, 20), (50, 375, 500)), 2_603_649),
-    "mosei": (Case("almt", (768, 74, 35), (50, 500, 500), settings={"fusion_depth": 4}), 3_223_041),
-    "sims": (Case("almt", (768, 33, 709), (39, 400, 55), settings={"fusion_depth": 4}), 3_232_897),
+    "mosei": (Case("almt", (768, 74, 35), (50, 500, 500), settings={"fusion_layers": 4}), 3_223_041),
+    "sims": (Case("almt", (768, 33, 709), (39, 400, 55), settings={"fusion_layers": 4}), 3_232_897),
 }
 PLACES = (
     (r"^fusion\.language\.", "l_encoder."),
@@ -56,7 +56,7 @@ def official(case: Case, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
         AHL_depth=3,
         ahl_dim_head=dim // heads,
         ahl_droup=0.0,
-        fusion_layer_depth=case.settings.get("fusion_depth", 2),
+        fusion_layer_depth=case.settings.get("fusion_layers", 2),
     )
     return module.build_model(SimpleNamespace(model=settings)).eval()
 

@@ -81,7 +81,7 @@ def official(case: Case, ours: nn.Module) -> Any:
     theirs = module.Model(
         SimpleNamespace(
             **dict(zip(("d_t", "d_a", "d_v"), case.dims, strict=True)),
-            d_common=chosen.get("width", 128),
+            d_common=chosen.get("dim", 128),
             encoders=chosen.get("encoder", "gru"),
             features_compose_t=chosen.get("compose_steps", "mean"),
             features_compose_k=chosen.get("compose_modalities", "cat"),

@@ -29,7 +29,7 @@ KERNELS = {"kernel_size_text": 5, "kernel_size_audio": 1, "kernel_size_vision": 
 SHAPES = {
     "golden": CASE,
     "mosi": Case("dmd", (768, 5, 20), (50, 50, 50)),
-    "mosei": Case("dmd", (768, 74, 35), (50, 50, 50), settings={"width": 30, "heads": 6, **KERNELS}),
+    "mosei": Case("dmd", (768, 74, 35), (50, 50, 50), settings={"dim": 30, "heads": 6, **KERNELS}),
     "sims": Case("dmd", (768, 33, 709), (39, 400, 55)),
 }
 
@@ -122,7 +122,7 @@ def copy_weights(ours: nn.Module, model: nn.Module, homo: nn.Module, hetero: nn.
 
 def theirs_for(official: SimpleNamespace, case: Case, ours: nn.Module) -> tuple[Any, Any, Any]:
     """Their model and units with our weights; biases of the units, which we do not have, stay as they are drawn."""
-    chosen = {"width": 50, "heads": 10, "layers": 4, "edge_width_homo": 64, "edge_width_hetero": 32}
+    chosen = {"dim": 50, "heads": 10, "layers": 4, "edge_width_homo": 64, "edge_width_hetero": 32}
     chosen |= {f"kernel_size_{m}": 5 for m in LETTERS} | case.settings
     dropouts = ("attn_dropout", "attn_dropout_a", "attn_dropout_v", "relu_dropout", "embed_dropout", "res_dropout")
     settings = SimpleNamespace(
@@ -131,7 +131,7 @@ def theirs_for(official: SimpleNamespace, case: Case, ours: nn.Module) -> tuple[
         transformers="bert",
         pretrained="",
         dataset_name="none of theirs",
-        dst_feature_dim_nheads=(chosen["width"], chosen["heads"]),
+        dst_feature_dim_nheads=(chosen["dim"], chosen["heads"]),
         feature_dims=case.dims,
         nlevels=chosen["layers"],
         attn_mask=True,
@@ -159,8 +159,8 @@ def theirs_for(official: SimpleNamespace, case: Case, ours: nn.Module) -> tuple[
             hyp_params=None,
         )
 
-    homo = unit(official.homo, chosen["width"], chosen["edge_width_homo"], [0, 0, 1, 0, 1, 0])
-    hetero = unit(official.hetero, 2 * chosen["width"], chosen["edge_width_hetero"], [0, 0, 1, 0, 1, 1])
+    homo = unit(official.homo, chosen["dim"], chosen["edge_width_homo"], [0, 0, 1, 0, 1, 0])
+    hetero = unit(official.hetero, 2 * chosen["dim"], chosen["edge_width_hetero"], [0, 0, 1, 0, 1, 1])
     copy_weights(ours, model, homo, hetero)
     return model, homo, hetero
 
@@ -245,7 +245,7 @@ def test_official_code_trains_to_the_same_weights(
     """Three epochs of six batches in steps of four, two of them left over; entries clipped after every batch."""
     clip = 0.02
     settings = {**DMD.info.smoke, "gradient_clip": clip, "accumulate": 4, "orth": "official"}
-    dropouts = ("text_dropout", "attn_dropout_text", "attn_dropout_audio", "embed_dropout", "out_dropout")
+    dropouts = ("dropout_text", "attn_dropout_text", "attn_dropout_audio", "embed_dropout", "out_dropout")
     method, before, epochs = fit_recorded("dmd", {**settings, **dict.fromkeys(dropouts, 0.0)}, {"lr": 1e-3}, tmp_path)
 
     case = Case("dmd", (12, 5, 7), (8, 8, 8), settings=settings)

@@ -24,13 +24,13 @@ from tests.parity.mmsa_single import GivenText
 GOLDEN = ("emoe_official", "emoe_official_unaligned")
 CASE = CASES["emoe_official"]
 # Their router has 196 million weights for CMU-MOSI.
-_SMALL = {"router_hidden": 32, "layers": 4, "width": 256, "heads": 8}
+_SMALL = {"router_width": 32, "layers": 4, "dim": 256, "heads": 8}
 _KERNELS = {f"kernel_size_{m}": 5 for m in MODALITIES}
 SHAPES = {
     **{name: CASES[name] for name in GOLDEN},
     "joined": replace(CASE, settings={**CASE.settings, "fusion": "concat"}),
     # As wide as the text: no projection of it.
-    "not projected": Case("emoe", (12, 5, 7), (9, 9, 9), settings={"width": 12, "heads": 3, "layers": 1}),
+    "not projected": Case("emoe", (12, 5, 7), (9, 9, 9), settings={"dim": 12, "heads": 3, "layers": 1}),
     "mosi": Case("emoe", (768, 5, 20), (50, 50, 50), settings=_SMALL | _KERNELS),
     "sims": Case("emoe", (768, 33, 709), (39, 400, 55), settings=_SMALL | _KERNELS),
 }
@@ -83,7 +83,7 @@ def official(case: Case, ours: nn.Module) -> Any:
             pretrained="",
             dataset_name="mosi",
             need_data_aligned=len(set(case.steps)) == 1,
-            dst_feature_dim_nheads=[chosen["width"], chosen["heads"]],
+            dst_feature_dim_nheads=[chosen["dim"], chosen["heads"]],
             nlevels=chosen["layers"],
             feature_dims=list(case.dims),
             attn_mask=True,
@@ -97,10 +97,10 @@ def official(case: Case, ours: nn.Module) -> Any:
     text, audio, vision = case.steps
     theirs.transfer_a_ali, theirs.transfer_v_ali = nn.Linear(audio, text), nn.Linear(vision, text)
     inputs = text * sum(case.dims)
-    if "router_hidden" in chosen:
+    if "router_width" in chosen:
         theirs.Router = made(16, 3, 0.1)
-        theirs.Router.l1 = nn.Linear(inputs, chosen["router_hidden"])
-        theirs.Router.l2 = nn.Linear(chosen["router_hidden"], 3)
+        theirs.Router.l1 = nn.Linear(inputs, chosen["router_width"])
+        theirs.Router.l2 = nn.Linear(chosen["router_width"], 3)
     else:
         theirs.Router = made(inputs, 3, 0.1)
     state = {short_name(name): value for name, value in ours.state_dict().items()}
@@ -193,7 +193,7 @@ def test_official_code_trains_to_the_same_weights(fusion: str, tmp_path: Path, m
     """Three epochs of six batches, a step after the fourth, two left over."""
     data = data_module(random_corpus(), batch_size=4)
     steps, dims = data.spec.seq_lens, data.spec.feature_dims
-    sizes = {"width": 12, "heads": 3, "layers": 1, "fusion": fusion}
+    sizes = {"dim": 12, "heads": 3, "layers": 1, "fusion": fusion}
     off = {name: 0.0 for name in EMOE.__init__.__kwdefaults__ if "dropout" in name}
     rate, epochs = 0.02, 3
     with torch.random.fork_rng():

@@ -25,7 +25,7 @@ SHAPES = {
     "golden_padded": CASES["gcnet_official_padded"],
     "mosi": Case("gcnet", (768, 5, 20), (50, 375, 500), settings={"hidden": 50}),
     "sims": Case(
-        "gcnet", (768, 33, 709), (39, 400, 55), settings={"hidden": 50, "packed": False, "time_attention": True}
+        "gcnet", (768, 33, 709), (39, 400, 55), settings={"hidden": 50, "mask_padding": False, "time_attention": True}
     ),
 }
 KINDS = {"temporal": ("past", "now", "future"), "speaker": ("00", "01", "10", "11")}

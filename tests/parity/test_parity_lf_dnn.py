@@ -20,7 +20,7 @@ def test_mmsa_gives_the_same_numbers() -> None:
         SimpleNamespace(
             feature_dims=list(case.dims),
             hidden_dims=[chosen["hidden_text"], chosen["hidden_audio"], chosen["hidden_vision"]],
-            text_out=chosen["text_out"],
+            text_out=chosen["out_text"],
             post_fusion_dim=chosen["fusion_width"],
             dropouts=[0.2, 0.2, 0.2, 0.2],
             train_mode="regression",

@@ -22,9 +22,9 @@ from tests.parity.token_names import einops, renamed
 # Their BERT is replaced by its output, so the parameters are those without BERT.
 SHAPES = {
     "mosi": (Case("lnln", (768, 5, 20), (50, 375, 500)), 6_483_012),
-    "mosei": (Case("lnln", (768, 74, 35), (50, 500, 500), settings={"fusion_depth": 4}), 7_102_404),
+    "mosei": (Case("lnln", (768, 74, 35), (50, 500, 500), settings={"fusion_layers": 4}), 7_102_404),
     "sims": (
-        Case("lnln", (768, 33, 709), (39, 400, 55), settings={"fusion_depth": 4, "lambda_adversarial": 0.6}),
+        Case("lnln", (768, 33, 709), (39, 400, 55), settings={"fusion_layers": 4, "lambda_adversarial": 0.6}),
         7_112_260,
     ),
 }
@@ -70,7 +70,7 @@ def official(case: Case, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, nn
             "dmml": {
                 "language_encoder": part(input_length=8),
                 "hyper_modality_learning": part(depth=3),
-                "fuison_transformer": part(source_length=8, tgt_length=8, depth=case.settings.get("fusion_depth", 2)),
+                "fuison_transformer": part(source_length=8, tgt_length=8, depth=case.settings.get("fusion_layers", 2)),
                 "regression": {"input_dim": 128, "out_dim": 1},
             },
         },

@@ -49,8 +49,8 @@ SHAPES = {
 WEIGHTS = {"lambda_mmd": 3.0, "lambda_text": 0.5, "lambda_audio": 0.2, "lambda_vision": 0.3}
 NO_DROPOUT = dict.fromkeys(
     [
-        *(f"{part}_dropout" for part in ("attend", "propose", "retain", "update", "head")),
-        *(f"factor_{k}_dropout" for k in LETTERS),
+        *(f"{part}_dropout" for part in ("attend", "propose", "retain", "update", "out")),
+        *(f"factor_dropout_{k}" for k in LETTERS),
     ],
     0.0,
 )

@@ -163,7 +163,7 @@ def test_mmsa_gives_the_same_losses_and_gradients(variant: str) -> None:
         torch.testing.assert_close(parameter.grad, gradients[short_name(name)], atol=1e-5, rtol=1e-4)
 
 
-WEIGHTS = {"weight_sim": 0.3, "weight_diff": 0.1, "weight_recon": 0.7}
+WEIGHTS = {"lambda_similarity": 0.3, "lambda_difference": 0.1, "lambda_reconstruction": 0.7}
 
 
 def test_mmsa_trains_to_the_same_weights(tmp_path: Path) -> None:

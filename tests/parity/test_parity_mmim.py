@@ -27,7 +27,7 @@ from tests.parity.clones import clone, importing
 from tests.parity.mmsa_single import GivenText, model_class, trainer_module
 
 CASE = CASES["mmim_mmsa"]
-_FULL = {"hidden": 16, "width": 16, "fusion": 128, "bidirectional": True}
+_FULL = {"hidden": 16, "dim": 16, "fusion_width": 128, "bidirectional": True}
 SHAPES = {
     "golden": CASE,
     "mosi": Case("mmim", (768, 5, 20), (50, 375, 500), settings=_FULL),
@@ -61,12 +61,12 @@ def copy_weights(ours: nn.Module, theirs: nn.Module) -> None:
 
 
 def settings_of(case: Case) -> dict[str, Any]:
-    sizes = {f"d_{m}{part}": case.settings["hidden" if part == "h" else "width"] for m in "av" for part in ("h", "out")}
+    sizes = {f"d_{m}{part}": case.settings["hidden" if part == "h" else "dim"] for m in "av" for part in ("h", "out")}
     return {
         **sizes,
         "n_layer": 1,
         "bidirectional": case.settings.get("bidirectional", False),
-        "d_prjh": case.settings["fusion"],
+        "d_prjh": case.settings["fusion_width"],
         "cpc_layers": 1,
         "mmilb_mid_activation": "ReLU",
         "mmilb_last_activation": "Tanh",
@@ -113,7 +113,7 @@ def assert_same(ours: MMIM, batch: Batch, expected: dict[str, Tensor]) -> float:
         torch.testing.assert_close(vectors[m], expected[f"Feature_{letter}"], atol=1e-5, rtol=0)
     torch.testing.assert_close(out.representation, expected["Feature_f"], atol=1e-5, rtol=0)
     torch.testing.assert_close(out.pred, expected["M"].squeeze(1), atol=1e-5, rtol=0)
-    ours.alpha = ours.beta = 1.0
+    ours.lambda_cpc = ours.lambda_bounds = 1.0
     terms = ours.loss(out, replace(batch, labels=torch.zeros(batch.size)))
     torch.testing.assert_close(-terms["likelihood"], expected["lld"], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(terms["contrast"] + 3 * math.log(batch.size), expected["nce"], atol=1e-5, rtol=0)
@@ -184,7 +184,7 @@ def clips_of(count: int, key: int) -> Batch:
 def test_mmsa_gives_the_same_entropy() -> None:
     ours = build(CASE)
     theirs = mmsa(CASE, ours)
-    ours.turn, ours.beta = "main", 1.0
+    ours.turn, ours.lambda_bounds = "main", 1.0
     memory: dict[str, Any] = {"tv": None, "ta": None, "va": None}
     found = []
     for key, count in ((1, 24), (2, 31), (3, 24), (4, 27)):
@@ -242,7 +242,7 @@ def test_mmsa_trains_to_the_same_weights(clip: float, tmp_path: Path, monkeypatc
     """Three epochs of two passes of four batches; the entropy enters in the third batch of a pass."""
     monkeypatch.setattr(mmim, "_SHRINKAGE", 1e-12)
     data = data_module(random_corpus(sizes=(76, 8, 8)), batch_size=20)
-    chosen = {**CASE.settings, "dropout": 0.0, "gradient_clip": clip, "weight_decay": 1e-2, "lr_bounds": 2e-3}
+    chosen = {**CASE.settings, "dropout": 0.0, "gradient_clip": clip, "weight_decay": 1e-2, "bounds_lr": 2e-3}
     method, before = (Recorded(data.spec, **chosen).double() for _ in range(2))
     before.load_state_dict(method.state_dict())
     seen: list[tuple[str, Batch]] = []

@@ -91,7 +91,7 @@ def test_mmsa_gives_the_same_numbers() -> None:
     settings = hyper_parameters(
         case,
         use_bert=False,
-        dst_feature_dim_nheads=[case.settings["width"], case.settings["heads"]],
+        dst_feature_dim_nheads=[case.settings["dim"], case.settings["heads"]],
         feature_dims=list(case.dims),
         nlevels=case.settings["layers"],
         output_dropout=0.0,

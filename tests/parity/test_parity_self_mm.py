@@ -26,20 +26,20 @@ from tests.parity.mmsa_trainer import (
 )
 
 CASE = CASES["self_mm_mmsa"]
-MOSI = {"hidden_audio": 16, "hidden_vision": 32, "audio_out": 16, "vision_out": 32, "fusion_width": 128}
-SIMS = {**MOSI, "hidden_vision": 64, "text_width": 64}
+MOSI = {"hidden_audio": 16, "hidden_vision": 32, "out_audio": 16, "out_vision": 32, "fusion_width": 128}
+SIMS = {**MOSI, "hidden_vision": 64, "width_text": 64}
 SHAPES = {
     "golden": CASE,
-    "mosi": Case("self_mm", (768, 5, 20), (50, 375, 500), settings={**MOSI, "text_width": 32}),
+    "mosi": Case("self_mm", (768, 5, 20), (50, 375, 500), settings={**MOSI, "width_text": 32}),
     "sims": Case("self_mm", (768, 33, 709), (39, 400, 55), settings=SIMS),
 }
-REST = {"audio_width": 16, "vision_width": 32}
+REST = {"width_audio": 16, "width_vision": 32}
 
 
 def official(case: Case, ours: nn.Module) -> nn.Module:
     """Their model with our weights."""
     chosen = {**REST, **case.settings}
-    sizes = {"text_out": case.dims[0], "audio_out": chosen["audio_out"], "video_out": chosen["vision_out"]}
+    sizes = {"text_out": case.dims[0], "audio_out": chosen["out_audio"], "video_out": chosen["out_vision"]}
     settings = {**head_settings(chosen), **sizes, "feature_dims": list(case.dims)}
     theirs = model_class("SELF_MM")(SimpleNamespace(**settings)).eval()
     theirs.load_state_dict({short_name(key): value for key, value in ours.named_parameters()})

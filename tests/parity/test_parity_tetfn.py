@@ -25,14 +25,14 @@ from tests.parity.mmsa_trainer import (
 )
 
 GOLDEN = ("tetfn_mmsa", "tetfn_mmsa_pooled")
-MOSI = {"hidden_audio": 16, "hidden_vision": 64, "fusion_width": 64, "text_width": 32}
-SIMS = {**MOSI, "kernel_size_text": 3, "kernel_size_audio": 5, "text_width": 64}
+MOSI = {"hidden_audio": 16, "hidden_vision": 64, "fusion_width": 64, "width_text": 32}
+SIMS = {**MOSI, "kernel_size_text": 3, "kernel_size_audio": 5, "width_text": 64}
 SHAPES = {
     **{name: CASES[name] for name in GOLDEN},
     "mosi": Case("tetfn", (768, 5, 20), (50, 50, 50), settings=MOSI),
     "sims": Case("tetfn", (768, 33, 709), (39, 400, 55), settings=SIMS),
 }
-REST = {"audio_width": 32, "vision_width": 16}
+REST = {"width_audio": 32, "width_vision": 16}
 DROPOUTS = ("attn_dropout", "attn_dropout_a", "attn_dropout_v", "relu_dropout", "embed_dropout", "res_dropout")
 
 
@@ -43,7 +43,7 @@ def official(case: Case, ours: nn.Module) -> nn.Module:
         **head_settings(chosen),
         **dict.fromkeys(DROPOUTS, 0.0),
         "feature_dims": list(case.dims),
-        "dst_feature_dims": chosen.get("width", 50),
+        "dst_feature_dims": chosen.get("dim", 50),
         "nheads": chosen.get("heads", 5),
         "conv1d_kernel_size_l": chosen.get("kernel_size_text", 1),
         "conv1d_kernel_size_a": chosen.get("kernel_size_audio", 1),
@@ -99,6 +99,6 @@ def test_mmsa_gives_the_same_numbers(shape: str) -> None:
 
 def test_training_gives_the_same_weights_and_labels(tmp_path: Path) -> None:
     no_dropout = dict.fromkeys(("attn_dropout_text", "attn_dropout_vision", "res_dropout"), 0.0)
-    case = replace(CASES["tetfn_mmsa"], settings=CASES["tetfn_mmsa"].settings | no_dropout | {"width": 8, "heads": 2})
+    case = replace(CASES["tetfn_mmsa"], settings=CASES["tetfn_mmsa"].settings | no_dropout | {"dim": 8, "heads": 2})
     difference = assert_same_training("TETFN", case, official, short_name, tmp_path)
     print(f"weights after training: {difference:.1e}")

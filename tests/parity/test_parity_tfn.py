@@ -17,8 +17,8 @@ from tests.parity.clones import clone, importing
 from tests.parity.mmsa_subnets import assert_kept, assert_same_training, compared, pooled
 
 CASE = CASES["tfn_mmsa"]
-_MOSI = {"hidden_text": 128, "hidden_audio": 32, "hidden_vision": 128, "text_out": 32, "fusion_width": 64}
-_SIMS = {**_MOSI, "text_out": 256, "fusion_width": 32}
+_MOSI = {"hidden_text": 128, "hidden_audio": 32, "hidden_vision": 128, "out_text": 32, "fusion_width": 64}
+_SIMS = {**_MOSI, "out_text": 256, "fusion_width": 32}
 SHAPES = {
     "tfn_mmsa": CASE,
     "emotions": Case("tfn", CASE.dims, CASE.steps, task="emotions", settings=CASE.settings, gain=2.5),
@@ -39,7 +39,7 @@ def test_mmsa_gives_the_same_numbers(shape: str) -> None:
 
 
 def test_mmsa_trains_to_the_same_weights(tmp_path: Path) -> None:
-    no_dropout = dict.fromkeys(("dropout_audio", "dropout_vision", "dropout_fusion"), 0.0)
+    no_dropout = dict.fromkeys(("dropout_audio", "dropout_vision", "fusion_dropout"), 0.0)
     case = Case("tfn", CASE.dims, CASE.steps, settings=CASE.settings | no_dropout)
     untrained = {"output_range", "output_shift"}
     difference = assert_same_training(case, {"lr": 2e-3}, {"learning_rate": 2e-3}, untrained, tmp_path)
@@ -53,7 +53,7 @@ def test_the_other_code_gives_the_same_numbers() -> None:
     text, audio, vision = CASE.dims
     hidden = tuple(chosen[f"hidden_{m}"] for m in ("audio", "vision", "text"))
     dropouts = (0.3, 0.3, 0.3, 0.3)
-    theirs = module.TFN((audio, vision, text), hidden, chosen["text_out"], dropouts, chosen["fusion_width"]).eval()
+    theirs = module.TFN((audio, vision, text), hidden, chosen["out_text"], dropouts, chosen["fusion_width"]).eval()
     theirs.load_state_dict(ours.state_dict())
     words, *means = pooled(batch)
     with torch.no_grad():
