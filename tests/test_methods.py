@@ -310,3 +310,14 @@ def test_constructor_arguments_and_docstrings(name: str) -> None:
     )
     for step in ("validation_step", "test_step", "predict_step", "on_validation_epoch_end", "on_test_epoch_end"):
         assert getattr(cls, step) is getattr(MSAMethod, step), f"{name} overrides {step}"
+
+
+@pytest.mark.parametrize("name", ["corrkd", "hrlf", "kt"])
+def test_a_teacher_that_teaches_is_frozen_and_has_no_dropout(name: str) -> None:
+    method = build(name, data_module(random_corpus())).train()
+    assert isinstance(method.teacher, torch.nn.Module)
+    assert not any(p.requires_grad for p in method.teacher.parameters())
+    assert not any(part.training for part in method.teacher.modules())
+    assert method.training
+    method.eval().train()
+    assert not method.teacher.training

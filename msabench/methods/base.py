@@ -7,11 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
@@ -141,6 +141,7 @@ class MSAMethod(pl.LightningModule, ABC):
         self.stage_epochs: dict[str, int] = {}
         self._stage = ""
         self._turn = ""
+        self._frozen: list[nn.Module] = []
         self._random_state: dict[str, Tensor] | None = None
         self._epoch_sums: dict[str, Tensor] = {}
         self._epoch_clips: dict[str, int] = {}
@@ -178,6 +179,24 @@ class MSAMethod(pl.LightningModule, ABC):
 
         What is frozen once stays frozen: several devices agree at the start on what is trained.
         """
+
+    def freeze_parts(self, *parts: nn.Module | None) -> None:
+        """Stop training parts for the rest of the fit, for use in ``prepare_stage``; None stands for a part left out.
+
+        They get no gradients and stay in evaluation mode, without dropout, when the trainer puts the method as a whole
+        into training mode.
+        """
+        for part in parts:
+            if part is not None:
+                part.requires_grad_(False).eval()
+                self._frozen.append(part)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     def lr_multiplier(self, epoch: int, epochs: int) -> float:
         """Factor on the learning rate, for methods with a schedule of their own.

@@ -128,7 +128,7 @@ class CENET(MSAMethod):
         lr: Learning rate of Adam.
         weight_decay: L2 weight decay of all weights of the enhancement, and elsewhere of matrices alone.
         adam_eps: Term in Adam's denominator.
-        gradient_clip: Limit of the gradient's norm; 2 in both codes.
+        gradient_clip: Largest norm of a step's gradient; None for no limit. 2 in both codes.
 
     Raises:
         MSABenchError: ``injection`` is no layer of the text encoder, or ``heads`` does not divide ``dim``.

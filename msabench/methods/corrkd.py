@@ -252,7 +252,7 @@ class CorrKD(MSAMethod):
     def prepare_stage(self, stage: str) -> None:
         """The teacher is trained in its own stage only."""
         if stage == "student":
-            self.teacher.requires_grad_(False)
+            self.freeze_parts(self.teacher)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The teacher in its stage; student and critics after it; text encoders at their own rate."""
@@ -282,7 +282,6 @@ class CorrKD(MSAMethod):
         if self.stage == "teacher":
             return self(complete)
         out = self(batch)
-        self.teacher.eval()  # the trainer puts the whole method into training mode; the teacher has no dropout
         with torch.no_grad():
             out.aux["teacher"], out.aux["response"] = self.teacher(complete)
         return out

@@ -4,7 +4,7 @@ A row of the tables of MulT (Tsai et al., ACL 2019, https://aclanthology.org/P19
 RAVEN (Wang et al., AAAI 2019, see ``raven``), which needs the frames of each word. Audio and vision are summed onto the
 words by a recurrent network's soft alignment; its CTC loss and the task's are minimised together.
 
-MulT's paper says this and no more. Its repository, https://github.com/yaohungt/Multimodal-Transformer at a670936 (MIT
+MulT's paper says this and no more. Its code, https://github.com/yaohungt/Multimodal-Transformer at a670936 (MIT
 licence), has the aligner and its loss, for models other than MulT, and no RAVEN. Which RAVEN the row is of, and its
 settings, are not known.
 

@@ -128,9 +128,9 @@ class DMD(MSAMethod):
         res_dropout: Dropout on residual branches.
         out_dropout: Dropout in the residual blocks before each prediction.
         orth: Cosine of private and common parts of each frame (``frames``), or over the batch (``official``).
-        lambda_graph: Weight of graph distillation in either space.
-        lambda_decoupling: Weight of the decoupling losses.
-        lambda_margin: Weight of margin and orthogonality among the decoupling losses.
+        lambda_graph: Weight >= 0 of graph distillation in either space.
+        lambda_decoupling: Weight >= 0 of the decoupling losses.
+        lambda_margin: Weight >= 0 of margin and orthogonality among the decoupling losses.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder; the official code uses the same for everything.

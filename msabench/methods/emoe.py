@@ -85,10 +85,10 @@ class EMOE(MSAMethod):
         embed_dropout: Dropout on embedded sequences.
         res_dropout: Dropout on residual branches.
         out_dropout: Dropout in the output blocks.
-        lambda_unimodal: Weight of the experts' own task losses, averaged over them.
-        lambda_balance: Weight of the negative entropy of the router's weights.
-        lambda_similarity: Weight of the distance of the router's weights from what the experts' errors suggest.
-        lambda_distillation: Weight of the distillation from experts to fusion.
+        lambda_unimodal: Weight >= 0 of the experts' own task losses, averaged over them.
+        lambda_balance: Weight >= 0 of the negative entropy of the router's weights.
+        lambda_similarity: Weight >= 0 of the distance of the router's weights from what the experts' errors suggest.
+        lambda_distillation: Weight >= 0 of the distillation from experts to fusion.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder; the official code has one for everything.

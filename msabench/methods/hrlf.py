@@ -311,7 +311,7 @@ class HRLF(MSAMethod):
     def prepare_stage(self, stage: str) -> None:
         """The teacher is trained in its own stage only."""
         if stage == "student":
-            self.teacher.requires_grad_(False)
+            self.freeze_parts(self.teacher)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """What the turn trains; text encoders at their own rate."""
@@ -343,7 +343,6 @@ class HRLF(MSAMethod):
         else:
             ours = self.student(batch)
             out = self._with_factorisation(self.student, ours)
-        self.teacher.eval()  # the trainer puts the whole method into training mode; the teacher has no dropout
         with torch.no_grad():
             theirs = self.teacher(complete)
         out.aux["told"] = theirs.outputs

@@ -350,8 +350,8 @@ class KT(MSAMethod):
 
     def prepare_stage(self, stage: str) -> None:
         """The teacher is trained in its own stage only."""
-        if stage == "task" and self.teacher is not None:
-            self.teacher.requires_grad_(False)
+        if stage == "task":
+            self.freeze_parts(self.teacher)
 
     def forward(self, batch: Batch) -> Output:
         """Predict without the missing modality; in stage ``teacher`` the teacher predicts, which reads all three."""
@@ -435,7 +435,6 @@ class KT(MSAMethod):
             encoded = self.target(frames)
         else:
             assert self.teacher is not None
-            self.teacher.eval()  # the trainer puts the whole method into training mode; targets have no dropout
             encoded = self.teacher.encoders.one(self.missing, frames)
         return F.layer_norm(encoded, encoded.shape[-1:])
 

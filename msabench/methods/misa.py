@@ -75,9 +75,9 @@ class MISA(MSAMethod):
         hidden: Width h of all codes; even.
         dropout: Dropout in the output block and the discriminator.
         lengths: Steps of audio and vision that are read: as many as the ``text`` has, or each to its ``own`` last.
-        lambda_similarity: Weight of the similarity loss, CMD or the discriminator's.
-        lambda_difference: Weight of the difference loss.
-        lambda_reconstruction: Weight of the reconstruction loss.
+        lambda_similarity: Weight >= 0 of the similarity loss, CMD or the discriminator's.
+        lambda_difference: Weight >= 0 of the difference loss.
+        lambda_reconstruction: Weight >= 0 of the reconstruction loss.
         reverse_weight: Factor on the discriminator's reversed gradient; of variant ``adversarial``.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.

@@ -99,8 +99,8 @@ class MMIM(MSAMethod):
         fusion_width: Width of z.
         dropout: Dropout on the joined vectors.
         bidirectional: Whether LSTMs read both ways, as in MMSA; the official code's published command leaves it off.
-        lambda_cpc: Weight of InfoNCE.
-        lambda_bounds: Weight of the likelihood and of the entropy.
+        lambda_cpc: Weight >= 0 of InfoNCE.
+        lambda_bounds: Weight >= 0 of the likelihood and of the entropy.
         bounds_share: Share of the pass ``bounds`` after which it stops, in (0, 1]; None for all of it.
         text_vector: The text's vector: the ``first`` state, [CLS], or the ``mean`` for files without one.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.

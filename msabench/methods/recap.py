@@ -373,9 +373,7 @@ class RECAP(MSAMethod):
     def prepare_stage(self, stage: str) -> None:
         """Freeze the generators for stage ``task``, with all that only trained them."""
         if stage == "task":
-            for part in (self.generators, *self._completion_only, self.first_embed):
-                if part is not None:
-                    part.requires_grad_(False)
+            self.freeze_parts(self.generators, *self._completion_only, self.first_embed)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """What the turn trains, the text encoder at its own rate."""

@@ -25,8 +25,8 @@ class CrossmodalEncoder(nn.Module):
     """Pre-norm transformer in which a target sequence attends to a source sequence, or to itself.
 
     Args:
-        width: Features D of both sequences.
-        heads: Attention heads; divides ``width``.
+        dim: Features D of both sequences.
+        heads: Attention heads; divides ``dim``.
         layers: Number of layers.
         attn_dropout: Dropout on attention weights.
         relu_dropout: Dropout after the feed-forward network's ReLU.
@@ -38,12 +38,12 @@ class CrossmodalEncoder(nn.Module):
         future_mask: Whether query i sees only keys j with ``j - i <= |T_source - T|``; the last query sees all.
 
     Raises:
-        MSABenchError: ``heads`` does not divide ``width``, or ``width`` is too small for position codes.
+        MSABenchError: ``heads`` does not divide ``dim``, or ``dim`` is too small for position codes.
     """
 
     def __init__(
         self,
-        width: int,
+        dim: int,
         heads: int,
         layers: int,
         *,
@@ -56,19 +56,17 @@ class CrossmodalEncoder(nn.Module):
         future_mask: bool = True,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise MSABenchError(f"width {width} cannot be shared by {heads} heads; give a multiple of {heads}")
-        if positions and width < 4:
-            raise MSABenchError(f"width {width} is too small for position codes; give at least 4")
-        self.scale = math.sqrt(width)
+        if dim % heads:
+            raise MSABenchError(f"dim {dim} cannot be shared by {heads} heads; give a multiple of {heads}")
+        if positions and dim < 4:
+            raise MSABenchError(f"dim {dim} is too small for position codes; give at least 4")
+        self.scale = math.sqrt(dim)
         self.embed_dropout = embed_dropout
         self.positions = positions
         self.zero_is_pad = zero_is_pad
         self.future_mask = future_mask
-        self.layers = nn.ModuleList(
-            _Layer(width, heads, attn_dropout, relu_dropout, res_dropout) for _ in range(layers)
-        )
-        self.layer_norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(_Layer(dim, heads, attn_dropout, relu_dropout, res_dropout) for _ in range(layers))
+        self.layer_norm = nn.LayerNorm(dim)
 
     def forward(self, target: Tensor, source: Tensor | None = None, *, last_only: bool = False) -> Tensor:
         """Encode a sequence.
@@ -109,14 +107,14 @@ class CrossmodalEncoder(nn.Module):
 class _Layer(nn.Module):
     """Attention and feed-forward network, each normalised before and added to its input."""
 
-    def __init__(self, width: int, heads: int, attn_dropout: float, relu_dropout: float, res_dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, attn_dropout: float, relu_dropout: float, res_dropout: float) -> None:
         super().__init__()
         self.relu_dropout = relu_dropout
         self.res_dropout = res_dropout
-        self.self_attn = _Attention(width, heads, attn_dropout)
-        self.fc1 = _xavier_linear(width, 4 * width)
-        self.fc2 = _xavier_linear(4 * width, width)
-        self.layer_norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.self_attn = _Attention(dim, heads, attn_dropout)
+        self.fc1 = _xavier_linear(dim, 4 * dim)
+        self.fc2 = _xavier_linear(4 * dim, dim)
+        self.layer_norms = nn.ModuleList([nn.LayerNorm(dim), nn.LayerNorm(dim)])
 
     def forward(
         self, hidden: Tensor, key: Tensor | None, value: Tensor | None, mask: Tensor, last_only: bool
@@ -139,13 +137,13 @@ class _Layer(nn.Module):
 class _Attention(nn.Module):
     """Multi-head attention with packed projections; parameter names and shapes of ``nn.MultiheadAttention``."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = _xavier_linear(width, width)
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = _xavier_linear(dim, dim)
         # The official code initialises the packed matrix as one.
         nn.init.xavier_uniform_(self.in_proj_weight)
 
@@ -163,15 +161,15 @@ class _Attention(nn.Module):
         return self.out_proj(joined.reshape(query.shape))
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-        width = query.shape[-1]
+        dim = query.shape[-1]
         weight, bias = self.in_proj_weight, self.in_proj_bias
         if query is key and key is value:
             return F.linear(query, weight, bias).chunk(3, dim=-1)
-        q = F.linear(query, weight[:width], bias[:width])
+        q = F.linear(query, weight[:dim], bias[:dim])
         if key is value:
-            return q, *F.linear(key, weight[width:], bias[width:]).chunk(2, dim=-1)
-        k = F.linear(key, weight[width : 2 * width], bias[width : 2 * width])
-        return q, k, F.linear(value, weight[2 * width :], bias[2 * width :])
+            return q, *F.linear(key, weight[dim:], bias[dim:]).chunk(2, dim=-1)
+        k = F.linear(key, weight[dim : 2 * dim], bias[dim : 2 * dim])
+        return q, k, F.linear(value, weight[2 * dim :], bias[2 * dim :])
 
     def _by_head(self, projected: Tensor) -> Tensor:
         B, T, D = projected.shape
@@ -190,24 +188,24 @@ def _xavier_linear(in_features: int, out_features: int) -> nn.Linear:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def position_codes(steps: int, width: int, device: torch.device) -> Tensor:
+def position_codes(steps: int, dim: int, device: torch.device) -> Tensor:
     """Sinusoidal codes in fairseq's layout: first half sines, second half cosines, angles ``p * 10000^(-i/(D/2-1))``.
 
-    Positions count from 1. An odd width gets a trailing zero.
+    Positions count from 1. An odd number of features gets a trailing zero.
 
     Args:
         steps: Number of steps T.
-        width: Features D, at least 4.
+        dim: Features D, at least 4.
         device: Where the table is to be.
 
     Returns:
         float32 ``(T, D)``, shared between callers: do not write to it.
     """
-    half = width // 2
+    half = dim // 2
     rates = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000) / (half - 1)))
     angles = torch.arange(1, steps + 1, dtype=torch.float32)[:, None] * rates
     codes = torch.cat([angles.sin(), angles.cos()], dim=1)
-    return F.pad(codes, (0, width - 2 * half)).to(device)
+    return F.pad(codes, (0, dim - 2 * half)).to(device)
 
 
 @lru_cache(maxsize=64)
