@@ -176,7 +176,7 @@ def test_frozen_encoder_stays_in_evaluation_mode_and_gets_no_gradient(bert: str)
 
 def test_finetuned_encoder_trains_at_its_own_rate(bert: str) -> None:
     data = data_module(random_corpus())
-    method = MulT(data.spec, width=8, heads=2, layers=1, text_encoder=bert, finetune=True, text_lr=2e-5, lr=1e-3)
+    method = MulT(data.spec, dim=8, heads=2, layers=1, text_encoder=bert, finetune=True, text_lr=2e-5, lr=1e-3)
     assert method.needs_tokens
     rest, encoder = method.param_groups()
     assert encoder["lr"] == 2e-5
@@ -186,7 +186,7 @@ def test_finetuned_encoder_trains_at_its_own_rate(bert: str) -> None:
     method.train().loss(method(batch), batch)["task"].backward()
     silent = [name for name, p in method.named_parameters() if p.grad is None]
     assert silent == []
-    frozen = MulT(data.spec, width=8, heads=2, layers=1, text_encoder=bert)
+    frozen = MulT(data.spec, dim=8, heads=2, layers=1, text_encoder=bert)
     assert frozen.param_groups()[1]["params"] == []
 
 
