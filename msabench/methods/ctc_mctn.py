@@ -60,10 +60,10 @@ class CTCMCTN(MCTN):
 
     info = MethodInfo(
         name="ctc_mctn",
-        title="Found in Translation: Learning Robust Joint Representations by Cyclic Translations Between Modalities",
-        venue="AAAI",
+        title="CTC + MCTN: MCTN behind an aligner, a row of MulT's tables",
+        venue="ACL",
         year=2019,
-        url="https://doi.org/10.1609/aaai.v33i01.33016892",
+        url="https://aclanthology.org/P19-1656",
         fidelity="reconstructed",
         code_url="https://github.com/yaohungt/Multimodal-Transformer",
         code_commit="a670936",

@@ -59,10 +59,10 @@ class CTCRAVEN(RAVEN):
 
     info = MethodInfo(
         name="ctc_raven",
-        title="Words Can Shift: Dynamically Adjusting Word Representations Using Nonverbal Behaviors",
-        venue="AAAI",
+        title="CTC + RAVEN: RAVEN behind an aligner, a row of MulT's tables",
+        venue="ACL",
         year=2019,
-        url="https://doi.org/10.1609/aaai.v33i01.33017216",
+        url="https://aclanthology.org/P19-1656",
         fidelity="reconstructed",
         code_url="https://github.com/yaohungt/Multimodal-Transformer",
         code_commit="a670936",

@@ -50,9 +50,9 @@ class LFDNN(MSAMethod):
 
     info = MethodInfo(
         name="lf_dnn",
-        title="Late fusion DNN (MMSA)",
+        title="Late fusion DNN of MMSA",
         venue="-",
-        year=2020,
+        year=0,
         url="https://github.com/thuiar/MMSA",
         fidelity="parity",
         code_url="https://github.com/thuiar/MMSA",
