@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
+from msabench import registry
 from msabench.__main__ import TRAINING_VERBS, VERBS, arguments_of
 from msabench.cli import resolve
 
@@ -55,3 +57,18 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_commands_were_found() -> None:
     assert len(commands()) > 20
+
+
+def test_readme_names_every_method_beside_those_of_its_fidelity() -> None:
+    lines = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
+    [row] = [line for line in lines if line.startswith("| Methods |")]
+    named = [set(re.findall(r"`(\w+)`", sentence)) for sentence in row.split(". ")]
+    own, same_as_code, from_text, guessed, floor = filter(None, named)
+    of_kind = defaultdict(set)
+    for name in registry.methods():
+        of_kind[registry.method_info(name).fidelity].add(name)
+    assert same_as_code == of_kind["parity"]
+    assert own | from_text == of_kind["equations"] | of_kind["reconstructed"]
+    assert own <= of_kind["equations"]
+    assert guessed == of_kind["experimental"]
+    assert floor == of_kind["reference"]
