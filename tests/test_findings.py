@@ -18,8 +18,10 @@ from msabench.registry import methods
 from msabench.results.comparison import rank_rows
 from msabench.results.intervals import intervals
 from msabench.results.regimes import regimes
+from msabench.results.rows import jobs_hash
 from msabench.results.selection import cells_of, select
 from msabench.results.store import ResultStore
+from msabench.results.stored_intervals import read_intervals
 from msabench.runner.suite import read_suite
 
 SUITES = Path(__file__).parents[1] / "benchmarks/suites"
@@ -122,6 +124,14 @@ def test_every_row_of_the_ablation_tables_is_recorded(method: str) -> None:
     assert len(variants) >= 3
     for variant in variants:
         assert len(files("synth", method, REGIMES[method], variant)) == 3, variant
+
+
+@pytest.mark.parametrize(("dataset", "method"), [("synth", "umdf"), ("synth", "lnln"), ("mosei_video", "mult")])
+def test_kept_intervals_are_what_the_code_makes_of_the_predictions(dataset: str, method: str) -> None:
+    made = bounds(dataset, method, "mixed", ["inter/a", "inter/lav", "avg_missing"])
+    kept, name = read_intervals(STORE, dataset), jobs_hash(path.stem for path in files(dataset, method, "mixed"))
+    for cell, interval in made.items():
+        assert kept[name, "corr", cell] == pytest.approx(interval, abs=5e-5), cell
 
 
 def test_a_constant_answer_has_no_correlation() -> None:
