@@ -188,6 +188,10 @@ def test_finetuned_encoder_trains_at_its_own_rate(bert: str) -> None:
     assert silent == []
     frozen = MulT(data.spec, dim=8, heads=2, layers=1, text_encoder=bert)
     assert frozen.param_groups()[1]["params"] == []
+    method.text_lr = None
+    [everything] = method.param_groups()
+    assert len(everything["params"]) == len(list(method.parameters()))
+    assert "lr" not in everything
 
 
 def test_missing_weights_name_the_three_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

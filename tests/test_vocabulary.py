@@ -15,8 +15,7 @@ import pytest
 from msabench import registry
 
 METHODS = sorted(registry.methods())
-FOLDER = Path(__file__).parents[1] / "msabench/methods"
-GUIDE = (FOLDER.parents[1] / "docs/adding-a-method.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[1] / "docs/adding-a-method.md").read_text(encoding="utf-8")
 
 OTHER_WORDS = {
     **dict.fromkeys(("width", "d_model", "embed_dim", "hidden_dim", "channels"), "dim"),
@@ -45,7 +44,7 @@ class Argument(NamedTuple):
 
 
 def file_of(method: str) -> Path:
-    return FOLDER / f"{method}.py"
+    return registry.METHODS_FOLDER / f"{method}.py"
 
 
 @lru_cache

@@ -138,14 +138,17 @@ def parameter_groups(method: nn.Module, text_lr: float | None) -> list[dict[str,
 
     Args:
         method: Holds at most one ``TextInput``.
-        text_lr: Learning rate of the text encoder; None if the method takes none.
+        text_lr: Learning rate of the text encoder; None for that of everything else.
 
     Returns:
-        One group for everything else, and one for the encoder (empty if it is frozen or absent).
+        One group for everything else, and one for the encoder (empty if it is frozen or absent); with ``text_lr`` None
+        a single group.
     """
+    trainable = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    if text_lr is None:
+        return [{"params": trainable}]
     encoders = [part.encoder for part in method.modules() if isinstance(part, TextInput) and part.encoder is not None]
     in_encoder = {id(parameter) for encoder in encoders for parameter in encoder.parameters()}
-    trainable = [parameter for parameter in method.parameters() if parameter.requires_grad]
     return [
         {"params": [p for p in trainable if id(p) not in in_encoder]},
         {"params": [p for p in trainable if id(p) in in_encoder], "lr": text_lr},
