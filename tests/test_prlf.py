@@ -222,7 +222,7 @@ def literal_interaction(module, f, mu, dominant, scale, gamma=0.8):
             following = {lead: fused[lead]}
             for m in {0, 1, 2} - {lead}:
                 first, _, second, _ = module.gate
-                hidden = torch.relu(torch.cat([x[lead], x[m]], 1) @ first.weight.T + first.bias)
+                hidden = torch.relu(torch.cat([fused[lead], fused[m]], 1) @ first.weight.T + first.bias)
                 gate = torch.sigmoid(hidden @ second.weight.T + second.bias)  # (17)
                 common = gate * fused[lead]  # (18)
                 rest = fused[m] - common  # (19)

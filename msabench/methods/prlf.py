@@ -45,7 +45,7 @@ Deviations:
     9. Steps are counted from 0 to S - 1. From 1, lambda would turn negative. The first step is then purely unimodal and
        the last purely crossmodal; with S = 1 (``step1``) nothing crosses modalities but (17)-(22).
     10. Sharing of weights is unstated: (13) per modality; the gate (17) and the noise (21) are shared by the auxiliary
-        modalities; all are shared by the steps. (17) sees the step's input, (18) and (19) the fused tokens.
+        modalities; all are shared by the steps.
     11. (20) says neither what N and E run over nor how the steps are joined, and its inner product grows with d: it is
         divided by d, squared, and averaged over clips, tokens, auxiliaries and steps. ``phase_unscaled`` does not
         divide.
@@ -201,9 +201,9 @@ class _ProgInteract(nn.Module):
             fused = f + torch.stack([update(f[:, m]) for m, update in enumerate(self.update)], dim=1)  # (13)
             if own < 1:
                 fused = own * fused + (1 - own) * self.cross(f, mu)  # (16)
-            lead = f[clips, dominant].unsqueeze(1).expand_as(f)
+            lead = fused[clips, dominant].unsqueeze(1).expand_as(fused)
             # All three modalities are taken apart at once; for the dominant one, the result is not used.
-            common = self.gate(torch.cat([lead, f], dim=3)) * fused[clips, dominant].unsqueeze(1)  # (17), (18)
+            common = self.gate(torch.cat([lead, fused], dim=3)) * lead  # (17), (18)
             rest = fused - common  # (19)
             overlap = ((common * rest).sum(3) / self.scale).square().mean(2)  # (20)
             phases.append(overlap.masked_fill(leads, 0.0).sum(1) / 2)
@@ -262,6 +262,7 @@ class PRLF(MSAMethod):
         year=2026,
         url="https://arxiv.org/abs/2603.09111",
         fidelity="equations",
+        method_version=2,
         tasks=("regression",),
         variants=(
             "step1",
