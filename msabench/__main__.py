@@ -113,7 +113,7 @@ def dispatch(words: list[str]) -> int:
         return 0
     name, rest = (" ".join(words[:2]), words[2:]) if group else (words[0], words[1:])
     if name not in VERBS:
-        raise one_of("verb", name, [*TRAINING_VERBS, *VERBS])
+        raise one_of("verb", name, group or [*TRAINING_VERBS, *VERBS])
     return _call(name, VERBS[name], rest)
 
 
@@ -161,7 +161,9 @@ def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> d
     try:
         given = parser.instantiate(parser.parse_args(words))
     except ArgumentError as error:
-        raise MSABenchError(f"msabench {name}: {' '.join(str(error).split())}") from error
+        from msabench.parser_messages import sentence
+
+        raise MSABenchError(f"msabench {name}: {sentence(str(error), hints)}") from error
     values: dict[str, Any] = given.as_dict()
     return values
 

@@ -7,32 +7,38 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import yaml
+from jsonargparse import set_dumper
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from msabench import registry
 from msabench.data.datamodule import MSADataModule
-from msabench.errors import MSABenchError, one_of
+from msabench.data.files import text_of
+from msabench.errors import MSABenchError
 from msabench.evaluation.evaluate import CellPredictions, Evaluation
 from msabench.evaluation.origin import FINISHED, FinishedTraining
 from msabench.evaluation.predictions import write as write_predictions
 from msabench.methods.base import MSAMethod
+from msabench.missingness.config import MissingConfig
 from msabench.missingness.patterns import Clips, dropped_share, mask_hash
+from msabench.parser_messages import sentence
 from msabench.provenance import collect, config_hash
 
 MONITOR = "val/task"
@@ -324,14 +330,33 @@ def _as_seed(seed: int | bool) -> int:
     return seed
 
 
+class _QuotingDumper(yaml.SafeDumper):
+    """Quotes text that the parser would read back as a number, such as a folder named 1e5."""
+
+
+_QuotingDumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"), list("-+0123456789")
+)
+
+
+def _dump(data: Any) -> str:
+    return yaml.dump(data, Dumper=_QuotingDumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+
+
+set_dumper("yaml", _dump)
+
+
 def main(arguments: list[str]) -> int:
     """Run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Args:
         arguments: Command line, beginning with the verb.
     """
+    for option, value in pairwise([word for given in arguments for word in given.split("=", 1)]):
+        if option == "--config" and Path(value).is_file():
+            text_of(Path(value))
     with _one_sentence():
-        MSACLI(args=arguments)
+        MSACLI(args=_with_class_paths(arguments))
     return 0
 
 
@@ -381,7 +406,21 @@ def _arguments(config_files: list[Path], overrides: list[str]) -> list[str]:
     for path in config_files:
         if not path.is_file():
             raise MSABenchError(f"there is no config {path}")
-    return [word for path in config_files for word in ("--config", str(path))] + overrides
+        text_of(path)
+    return [word for path in config_files for word in ("--config", str(path))] + _with_class_paths(overrides)
+
+
+def _with_class_paths(words: list[str]) -> list[str]:
+    """The same words where ``--model`` names a class, also if a method's name was given."""
+    option = re.compile(r"(--model(?:\.class_path)?)(?:=(\w+))?")
+    changed = list(words)
+    for place, word in enumerate(words):
+        found = option.fullmatch(word)
+        if found and found[2] in registry.methods():
+            changed[place] = f"{found[1]}={registry.class_path(found[2])}"
+        elif found and found[2] is None and place + 1 < len(words) and words[place + 1] in registry.methods():
+            changed[place + 1] = registry.class_path(words[place + 1])
+    return changed
 
 
 def _plain(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
@@ -433,23 +472,15 @@ def _one_sentence() -> Iterator[None]:
             cause = cause.__cause__ or cause.__context__
         if isinstance(error, ValueError) and "Does not validate" not in str(error):
             raise
-        raise MSABenchError(_sentence(str(error))) from error
+        raise MSABenchError(sentence(str(error), _settings())) from error
 
 
-def _sentence(message: str) -> str:
-    """Reword the parser's report of a value that fits no type."""
-    text = " ".join(message.split())
-    unknown_class = re.search(r"Expected a dot import path string: ([\w.]+)", text)
-    if unknown_class:
-        names = [registry.class_path(name).rpartition(".")[2] for name in registry.methods()]
-        return str(one_of("method class", unknown_class[1], names))
-    key = re.search(r'Parser key "([\w.]+)"', text)
-    value = re.search(r"(?:Given value|Got value): (.+)$", text)
-    choices = re.search(r"Literal\[(.+?)\]", text)
-    types = re.search(r"Subtypes: \[(.+?)\] Errors", text)
-    if key and value and choices:
-        return f"{key[1]} {value[1]!r} is not allowed; allowed: {choices[1].replace(chr(39), '')}"
-    if key and value and types:
-        expected = " or ".join(re.sub(r"<class '(.+?)'>", r"\1", types[1]).split(", "))
-        return f"{key[1]} {value[1]!r} is not allowed; expected {expected.replace('NoneType', 'null')}"
-    return text
+def _settings() -> list[str]:
+    """Every option of the training verbs, to tell what a mistyped one was meant to be."""
+    sections: dict[str, Callable[..., Any]] = {
+        "data": MSADataModule.__init__,
+        "data.missing": MissingConfig,
+        "trainer": pl.Trainer.__init__,
+    }
+    names = [f"{at}.{name}" for at, function in sections.items() for name in inspect.signature(function).parameters]
+    return ["config", "seed_everything", "early_stop", "wandb", "ckpt_path", "model", "data", "trainer", *names]

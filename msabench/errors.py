@@ -1,5 +1,10 @@
 """The one exception that users are meant to see."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class MSABenchError(Exception):
     """A problem that the user can mend.
@@ -10,12 +15,24 @@ class MSABenchError(Exception):
     """
 
 
-def one_of(what: str, value: object, allowed: object) -> MSABenchError:
-    """Build the error for a value outside a closed set.
+def one_of(what: str, value: object, allowed: Iterable[object]) -> MSABenchError:
+    """Build the error for a value outside a closed set; it ends with what was probably meant.
 
     Args:
         what: What the value is, e.g. ``"method"``.
         value: The value that was given.
-        allowed: An iterable with the allowed values, printed in its order.
+        allowed: The allowed values, printed in their order.
     """
-    return MSABenchError(f"unknown {what} {value!r}; allowed: {', '.join(map(str, allowed))}")  # type: ignore[call-overload]
+    names = [str(name) for name in allowed]
+    close = nearest(str(value), names)
+    hint = f"; did you mean {close}?" if close else ""
+    return MSABenchError(f"unknown {what} {value!r}; allowed: {', '.join(names)}{hint}")
+
+
+def nearest(word: str, names: Iterable[str]) -> str | None:
+    """The name that a mistyped word is most like, whatever the case; None if it is like none of them."""
+    folded: dict[str, str] = {}
+    for name in names:
+        folded.setdefault(name.casefold(), name)
+    close = get_close_matches(word.casefold(), folded, n=1)
+    return folded[close[0]] if close else None

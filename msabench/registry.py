@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -83,6 +84,16 @@ def method_class(name: str) -> type[MSAMethod]:
     _, module, class_name = _entry(name)
     found: type[MSAMethod] = getattr(importlib.import_module(module), class_name)
     return found
+
+
+def arguments_of(name: str) -> tuple[str, ...]:
+    """What a method's constructor takes besides ``spec``; imports the method.
+
+    Raises:
+        MSABenchError: No method has this name.
+    """
+    parameters = inspect.signature(method_class(name).__init__).parameters
+    return tuple(argument for argument in parameters if argument not in ("self", "spec"))
 
 
 def import_all() -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from msabench.__main__ import TRAINING_VERBS, VERBS, arguments_of, dispatch, overview
-from msabench.cli import build
+from msabench.cli import build, resolve
 from msabench.errors import MSABenchError
 from msabench.evaluation.command import evaluate
 from msabench.methods.lf_dnn import LFDNN
@@ -96,14 +96,23 @@ def test_unknown_verb_names_the_allowed_ones() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--data.dataset=mosy"], "unknown dataset 'mosy'; allowed: mosi, mosei, sims"),
+        (["--data.dataset=mosy"], "mosei_video, synth, custom; did you mean mosi?"),
         (["--model.init_args.variant=wo_all"], "unknown variant of umdf 'wo_all'; allowed: default, wo_fea_loss"),
         (["--data.missing.regime=some"], "data.missing.regime 'some' is not allowed; allowed: complete, intra"),
         (["--data.missing.rate=[0.2,1.2]"], r"missing rate range [0.2, 1.2] is not allowed; give 0 <= low"),
         (["--data.grid=[inter/xy]"], "unknown modality condition 'xy'; allowed: l, a, v"),
-        (["--data.batchsize=3"], "data.batchsize"),
+        (["--data.batchsize=3"], "there is no option --data.batchsize; did you mean --data.batch_size?"),
+        (["--trainer.max_epoks=3"], "there is no option --trainer.max_epoks; did you mean --trainer.max_epochs?"),
+        (["--early_stopp=3"], "there is no option --early_stopp; did you mean --early_stop?"),
+        (["--qqq=3"], "there is no option --qqq; see --help for those there are"),
+        (["--model.init_args.dropuot=.1"], "umdf has no argument dropuot; did you mean dropout?"),
+        (["--model.hiden_text=3"], "umdf has no argument hiden_text; it has: variant, dim, heads"),
+        (["--model.dim=wide"], "umdf: dim 'wide' is not allowed; expected int"),
+        (["--model", "umdf", "--model.dimm=3"], "umdf has no argument dimm; did you mean dim?"),
+        (["--data.grid=[intar/0.5]"], "or inter/<letters>+intra/<rate>; did you mean intra/0.5?"),
         (["--trainer.max_epochs=many"], "trainer.max_epochs 'many' is not allowed; expected int or null"),
-        (["--model=Umdv"], "unknown method class 'Umdv'; allowed: "),
+        (["--model=Umdv"], "unknown method class 'Umdv'; allowed: ALMT, BIMamba"),
+        (["--model=Umdv"], "; did you mean UMDF?"),
     ],
 )
 def test_a_bad_setting_is_one_sentence_and_writes_nothing(words: list[str], sentence: str, elsewhere: Path) -> None:
@@ -117,6 +126,74 @@ def test_an_unknown_key_in_a_config_is_named(elsewhere: Path) -> None:
     (elsewhere / "bad.yaml").write_text(yaml.safe_dump(config))
     assert "headz" in refused("fit", "--config", "bad.yaml")
     assert refused("fit", "--config", "missing.yaml").count("missing.yaml") >= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"modle": 3}, "there is no setting modle; did you mean model?"),
+        ({"data": {"bach_size": 3}}, "there is no setting data.bach_size; did you mean data.batch_size?"),
+        (
+            {"model": {"class_path": "UMDF", "init_args": {"headz": 3}}},
+            "umdf has no argument headz; did you mean heads?",
+        ),
+        (
+            {"model": {"class_path": "UMDF", "init_args": {"lr": "fast"}}},
+            "umdf: lr 'fast' is not allowed; expected float",
+        ),
+    ],
+)
+def test_a_mistyped_key_of_a_config_is_guessed(change: dict[str, object], sentence: str, elsewhere: Path) -> None:
+    config = yaml.safe_load((CONFIGS / "umdf_synth.yaml").read_text())
+    (elsewhere / "bad.yaml").write_text(yaml.safe_dump({**config, **change}))
+    assert refused("fit", "--config", "bad.yaml") == sentence
+
+
+def test_a_method_may_be_named_as_everywhere_else() -> None:
+    config = [CONFIGS / "umdf_synth.yaml"]
+    by_class = resolve(config, [*TINY, "--model=UMDF", "--model.dim=20"])
+    assert resolve(config, [*TINY, "--model=umdf", "--model.dim=20"]) == by_class
+    assert resolve(config, [*TINY, "--model", "umdf", "--model.dim=20"]) == by_class
+    assert by_class["model"]["class_path"] == "msabench.methods.umdf.UMDF"
+
+
+@pytest.mark.parametrize("name", ["1e5", "123", "true", "-2.5E-3"])
+def test_a_name_that_looks_like_a_number_stays_text(name: str) -> None:
+    resolved = resolve([CONFIGS / "lf_dnn_synth.yaml"], [*TINY, f"--model.init_args.text_encoder={name}"])
+    assert resolved["model"]["init_args"]["text_encoder"] == name
+
+
+def test_a_class_that_does_not_type_its_spec_is_told_how(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (elsewhere / "untyped.py").write_text(
+        "from msabench.methods.umdf import UMDF\n"
+        "class Mine(UMDF):\n    def __init__(self, spec, *, variant='default'):\n        self.task = spec.task\n"
+    )
+    monkeypatch.syspath_prepend(str(elsewhere))
+    sentence = refused("fit", "--config", str(CONFIGS / "umdf_synth.yaml"), *TINY, "--model=untyped.Mine")
+    assert sentence == "Mine.__init__ takes spec without its type; write spec: DataSpec, from msabench.data.info"
+
+
+def test_a_config_or_suite_in_another_encoding_is_named(elsewhere: Path) -> None:
+    (elsewhere / "latin.yaml").write_bytes("# déjà vu\nseed_everything: 3\n".encode("latin-1"))
+    sentence = "latin.yaml is no UTF-8 text (byte 0xe9 at 3); save it as UTF-8"
+    assert refused("fit", "--config", "latin.yaml") == sentence
+    assert refused("fit", "--config=latin.yaml") == sentence
+    assert refused("run", "--suite", "latin.yaml") == sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "ending"),
+    [
+        (["leaderboard", "biuld"], "unknown verb 'leaderboard biuld'; allowed: leaderboard build, leaderboard add, "),
+        (["data", "verifi"], "did you mean data verify?"),
+        (["table", "--metod", "umdf"], "msabench table: there is no option --metod; did you mean --methods?"),
+        (["table", "--metric", "cor"], "did you mean corr?"),
+        (["table", "--format", "latx"], "format 'latx' is not allowed; allowed: text, markdown, latex, csv, html"),
+        (["run", "--suite", "x.yaml", "--sloths", "2"], "there is no option --sloths; did you mean --slots?"),
+    ],
+)
+def test_a_mistyped_word_of_a_plain_verb_is_guessed(words: list[str], ending: str) -> None:
+    assert ending in refused(*words)
 
 
 def test_a_kernel_longer_than_the_sequence_is_refused() -> None:

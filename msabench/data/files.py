@@ -29,6 +29,20 @@ def data_folder(root: Path | None = None) -> Path:
     return Path(root or os.environ.get(DATA_VARIABLE) or "data").expanduser()
 
 
+def text_of(path: Path) -> str:
+    """What a text file holds.
+
+    Raises:
+        MSABenchError: It is no UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise MSABenchError(
+            f"{path} is no UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}); save it as UTF-8"
+        ) from error
+
+
 def cache_folder(cache: Path | None = None) -> Path:
     """The folder of converted files: ``cache``, else ``msabench`` in XDG_CACHE_HOME, else in ``~/.cache``."""
     if cache is not None:

@@ -101,6 +101,11 @@ class MSAMethod(pl.LightningModule, ABC):
         self = super().__new__(cls)
         bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
         bound.apply_defaults()
+        if isinstance(bound.arguments.get("spec"), dict):
+            # The command line builds a DataSpec where the constructor says that it takes one.
+            raise MSABenchError(
+                f"{cls.__name__}.__init__ takes spec without its type; write spec: DataSpec, from msabench.data.info"
+            )
         given = {name: value for name, value in bound.arguments.items() if name not in ("self", "spec")}
         object.__setattr__(self, "init_args", given)
         return self

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from msabench.errors import MSABenchError, one_of
+from msabench.errors import MSABenchError, nearest, one_of
 
 LETTERS = {"l": "text", "a": "audio", "v": "vision"}
 """Condition letter -> modality name, in the order of the field's tables."""
@@ -64,9 +64,10 @@ class Cell:
         for part in text.split("+"):
             kind, slash, value = part.partition("/")
             if kind not in ("inter", "intra") or not slash or not value or kind in fields:
+                close = nearest(text, [*map(str, (*INTER, *INTRA))])
                 raise MSABenchError(
                     f"unknown cell {text!r}; allowed: inter/<{'|'.join(SUBSETS)}>, intra/<rate in [0, 1]>, "
-                    "or inter/<letters>+intra/<rate>"
+                    "or inter/<letters>+intra/<rate>" + (f"; did you mean {close}?" if close else "")
                 )
             fields[kind] = value
         return cls(fields.get("inter", "lav"), fields.get("intra", "0.0"))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from msabench.errors import MSABenchError, one_of
+from msabench.errors import MSABenchError, nearest, one_of
 from msabench.results.aggregate import DRAWS
 from msabench.results.store import DEFAULT_STORE
 from msabench.tables.spec import FLOOR
@@ -70,8 +70,12 @@ def compare(
     ]
     without = [selection for selection, place in found if place is None]
     if not compared:
-        there = ", ".join(dict.fromkeys(name for selection, _ in found for name in selection.names))
-        raise MSABenchError(f"baseline {baseline!r} has no records beside others under one protocol; here are: {there}")
+        there = list(dict.fromkeys(name for selection, _ in found for name in selection.names))
+        close = nearest(baseline, there)
+        raise MSABenchError(
+            f"baseline {baseline!r} has no records beside others under one protocol; here are: {', '.join(there)}"
+            + (f"; did you mean {close}?" if close and close != baseline else "")
+        )
     ranked = _ranked([selection for selection, _ in found], wanted, store, draws)
     if format == "csv":
         # Remarks inside would no longer be CSV.

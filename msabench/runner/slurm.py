@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from msabench.data.files import text_of
 from msabench.errors import MSABenchError
 from msabench.runner.executor import Finished, Task, start
 from msabench.runner.local import ONE_THREAD
@@ -60,7 +61,7 @@ class SlurmExecutor:
             return cls(folder)
         if not parameters.is_file():
             raise MSABenchError(f"there is no file {parameters} with parameters of submitit")
-        content = yaml.safe_load(parameters.read_text(encoding="utf-8"))
+        content = yaml.safe_load(text_of(parameters))
         if not isinstance(content, dict):
             raise MSABenchError(f"{parameters} must be a mapping of submitit's parameters, e.g. timeout_min: 60")
         return cls(folder, content)

@@ -33,6 +33,7 @@ from typing import Any
 import yaml
 
 from msabench import registry
+from msabench.data.files import text_of
 from msabench.data.info import dataset_info
 from msabench.errors import MSABenchError, one_of
 from msabench.evaluation.record import JobKey
@@ -145,7 +146,7 @@ def read_suite(path: Path, including: tuple[Path, ...] = ()) -> Suite:
     if not path.is_file():
         raise MSABenchError(f"there is no suite {path}; msabench suites lists those in benchmarks/suites")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(text_of(path))
     except yaml.YAMLError as error:
         raise MSABenchError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     where = f"suite {path.name}"

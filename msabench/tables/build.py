@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msabench.data.info import DATASETS, DatasetInfo
-from msabench.errors import MSABenchError
+from msabench.errors import one_of
 from msabench.evaluation.record import JobRecord
 from msabench.metrics.spec import DEFAULT_METRIC, METRICS, metric_keys, metric_set_of, metric_spec
 from msabench.registry import methods as registered
@@ -190,4 +190,4 @@ def check_methods(methods: Sequence[str], frame: pd.DataFrame, published: Sequen
     allowed = sorted({*registered(), *frame["method"].unique(), *published})
     for name in methods:
         if name not in allowed:
-            raise MSABenchError(f"unknown method {name!r}; allowed: {', '.join(allowed)}")
+            raise one_of("method", name, allowed)
