@@ -214,6 +214,7 @@ class MSADataModule(pl.LightningDataModule):
             metric_set=self.corpus.info.metric_set,
             label_range=self.corpus.info.label_range,
             n_train=len(train),
+            features=self.corpus.features,
         )
 
     def protocol(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class DataSpec:
         metric_set: Which metrics apply: ``sentiment``, ``sims`` or ``emotions``.
         label_range: Lowest and highest label.
         n_train: Number of training clips.
+        features: Feature family and alignment, e.g. ``mmsa-unaligned``; None if it is not known.
     """
 
     feature_dims: dict[str, int] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class DataSpec:
     metric_set: str = "sentiment"
     label_range: tuple[float, float] = (-3.0, 3.0)
     n_train: int = 0
+    features: str | None = None
 
 
 @dataclass(frozen=True)

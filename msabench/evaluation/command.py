@@ -106,6 +106,7 @@ def evaluate(
             config=portable(made_by.config),
             eval_seconds=evaluation.seconds,
             mask_seeds=list(mask_seeds),
+            padding=method.padding,
             **made_by.finished.record_fields(),
         )
         lines.append(f"recorded: {ResultStore(store).add(record, records)}")

@@ -73,6 +73,8 @@ class JobRecord:
         eval_seconds: Wall time of evaluating the grid.
         peak_memory_bytes: Peak memory, of the device if it is a GPU, else of the process.
         mask_seeds: Seeds of the test holes.
+        padding: Where padding stood when the method read clips, ``front`` or ``stored``; empty, and left out of the
+            file, for methods without the choice.
     """
 
     key: JobKey
@@ -89,17 +91,21 @@ class JobRecord:
     eval_seconds: float | None = None
     peak_memory_bytes: int | None = None
     mask_seeds: list[int] = field(default_factory=list)
+    padding: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The job line as plain data; key fields stand at the top level beside ``job_id``."""
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "key"}
+        if not self.padding:
+            del rest["padding"]
         return {"kind": "job", "schema_version": SCHEMA_VERSION, "job_id": self.key.job_id, **asdict(self.key), **rest}
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> JobRecord:
         """Read a job line."""
         key = JobKey(**{f.name: line[f.name] for f in fields(JobKey)})
-        return cls(key=key, **{f.name: line[f.name] for f in fields(cls) if f.name != "key"})
+        rest = {f.name: line[f.name] for f in fields(cls) if f.name not in ("key", "padding")}
+        return cls(key=key, padding=line.get("padding", ""), **rest)
 
 
 @dataclass

@@ -18,13 +18,15 @@ Deviations:
     4. The best epoch by ``val/task``, the mean over clips; MMSA averages over batches.
     5. IEMOCAP: four two-way outputs and cross-entropy.
 
-As in the codes, efficacies and nodes are linear in their inputs, without activation, sigmoid or normalisation, and all
-stored steps are read, padding included.
+As in the codes, efficacies and nodes are linear in their inputs, without activation, sigmoid or normalisation, and
+LSTMs and memory run over all stored steps, padding included, and are read at the last one; ``padding`` says where
+padding stands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +37,7 @@ from msabench.data.info import DataSpec
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.multi_view_memory import Hidden, MultiViewMemory, TwoLayers
+from msabench.nn.padding import all_padded, padding_side
 from msabench.nn.text import TextInput
 from msabench.nn.window_mean import window_means
 
@@ -114,6 +117,8 @@ class GraphMFN(MSAMethod):
         out_width: Hidden units of the output network.
         out_dropout: Dropout on them.
         register_nodes: Whether the networks of the nodes of several modalities are trained; the top's always is.
+        padding: Where padding stands: in ``front``, whatever the file's side, or as ``stored``; None for what the
+            reference read, ``stored`` on MMSA's feature families and ``front`` elsewhere.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder.
@@ -131,6 +136,7 @@ class GraphMFN(MSAMethod):
         code_url="https://github.com/thuiar/MMSA",
         code_commit="a94e65d",
         licence="MIT",
+        method_version=2,
         smoke={
             "hidden_text": 8,
             "hidden_audio": 4,
@@ -163,6 +169,7 @@ class GraphMFN(MSAMethod):
         out_width: int = 256,
         out_dropout: float = 0.0,
         register_nodes: bool = True,
+        padding: Literal["front", "stored"] | None = None,
         text_encoder: str | None = None,
         finetune: bool = False,
         text_lr: float = 5e-5,
@@ -171,6 +178,7 @@ class GraphMFN(MSAMethod):
     ) -> None:
         super().__init__(spec, variant=variant, lr=lr, weight_decay=weight_decay, task_loss="l1")
         self.text_lr = text_lr
+        self.padding = padding_side(spec, padding)
         self.text = TextInput(spec, text_encoder, finetune=finetune)
         widths = {**spec.feature_dims, "text": self.text.width}
         hidden = {"text": hidden_text, "audio": hidden_audio, "vision": hidden_vision}
@@ -191,8 +199,8 @@ class GraphMFN(MSAMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Predict; ``representation`` is the last hidden states of text, audio and vision, and the memory."""
-        text = self.text(batch)
-        inputs = {"text": text, **{m: window_means(batch.features[m], text.shape[1]) for m in ("audio", "vision")}}
+        x = all_padded(batch, self.text(batch), self.padding)
+        inputs = {m: window_means(sequence, x["text"].shape[1]) for m, sequence in x.items()}
         states = {m: self.lstms[m](inputs[m])[0] for m in MODALITIES}
         singles = [F.relu(self.singles[m](_with_previous(states[m]))) for m in MODALITIES]
         top, _ = self.graph(singles)

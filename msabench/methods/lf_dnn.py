@@ -9,11 +9,13 @@ Deviations:
     The validation score that selects is weighted by clips; MMSA averages over batches and rounds to 4 decimals.
     IEMOCAP's emotions get eight outputs and cross-entropy as in MulT; MMSA has no such task.
 
-As in MMSA, audio and vision are averaged over all stored steps and the LSTM runs over all stored steps of the text,
-padding included.
+As in MMSA, audio and vision are averaged over all stored steps, and the LSTM runs over all stored steps of the text,
+padding included, and is read at the last one; ``padding`` says where padding stands.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.nn.padding import padded, padding_side
 from msabench.nn.subnets import PooledNet, TextNet
 from msabench.nn.text import TextInput
 
@@ -41,6 +44,8 @@ class LFDNN(MSAMethod):
         dropout_audio: Dropout on normalised audio means.
         dropout_vision: Dropout on normalised vision means.
         fusion_dropout: Dropout on the joined codes.
+        padding: Where padding stands: in ``front``, whatever the file's side, or as ``stored``; None for what the
+            reference read, ``stored`` on MMSA's feature families and ``front`` elsewhere.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder.
@@ -58,6 +63,7 @@ class LFDNN(MSAMethod):
         code_url="https://github.com/thuiar/MMSA",
         code_commit="a94e65d",
         licence="MIT",
+        method_version=2,
         smoke={"hidden_text": 8, "hidden_audio": 6, "hidden_vision": 6, "out_text": 8, "fusion_width": 8},
     )
 
@@ -74,6 +80,7 @@ class LFDNN(MSAMethod):
         dropout_audio: float = 0.2,
         dropout_vision: float = 0.2,
         fusion_dropout: float = 0.2,
+        padding: Literal["front", "stored"] | None = None,
         text_encoder: str | None = None,
         finetune: bool = False,
         text_lr: float = 5e-5,
@@ -82,6 +89,7 @@ class LFDNN(MSAMethod):
     ) -> None:
         super().__init__(spec, variant=variant, lr=lr, weight_decay=weight_decay, task_loss="l1")
         self.text_lr = text_lr
+        self.padding = padding_side(spec, padding)
         self.text = TextInput(spec, text_encoder, finetune=finetune)
         self.audio_subnet = PooledNet(spec.feature_dims["audio"], hidden_audio, dropout_audio)
         self.video_subnet = PooledNet(spec.feature_dims["vision"], hidden_vision, dropout_vision)
@@ -97,7 +105,7 @@ class LFDNN(MSAMethod):
             [
                 self.audio_subnet(batch.audio),
                 self.video_subnet(batch.vision),
-                self.text_subnet(self.text(batch)),
+                self.text_subnet(padded(self.text(batch), batch.valid["text"], self.padding)),
             ],
             dim=1,
         )

@@ -21,13 +21,13 @@ Deviations:
     6. The validation score that selects is weighted by clips; MMSA averages over batches and rounds to 4 decimals.
     7. IEMOCAP: one model with cross-entropy on four two-way outputs; the official code trains a model per emotion.
 
-As in MMSA, audio and vision are averaged over all stored steps and the LSTM runs over all stored steps of the text,
-padding included.
+As in MMSA, audio and vision are averaged over all stored steps, and the LSTM runs over all stored steps of the text,
+padding included, and is read at the last one; ``padding`` says where padding stands.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.nn.padding import padded, padding_side
 from msabench.nn.subnets import PooledNet, TextNet, with_one
 from msabench.nn.text import TextInput, parameter_groups
 
@@ -56,6 +57,8 @@ class LMF(MSAMethod):
         dropout_text: Dropout on the last state of the text's LSTM.
         dropout_audio: Dropout on normalised audio means.
         dropout_vision: Dropout on normalised vision means.
+        padding: Where padding stands: in ``front``, whatever the file's side, or as ``stored``; None for what the
+            reference read, ``stored`` on MMSA's feature families and ``front`` elsewhere.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder.
@@ -77,6 +80,7 @@ class LMF(MSAMethod):
         code_url="https://github.com/thuiar/MMSA",
         code_commit="a94e65d",
         licence="MIT",
+        method_version=2,
         smoke={"hidden_text": 12, "hidden_audio": 6, "hidden_vision": 6, "rank": 3},
     )
 
@@ -93,6 +97,7 @@ class LMF(MSAMethod):
         dropout_text: float = 0.0,
         dropout_audio: float = 0.3,
         dropout_vision: float = 0.3,
+        padding: Literal["front", "stored"] | None = None,
         text_encoder: str | None = None,
         finetune: bool = False,
         text_lr: float = 5e-5,
@@ -107,6 +112,7 @@ class LMF(MSAMethod):
             raise MSABenchError(f"hidden_text {hidden_text} is not allowed; give at least 2, its code has half as many")
         self.text_lr = text_lr
         self.factor_lr = factor_lr
+        self.padding = padding_side(spec, padding)
         self.text = TextInput(spec, text_encoder, finetune=finetune)
         self.audio_subnet = PooledNet(spec.feature_dims["audio"], hidden_audio, dropout_audio)
         self.video_subnet = PooledNet(spec.feature_dims["vision"], hidden_vision, dropout_vision)
@@ -123,7 +129,8 @@ class LMF(MSAMethod):
         """Predict; ``representation`` is the product of every rank, ``(B, R n_outputs)``."""
         audio = with_one(self.audio_subnet(batch.audio)) @ self.audio_factor
         vision = with_one(self.video_subnet(batch.vision)) @ self.video_factor
-        text = with_one(self.text_subnet(self.text(batch))) @ self.text_factor
+        words = padded(self.text(batch), batch.valid["text"], self.padding)
+        text = with_one(self.text_subnet(words)) @ self.text_factor
         ranks = (audio * vision * text).transpose(0, 1)
         mixed = (self.fusion_weights @ ranks).squeeze(1) + self.fusion_bias
         return Output(pred=self.to_pred(mixed), representation=ranks.flatten(1).detach())

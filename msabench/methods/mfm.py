@@ -34,11 +34,14 @@ Deviations:
     6. A text encoder's states are constants to the error of what is generated, even if it is trained.
     7. IEMOCAP: four two-way outputs and cross-entropy.
 
-As in both codes, all stored steps are read and generated, padding included. As in MMSA, audio and vision of unaligned
-files are averaged over as many windows as the text has steps.
+As in both codes, all stored steps are read and generated, padding included, and LSTMs and memory are read at the last
+one; ``padding`` says where padding stands. As in MMSA, audio and vision of unaligned files are averaged over as many
+windows as the text has steps.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +53,7 @@ from msabench.losses.alignment import mmd2
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.multi_view_memory import Hidden, MemoryFusion, TwoLayers
+from msabench.nn.padding import all_padded, padding_side
 from msabench.nn.text import TextInput
 from msabench.nn.window_mean import window_means
 
@@ -121,6 +125,8 @@ class MFM(MSAMethod):
         lambda_text: Weight >= 0 of the error of the text that is generated.
         lambda_audio: Weight >= 0 of that of the audio.
         lambda_vision: Weight >= 0 of that of the vision.
+        padding: Where padding stands: in ``front``, whatever the file's side, or as ``stored``; None for what the
+            reference read, ``stored`` on MMSA's feature families and ``front`` elsewhere.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder.
@@ -140,6 +146,7 @@ class MFM(MSAMethod):
         code_url="https://github.com/pliang279/factorized",
         code_commit="602b160",
         licence="MIT",
+        method_version=2,
         variants=("missing",),
         smoke={
             "hidden_text": 8,
@@ -186,6 +193,7 @@ class MFM(MSAMethod):
         lambda_text: float = 0.5,
         lambda_audio: float = 0.01,
         lambda_vision: float = 0.5,
+        padding: Literal["front", "stored"] | None = None,
         text_encoder: str | None = None,
         finetune: bool = False,
         text_lr: float = 5e-5,
@@ -197,6 +205,7 @@ class MFM(MSAMethod):
         self.lambda_mmd = lambda_mmd
         self.lambdas = {"text": lambda_text, "audio": lambda_audio, "vision": lambda_vision}
         self.text_lr = text_lr
+        self.padding = padding_side(spec, padding)
         self.text = TextInput(spec, text_encoder, finetune=finetune)
         dims = {**spec.feature_dims, "text": self.text.width}
         z = {"text": latent_text, "audio": latent_audio, "vision": latent_vision, "joint": latent_joint}
@@ -280,9 +289,8 @@ class MFM(MSAMethod):
 
     def _sequences(self, batch: Batch) -> dict[str, Tensor]:
         """All modalities at the steps of the text, ``(B, T, D)``."""
-        text = self.text(batch)
-        steps = text.shape[1]
-        return {"text": text, "audio": window_means(batch.audio, steps), "vision": window_means(batch.vision, steps)}
+        x = all_padded(batch, self.text(batch), self.padding)
+        return {m: window_means(sequence, x["text"].shape[1]) for m, sequence in x.items()}
 
     def _joint(self, x: dict[str, Tensor]) -> Tensor:
         """z_y ``(B, latent_joint)``."""

@@ -20,10 +20,13 @@ Deviations:
        The official code keeps one order of the clips, drops an incomplete last batch and never stops early.
     5. IEMOCAP: four two-way outputs and cross-entropy.
 
-As in both codes, all stored steps are read, padding included.
+As in both codes, LSTMs and memory run over all stored steps, padding included, and are read at the last one;
+``padding`` says where padding stands.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from torch import Tensor
 
@@ -32,6 +35,7 @@ from msabench.data.info import DataSpec
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.multi_view_memory import Hidden, MemoryFusion, TwoLayers
+from msabench.nn.padding import all_padded, padding_side
 from msabench.nn.text import TextInput
 from msabench.nn.window_mean import window_means
 
@@ -60,6 +64,8 @@ class MFN(MSAMethod):
         out_dropout: Dropout on them.
         av_time_average: Whether audio and vision are constant sequences of their means over all stored steps, as in
             MMSA, in place of themselves.
+        padding: Where padding stands: in ``front``, whatever the file's side, or as ``stored``; None for what the
+            reference read, ``stored`` on MMSA's feature families and ``front`` elsewhere.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder.
@@ -77,6 +83,7 @@ class MFN(MSAMethod):
         code_url="https://github.com/pliang279/MFN",
         code_commit="b0453fb",
         licence="MIT",
+        method_version=2,
         smoke={
             "hidden_text": 8,
             "hidden_audio": 4,
@@ -110,6 +117,7 @@ class MFN(MSAMethod):
         out_width: int = 128,
         out_dropout: float = 0.0,
         av_time_average: bool = False,
+        padding: Literal["front", "stored"] | None = None,
         text_encoder: str | None = None,
         finetune: bool = False,
         text_lr: float = 5e-5,
@@ -119,6 +127,7 @@ class MFN(MSAMethod):
         super().__init__(spec, variant=variant, lr=lr, weight_decay=weight_decay, task_loss="l1")
         self.av_time_average = av_time_average
         self.text_lr = text_lr
+        self.padding = padding_side(spec, padding)
         self.text = TextInput(spec, text_encoder, finetune=finetune)
         widths = {**spec.feature_dims, "text": self.text.width}
         self.encoder = MemoryFusion(
@@ -134,8 +143,8 @@ class MFN(MSAMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Predict; ``representation`` is the last hidden states of text, audio and vision, and the memory."""
-        text = self.text(batch)
-        joint = self.encoder([text, *(self._at_steps_of(text, x) for x in (batch.audio, batch.vision))])
+        x = all_padded(batch, self.text(batch), self.padding)
+        joint = self.encoder([x["text"], *(self._at_steps_of(x["text"], x[m]) for m in ("audio", "vision"))])
         return Output(pred=self.to_pred(self.output(joint)), representation=joint.detach())
 
     def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:

@@ -18,11 +18,14 @@ Deviations:
     5. The validation score that selects is weighted by clips; MMSA averages over batches and rounds to 4 decimals.
     6. IEMOCAP: cross-entropy on four two-way outputs without the sigmoid, as MMSA does for classes in general.
 
-As in MMSA, audio and vision are averaged over all stored steps and the LSTM runs over all stored steps of the text,
-padding included, and the score lies in (-3, 3) for CH-SIMS too, whose labels are in [-1, 1].
+As in MMSA, audio and vision are averaged over all stored steps, and the LSTM runs over all stored steps of the text,
+padding included, and is read at the last one; ``padding`` says where padding stands. The score lies in (-3, 3) for
+CH-SIMS too, whose labels are in [-1, 1].
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +35,7 @@ from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.nn.padding import padded, padding_side
 from msabench.nn.subnets import PooledNet, TextNet, with_one
 from msabench.nn.text import TextInput
 
@@ -51,6 +55,8 @@ class TFN(MSAMethod):
         dropout_audio: Dropout on normalised audio means.
         dropout_vision: Dropout on normalised vision means.
         fusion_dropout: Dropout on the product.
+        padding: Where padding stands: in ``front``, whatever the file's side, or as ``stored``; None for what the
+            reference read, ``stored`` on MMSA's feature families and ``front`` elsewhere.
         text_encoder: Folder or hub name of a BERT that reads the tokens; None for precomputed text features.
         finetune: Whether the text encoder is trained.
         text_lr: Learning rate of a trained text encoder.
@@ -67,6 +73,7 @@ class TFN(MSAMethod):
         code_url="https://github.com/thuiar/MMSA",
         code_commit="a94e65d",
         licence="MIT",
+        method_version=2,
         smoke={"hidden_text": 8, "hidden_audio": 4, "hidden_vision": 5, "out_text": 6, "fusion_width": 8},
     )
 
@@ -87,6 +94,7 @@ class TFN(MSAMethod):
         dropout_audio: float = 0.3,
         dropout_vision: float = 0.3,
         fusion_dropout: float = 0.5,
+        padding: Literal["front", "stored"] | None = None,
         text_encoder: str | None = None,
         finetune: bool = False,
         text_lr: float = 5e-5,
@@ -94,6 +102,7 @@ class TFN(MSAMethod):
     ) -> None:
         super().__init__(spec, variant=variant, lr=lr, task_loss="l1")
         self.text_lr = text_lr
+        self.padding = padding_side(spec, padding)
         self.text = TextInput(spec, text_encoder, finetune=finetune)
         self.audio_subnet = PooledNet(spec.feature_dims["audio"], hidden_audio, dropout_audio)
         self.video_subnet = PooledNet(spec.feature_dims["vision"], hidden_vision, dropout_vision)
@@ -115,7 +124,8 @@ class TFN(MSAMethod):
         """
         audio = with_one(self.audio_subnet(batch.audio))
         vision = with_one(self.video_subnet(batch.vision))
-        text = with_one(self.text_subnet(self.text(batch)))
+        words = padded(self.text(batch), batch.valid["text"], self.padding)
+        text = with_one(self.text_subnet(words))
         return torch.einsum("ba,bv,bt->bavt", audio, vision, text).flatten(1)
 
     def forward(self, batch: Batch) -> Output:

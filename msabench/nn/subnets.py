@@ -48,7 +48,7 @@ class PooledNet(nn.Module):
 
 
 class TextNet(nn.Module):
-    """LSTM over all stored steps of a text, padding included, read at the last one.
+    """LSTM over all stored steps of a text, padding included, read at the last one; see ``nn.padding``.
 
     Args:
         features: Features D of the text.

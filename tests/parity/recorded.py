@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def fit_recorded(
     Returns:
         The method, what it was before, and the batches of each epoch.
     """
-    data = data_module(random_corpus(), batch_size=4, missing=missing)
+    corpus = replace(random_corpus(), features="mmsa-unaligned")  # whose padding stays where it is, as in MMSA
+    data = data_module(corpus, batch_size=4, missing=missing)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         method, before = (method_class(name)(data.spec, **settings, **rates) for _ in range(2))
