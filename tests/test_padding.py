@@ -133,7 +133,7 @@ def test_a_record_says_where_padding_stood_and_older_ones_still_load() -> None:
     assert JobRecord.from_json(line).padding == "front"
     older = JobRecord(records.key()).to_json()
     assert "padding" not in older
-    assert JobRecord.from_json(older).padding == ""
+    assert JobRecord.from_json(older).padding is None
 
 
 def test_a_checkpoint_from_before_feature_families_were_told_still_loads() -> None:

@@ -106,7 +106,7 @@ def evaluate(
             config=portable(made_by.config),
             eval_seconds=evaluation.seconds,
             mask_seeds=list(mask_seeds),
-            padding=method.padding,
+            padding=method.padding or None,
             **made_by.finished.record_fields(),
         )
         lines.append(f"recorded: {ResultStore(store).add(record, records)}")

@@ -13,6 +13,9 @@ from typing import Any
 
 SCHEMA_VERSION = 1
 
+OPTIONAL = ("padding",)
+"""Fields that older records lack; a record that does not have them is stored without."""
+
 
 @dataclass(frozen=True)
 class JobKey:
@@ -73,8 +76,8 @@ class JobRecord:
         eval_seconds: Wall time of evaluating the grid.
         peak_memory_bytes: Peak memory, of the device if it is a GPU, else of the process.
         mask_seeds: Seeds of the test holes.
-        padding: Where padding stood when the method read clips, ``front`` or ``stored``; empty, and left out of the
-            file, for methods without the choice.
+        padding: Where padding stood when the method read clips, ``front`` or ``stored``; None for methods without the
+            choice and in older records, which do not say.
     """
 
     key: JobKey
@@ -91,21 +94,19 @@ class JobRecord:
     eval_seconds: float | None = None
     peak_memory_bytes: int | None = None
     mask_seeds: list[int] = field(default_factory=list)
-    padding: str = ""
+    padding: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The job line as plain data; key fields stand at the top level beside ``job_id``."""
-        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "key"}
-        if not self.padding:
-            del rest["padding"]
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "key" and _has(self, f.name)}
         return {"kind": "job", "schema_version": SCHEMA_VERSION, "job_id": self.key.job_id, **asdict(self.key), **rest}
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> JobRecord:
         """Read a job line."""
         key = JobKey(**{f.name: line[f.name] for f in fields(JobKey)})
-        rest = {f.name: line[f.name] for f in fields(cls) if f.name not in ("key", "padding")}
-        return cls(key=key, padding=line.get("padding", ""), **rest)
+        rest: dict[str, Any] = {f.name: line.get(f.name) for f in fields(cls) if f.name != "key"}
+        return cls(key=key, **rest)
 
 
 @dataclass
@@ -140,6 +141,10 @@ class CellRecord:
     def from_json(cls, line: dict[str, Any]) -> CellRecord:
         """Read a cell line."""
         return cls(**{f.name: line[f.name] for f in fields(cls)})
+
+
+def _has(record: JobRecord, name: str) -> bool:
+    return name not in OPTIONAL or getattr(record, name) is not None
 
 
 def canonical_hash(value: Any, digits: int) -> str:

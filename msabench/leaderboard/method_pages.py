@@ -62,7 +62,7 @@ def _facts(job: JobRecord) -> Sequence[tuple[str, str]]:
         ("Configuration", job.key.config_hash),
         ("Data", f"{job.key.dataset}, revision {job.key.revision}, features {job.key.features}"),
         ("Protocol", _protocol(job)),
-        ("Padding", job.padding),
+        ("Padding", job.padding or ""),
         ("Suites", ", ".join(job.suites)),
         ("Date", str(made.get("date") or "")),
         ("Commit", str(made.get("git_commit") or "")),

@@ -78,7 +78,7 @@ class MSAMethod(pl.LightningModule, ABC):
         stage_epochs: Stage -> epochs, for every stage but the last; set in the constructor.
         text_lr: Learning rate of a trained text encoder; set in the constructor of methods that take one.
         padding: Where padding stands when the method reads clips, ``front`` or ``stored``; set in the constructor of
-            methods that have the choice, and kept in records.
+            methods that have the choice, else empty; kept in records.
         complete_stages: Stages that train on complete data alone, whatever the regime, such as a teacher's; what they
             end with can be shared by jobs that differ in the regime only.
         turns_alternate: Whether each ``batch`` gets a step of every turn, or each turn makes a ``pass`` of its own over

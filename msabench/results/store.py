@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msabench.errors import MSABenchError
-from msabench.evaluation.record import SCHEMA_VERSION, CellRecord, JobKey, JobRecord
+from msabench.evaluation.record import OPTIONAL, SCHEMA_VERSION, CellRecord, JobKey, JobRecord
 from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import LETTERS, Cell
 
@@ -444,6 +444,8 @@ def _check_values(where: str, what: str, values: Mapping[str, float | None], all
 def _check_fields(where: str, line: dict[str, Any], record: type) -> None:
     for name, annotation, allowed in _expected(record):
         if name not in line:
+            if name in OPTIONAL:
+                continue
             raise MSABenchError(f"{where} has no field {name!r}")
         # In Python, but not in JSON, a bool is an int: hence no isinstance.
         if type(line[name]) not in allowed:

@@ -83,7 +83,7 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
         suites=list(job.suites),
         eval_seconds=evaluation.seconds,
         mask_seeds=list(job.mask_seeds),
-        padding=method.padding,
+        padding=method.padding or None,
         **finished.record_fields(),
     )
     cells = evaluation.records(job.key.job_id)
