@@ -41,6 +41,7 @@ class Case:
             seq_lens=dict(zip(MODALITIES, self.steps, strict=True)),
             task=self.task,
             metric_set="emotions" if self.task == "emotions" else "sentiment",
+            features="mmsa-unaligned",  # official code reads what it is given, where it is given
         )
 
 
