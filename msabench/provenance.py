@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from msabench import __version__, registry
+from msabench.data.files import Stamp
 from msabench.data.info import dataset_info
 from msabench.errors import MSABenchError
 from msabench.evaluation.record import JobKey, canonical_hash
@@ -212,17 +213,17 @@ def _portable_arguments(init_args: dict[str, Any]) -> dict[str, Any]:
         return init_args
     folder = Path(encoder).resolve()
     files = sorted({path for pattern in ENCODER_FILES for path in folder.glob(pattern)})
-    # Suites ask once per job, and weights are large.
-    signature = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    # Suites ask once per job, and weights are large. Hubs link to files elsewhere; the names here are what counts.
+    signature = tuple((path.name, Stamp.of(path)) for path in files)
     return {**init_args, "text_encoder": f"{folder.name}@{_hash_of_files(signature)}"}
 
 
 @lru_cache
-def _hash_of_files(signature: tuple[tuple[Path, int, int], ...]) -> str:
+def _hash_of_files(signature: tuple[tuple[str, Stamp], ...]) -> str:
     digest = hashlib.sha256()
-    for path, size, _ in signature:
-        digest.update(f"{path.name}/{size}/".encode())
-        with path.open("rb") as stream:
+    for name, stamp in signature:
+        digest.update(f"{name}/{stamp.size}/".encode())
+        with Path(stamp.path).open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()[:12]

@@ -433,6 +433,12 @@ def test_hashes_are_remembered_until_the_file_changes(tmp_path):
     assert memory.recall(Stamp.of(path)) == "f" * 64
     os.utime(path, ns=(1, 1))
     assert memory.recall(Stamp.of(path)) is None
+    memory.remember(Stamp.of(path), "f" * 64)
+    (tmp_path / "b").write_text("two")
+    os.utime(tmp_path / "b", ns=(1, 1))
+    (tmp_path / "b").replace(path)
+    assert memory.recall(Stamp.of(path)) is None, "another file of the same size and time"
+    memory.remember(Stamp.of(path), "f" * 64)
     for entry in (tmp_path / "hashes").iterdir():
         entry.write_text("[]")
     assert memory.recall(Stamp.of(path)) is None

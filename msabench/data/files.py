@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -119,18 +120,22 @@ class Stamp:
     Attributes:
         path: Resolved path.
         size: Bytes.
-        mtime_ns: Time of the last change.
+        mtime_ns: Time of the last change of the content, which whoever writes a file may set as they like.
+        ctime_ns: Time of the last change of any kind, which they may not.
+        inode: Number of the file, another one after a replacement.
     """
 
     path: str
     size: int
     mtime_ns: int
+    ctime_ns: int
+    inode: int
 
     @classmethod
     def of(cls, path: Path) -> Stamp:
         """The stamp of a file as it is now."""
         status = path.stat()
-        return cls(str(path.resolve()), status.st_size, status.st_mtime_ns)
+        return cls(str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 class HashMemory:
@@ -165,7 +170,9 @@ class HashMemory:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file atomically: it appears whole when the block ends, or not at all.
+    """Write a file atomically: it appears whole when the block ends, or not at all, also after a power cut.
+
+    Its mode is what the umask leaves, as of any file that is written in place.
 
     Yields:
         A binary stream onto a temporary file in the same folder, which must exist.
@@ -180,6 +187,26 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or a folder's list of names, written to the disk before what follows.
+
+    Without it a rename may reach the disk before the content of what was renamed. Where a folder cannot be opened or
+    synced (Windows, some network folders) nothing happens.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msabench.data.files import sync
 from msabench.errors import MSABenchError
 from msabench.evaluation.record import OPTIONAL, SCHEMA_VERSION, CellRecord, JobKey, JobRecord
 from msabench.metrics.spec import METRICS
@@ -309,6 +310,7 @@ def _write_new(path: Path, content: bytes) -> bool:
             return False
         except OSError:
             return _rename_new(temporary, path)
+    sync(path.parent)
     return True
 
 
@@ -325,6 +327,7 @@ def _rename_new(temporary: Path, path: Path) -> bool:
         if path.exists():
             return False
         temporary.replace(path)
+        sync(path.parent)
         return True
     finally:
         lock.unlink()
