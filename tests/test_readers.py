@@ -1,5 +1,6 @@
 """Readers: what they take from files in the field's layouts, what they mend, what they refuse."""
 
+import collections
 import os
 from pathlib import Path
 
@@ -183,10 +184,10 @@ MMSA_ERRORS = {
     "split kind": (lambda c: c.update(test=[1, 2]), r"split 'test' is a list; expected a dict"),
     "no audio": (
         drop("audio"),
-        r"train has no key 'audio' \(it has .*text_bert.*\); expected numbers of shape \(12, T, D\)",
+        r"train has no key 'audio' \(it has annotations, audio_lengths, id, raw_text, regression_labels, text, "
+        r"text_bert, vision, vision_lengths\); expected numbers of shape \(12, T, D\)",
     ),
     "no labels": (drop("regression_labels", "test"), r"test has no key 'regression_labels'"),
-    "no tokens": (drop("text_bert", "valid"), r"valid has no key 'text_bert'.*\(5, 3, 8\)"),
     "no ids": (drop("id"), r"train has no key 'id'.*expected 12 ids"),
     "two dims": (set_train("audio", lambda x: x[:, 0]), r"train/audio has shape \(12, 3\); expected .*\(12, T, D\)"),
     "fewer clips": (
@@ -194,10 +195,11 @@ MMSA_ERRORS = {
         r"train/vision has shape \(11, 9, 4\); expected .*\(12, T, D\)",
     ),
     "no steps": (set_train("vision", lambda x: x[:, :0]), r"train/vision has shape \(12, 0, 4\)"),
-    "text": (set_train("audio", [["a"]] * 12), r"train/audio holds no numbers \(dtype <U1\)"),
+    "text": (set_train("audio", [["a"]] * 12), r"train/audio holds no numbers \(it has a str\)"),
+    "text array": (set_train("audio", np.array([["a"]] * 12)), r"train/audio holds no numbers \(dtype <U1\)"),
     "object text": (
         set_train("audio", np.array(["1"] * 12, dtype=object)),
-        r"train/audio holds no numbers \(dtype object\)",
+        r"train/audio holds no numbers \(it has a str\)",
     ),
     "ragged": (set_train("audio", [[[1.0]], [[1.0], [2.0]]] * 6), r"train/audio is ragged, or holds no numbers"),
     "nothing": (set_train("audio", None), r"train/audio has shape \(\)"),
@@ -216,6 +218,10 @@ MMSA_ERRORS = {
         put("regression_labels", 1, -3.5, "test"),
         r"test/regression_labels is -3.5 for clip 'video0_test\$_\$1'",
     ),
+    "label range of one": (
+        put("regression_labels", 1, 10 / 3),
+        r"is 3.33333 for clip .*; expected a number in \[-3, 3\] for mosi; clip_labels: true would clip 1 such labels",
+    ),
     "label shape": (
         set_train("regression_labels", lambda x: np.stack([x, x], 1)),
         r"regression_labels has shape \(12, 2\)",
@@ -224,6 +230,12 @@ MMSA_ERRORS = {
     "twice": (
         put("id", 3, "video0_train$_$0"),
         r"train/id has 'video0_train\$_\$0' 2 times; expected ids that are unique",
+    ),
+    "ids of dicts": (put("id", 3, {"a": 1}), r"train/id has a dict in row 3; expected text, bytes or numbers"),
+    "ids without end": (put("id", 3, list(range(17))), r"train/id has a list in row 3; expected text"),
+    "objects": (
+        set_train("audio", np.array([{}] * 12)),
+        r"train/audio holds no numbers \(it has a dict\)",
     ),
     "ids short": (set_train("id", lambda x: x[1:]), r"train/id has 11 ids; expected 12"),
     "ids kind": (set_train("id", "abcdefghijkl"), r"train/id is a str; expected 12 ids"),
@@ -268,6 +280,118 @@ def test_aligned_files_have_as_many_steps_in_all_modalities(tmp_path):
 def test_sims_labels_lie_between_minus_one_and_one(tmp_path):
     with pytest.raises(MSABenchError, match=r"is 1.5 for clip .*\[-1, 1\] for sims"):
         mmsa(tmp_path / "a.pkl", "sims", **SMALL, change=put("regression_labels", 0, 1.5))
+
+
+def test_keys_that_nobody_reads_may_hold_anything(tmp_path):
+    """As MMSA-FET writes them: dicts, None and ragged sequences in arrays of objects."""
+    ragged = np.empty(12, dtype=object)
+    ragged[:] = [np.zeros(n) for n in range(12)]
+
+    def add(content):
+        content["train"].update(
+            align=np.array([{"word": "a", "start": 0.5}, None] * 6, dtype=object),
+            annotations=np.array(["Positive", None] * 6, dtype=object),
+            raw_audio=ragged,
+            spectra=np.ones((12, 2), dtype=complex),
+        )
+        content["meta"] = collections.defaultdict(list, a=[1])
+
+    for protocol in (2, 4, 5):
+        raw = mmsa(tmp_path / "a.pkl", **SMALL, protocol=protocol, change=add)
+        np.testing.assert_array_equal(
+            raw.splits["train"].features["audio"], mmsa(tmp_path / "b.pkl", **SMALL).splits["train"].features["audio"]
+        )
+
+
+def test_mmsa_without_tokens_takes_lengths_from_the_frames(tmp_path):
+    def without(content):
+        for split in content.values():
+            del split["text_bert"]
+
+    content = write_mmsa(tmp_path / "a.pkl", **SMALL)
+    raw = mmsa(tmp_path / "b.pkl", **SMALL, change=without)
+    for name in SPLITS:
+        assert raw.splits[name].tokens is None
+        np.testing.assert_array_equal(raw.splits[name].lengths["text"], content[name]["text_bert"][:, 1].sum(axis=1))
+    assert (
+        "train/text: there is no text_bert and no text_lengths; lengths end at the last frame that is not zero"
+        in raw.notes
+    )
+
+    def silent_ends(content):
+        without(content)
+        # A word without a vector is still a word where another modality has a frame.
+        content["train"]["text"][:, -4:] = 0
+
+    content = write_mmsa(tmp_path / "c.pkl", aligned=True, **ALIGNED)
+    raw = mmsa(tmp_path / "d.pkl", aligned=True, **ALIGNED, change=silent_ends)
+    for m in MODALITIES:
+        np.testing.assert_array_equal(
+            raw.splits["train"].lengths[m], content["train"]["text_bert"][:, 1].sum(axis=1).astype(int)
+        )
+
+
+@pytest.mark.parametrize("layout", ["mmsa", "mult", "npz"])
+def test_labels_are_clipped_on_request_only_and_counted(tmp_path, layout):
+    def beyond(content):
+        labels = (
+            content["train"]["regression_labels"]
+            if layout == "mmsa"
+            else (content["train"]["labels"] if layout == "mult" else content["regression_labels"])
+        )
+        rows = [0, 1] if layout != "npz" else np.flatnonzero(content["split"] == "train")[:2]
+        labels[rows[0]], labels[rows[1]] = 10 / 3, -3.5
+
+    path = tmp_path / ("a.npz" if layout == "npz" else "a.pkl")
+    write, read = {"mmsa": (write_mmsa, read_mmsa), "mult": (write_mult, read_mult), "npz": (write_npz, read_npz)}[
+        layout
+    ]
+    write(path, change=beyond, **SMALL)
+    if layout == "npz":
+        info, file = feature_file("custom", path=path)
+    else:
+        info = dataset_info("mosi")
+        file = info.file(f"{layout}-unaligned")
+    with pytest.raises(MSABenchError, match=r"clip_labels: true would clip 2 such labels and say so$"):
+        read(path, info, file)
+    raw = read(path, info, file, clip_labels=True)
+    assert raw.splits["train"].labels[:2].tolist() == [3.0, -3.0]
+    key = "labels" if layout == "mult" else "regression_labels"
+    assert f"train/{key}: 2 labels beyond [-3, 3] (-3.5 the farthest) were clipped" in raw.notes
+
+
+def test_labels_that_are_no_numbers_cannot_be_clipped(tmp_path):
+    write_mmsa(tmp_path / "a.pkl", **SMALL, change=put("regression_labels", 2, np.nan))
+    info = dataset_info("mosi")
+    with pytest.raises(MSABenchError, match=r"regression_labels is nan for clip .*for mosi$"):
+        read_mmsa(tmp_path / "a.pkl", info, info.file("mmsa-unaligned"), clip_labels=True)
+
+
+GBK = ["\u4f60\u597d".encode("gbk"), "\u4f60\u574f".encode("gbk"), b"\xff", b"\xfe", "caf\u00e9".encode(), b"plain"]
+SEEN = [r"\xc4\xe3\xba\xc3", r"\xff", r"\xfe", "café", "plain"]
+
+
+@pytest.mark.parametrize("layout", ["mmsa", "mult", "npz"])
+def test_ids_of_any_bytes_stay_apart(tmp_path, layout):
+    def mark(content):
+        if layout == "npz":
+            rows = np.flatnonzero(content["split"] == "train")[: len(GBK)]
+            content["id"] = content["id"].astype("S8")
+            content["id"][rows] = GBK
+        else:
+            content["train"]["id"] = [*GBK, "half \ud83d", "half \ud83e", *map(str, range(4))]
+
+    if layout == "npz":
+        raw = npz(tmp_path / "a.npz", change=mark)
+    else:
+        raw = (mmsa if layout == "mmsa" else mult)(tmp_path / "a.pkl", **SMALL, change=mark)
+    ids = raw.splits["train"].ids
+    assert len(set(ids)) == 12
+    assert ids[0] == SEEN[0]
+    assert ids[2:6] == SEEN[1:]
+    assert all(name.encode("utf-8").decode("utf-8") == name for name in ids)
+    if layout != "npz":
+        assert ids[6:8] == [r"half \ud83d", r"half \ud83e"]
 
 
 # MulT.

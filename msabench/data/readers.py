@@ -36,6 +36,15 @@ MULT_EMOTIONS = ("neutral", "happy", "sad", "angry")
 _CHUNK = 512
 _LABEL_SLACK = 1e-4
 
+_MOST_AXES, _MOST_FIELDS = 8, 16
+"""Lists that are nested deeper, and ids of more fields, are in no feature file."""
+
+_FREE_NUMBERS, _NUMBERS_PER_BYTE = 1 << 24, 16
+"""How many numbers nested lists may stand for: in any file, and for each byte of it. Lists in a pickle may hold one
+another many times, so that a few bytes can claim any number."""
+
+_NUMBERS = (int, float, complex, np.number, np.bool_, type(None))
+
 _Floats = NDArray[np.float32]
 _Ints = NDArray[np.int64]
 _Bools = NDArray[np.bool_]
@@ -48,7 +57,11 @@ class _Split:
     path: Path
     name: str
     arrays: dict[str, Any]
+    clip_labels: bool = False
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.keys = sorted(map(str, self.arrays))
 
     def error(self, key: str, problem: str, expected: str) -> MSABenchError:
         return MSABenchError(f"{self.path}: {self.name}/{key} {problem}; expected {expected}")
@@ -58,23 +71,47 @@ class _Split:
 
     def take(self, key: str, expected: str) -> Any:
         if key not in self.arrays:
-            found = ", ".join(sorted(map(str, self.arrays))) or "nothing"
+            found = ", ".join(self.keys) or "nothing"
             raise MSABenchError(f"{self.path}: {self.name} has no key {key!r} (it has {found}); expected {expected}")
         return self.arrays.pop(key)
 
     def numbers(self, key: str, expected: str, dtype: Any = np.float32) -> NDArray[Any]:
         """An array of one of the number kinds, writable, contiguous, owned."""
         value = self.take(key, expected)
+        if isinstance(value, (list, tuple)):
+            self._check_lists(key, value, expected)
         try:
             array = np.asarray(value)
-            if array.dtype == object and not any(isinstance(item, (str, bytes)) for item in array.flat):
+            if array.dtype == object:
+                for item in array.flat:
+                    if not isinstance(item, _NUMBERS):
+                        raise self.error(key, f"holds no numbers (it has a {type(item).__name__})", expected)
                 array = array.astype(np.float64)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             raise self.error(key, "is ragged, or holds no numbers", expected) from None
         if array.dtype.kind not in "fiub":
             raise self.error(key, f"holds no numbers (dtype {array.dtype})", expected)
         with np.errstate(over="ignore", invalid="ignore"):
             return np.require(array, dtype, ["C", "W", "O"])
+
+    def _check_lists(self, key: str, value: list[Any] | tuple[Any, ...], expected: str) -> None:
+        """Refuse nested lists that cannot become an array, before NumPy takes memory for it."""
+        claimed, axes, first = 1, 0, value
+        while isinstance(first, (list, tuple)) and first and axes <= _MOST_AXES:
+            claimed, axes, first = claimed * len(first), axes + 1, first[0]
+        claimed *= first.size if isinstance(first, np.ndarray) else 1
+        if axes > _MOST_AXES or claimed > _FREE_NUMBERS + _NUMBERS_PER_BYTE * self.path.stat().st_size:
+            raise self.error(key, "is nested far deeper, or stands for far more numbers, than the file holds", expected)
+        pending: list[Any] = [value]
+        seen: set[int] = set()
+        while pending:
+            item = pending.pop()
+            if isinstance(item, (list, tuple)):
+                if id(item) not in seen:
+                    seen.add(id(item))
+                    pending.extend(item)
+            elif not isinstance(item, (*_NUMBERS, np.ndarray)):
+                raise self.error(key, f"holds no numbers (it has a {type(item).__name__})", expected)
 
     def integers(self, key: str, expected: str) -> _Ints:
         """As ``numbers``, for counts and token ids that files may store as floats."""
@@ -109,12 +146,22 @@ class _Split:
         return values.reshape(-1)
 
     def check_scores(self, key: str, labels: _Floats, ids: list[str], info: DatasetInfo) -> None:
+        """Refuse labels beyond the range, or clip them in place if that was asked for."""
         low, high = info.label_range
         bad = ~((labels >= low - _LABEL_SLACK) & (labels <= high + _LABEL_SLACK))
+        if self.clip_labels and (n_clipped := int((bad & np.isfinite(labels)).sum())):
+            farthest = labels[np.argmax(np.where(bad & np.isfinite(labels), np.abs(labels), -1.0))]
+            self.note(key, f"{n_clipped:,} labels beyond [{low:g}, {high:g}] ({farthest:g} the farthest) were clipped")
+            bad &= ~np.isfinite(labels)
+            np.clip(labels, low, high, out=labels, where=np.isfinite(labels))
         if bad.any():
             row = int(np.argmax(bad))
+            way_out = f"; clip_labels: true would clip {int(bad.sum()):,} such labels and say so"
             raise self.error(
-                key, f"is {labels[row]:g} for clip {ids[row]!r}", f"a number in [{low:g}, {high:g}] for {info.name}"
+                key,
+                f"is {labels[row]:g} for clip {ids[row]!r}",
+                f"a number in [{low:g}, {high:g}] for {info.name}"
+                + (way_out if np.isfinite(labels[bad]).all() else ""),
             )
 
     def ids(self, key: str, n_clips: int) -> list[str]:
@@ -124,7 +171,20 @@ class _Split:
             raise self.error(key, f"is a {type(rows).__name__}", expected)
         if len(rows) != n_clips:
             raise self.error(key, f"has {len(rows)} ids", expected)
-        return _clip_names(rows)
+        return self.clip_names(key, rows)
+
+    def clip_names(self, key: str, rows: Any) -> list[str]:
+        """Ids as strings; rows of several fields (video, start, end) become ``video$_$start-end``."""
+        names = []
+        try:
+            for number, row in enumerate(rows.tolist() if isinstance(rows, np.ndarray) else rows):
+                fields = _fields(row)
+                if fields is None:
+                    raise self.error(key, f"has a {type(row).__name__} in row {number}", "text, bytes or numbers")
+                names.append(fields[0] + (f"$_${'-'.join(fields[1:])}" if len(fields) > 1 else "") if fields else "")
+        except ValueError:
+            raise self.error(key, "holds text that is none", "text, bytes or numbers") from None
+        return names
 
     def check_unique(self, key: str, names: list[str]) -> None:
         (name, count), *_ = Counter(names).most_common(1)
@@ -166,20 +226,30 @@ class _Split:
             self.note(modality, f"{empty:,} clips have no frame")
 
 
-def _clip_names(rows: Any) -> list[str]:
-    """Ids as strings; rows of several fields (video, start, end) become ``video$_$start-end``."""
-    names = []
-    for row in rows.tolist() if isinstance(rows, np.ndarray) else rows:
-        fields = [_as_text(item) for item in np.asarray(row, dtype=object).ravel()]
-        names.append(fields[0] + (f"$_${'-'.join(fields[1:])}" if len(fields) > 1 else "") if fields else "")
-    return names
+def _fields(row: Any, depth: int = 3) -> list[str] | None:
+    """The fields of an id as strings; None if it holds anything but a few strings and numbers."""
+    if isinstance(row, np.ndarray):
+        row = row.ravel().tolist() if row.size <= _MOST_FIELDS else None
+    if isinstance(row, (list, tuple)):
+        if depth == 0 or len(row) > _MOST_FIELDS:
+            return None
+        found = [_fields(item, depth - 1) for item in row]
+        return [part for parts in found if parts is not None for part in parts] if None not in found else None
+    return [_as_text(row)] if isinstance(row, (str, bytes, int, float, np.number, np.bool_)) else None
 
 
 def _as_text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    r"""A value as valid UTF-8.
+
+    Bytes and surrogates that are none become ``\xNN`` and ``\udcNN``, so that ids that differ stay apart and can be
+    written to any file; what is valid stays as it is, and so do its masks.
+    """
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _splits(path: Path, content: object) -> dict[str, _Split]:
+def _splits(path: Path, content: object, clip_labels: bool) -> dict[str, _Split]:
     """Look up the three splits of a pickle."""
     if not isinstance(content, dict):
         raise MSABenchError(
@@ -192,7 +262,7 @@ def _splits(path: Path, content: object) -> dict[str, _Split]:
         if not isinstance(content[name], dict):
             kind = type(content[name]).__name__
             raise MSABenchError(f"{path}: split {name!r} is a {kind}; expected a dict of arrays")
-    return {name: _Split(path, name, content[name]) for name in SPLITS}
+    return {name: _Split(path, name, content[name], clip_labels) for name in SPLITS}
 
 
 def _finish(
@@ -245,27 +315,30 @@ def _check_disjoint(path: Path, splits: dict[str, RawSplit], notes: list[str], *
             notes.append(found)
 
 
-def read_mmsa(path: Path, info: DatasetInfo, file: FeatureFile) -> RawCorpus:
+def read_mmsa(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: bool = False) -> RawCorpus:
     """Read a pickle in the layout of MMSA.
 
     The number of words is that of the attention mask in ``text_bert``. In aligned files audio and vision have a frame
     for each token, so that they take the text's length; in others their lengths are ``audio_lengths`` and
-    ``vision_lengths``, or, where a file lacks these, end at the last frame that is not all zero. Padding is at the end.
+    ``vision_lengths``, or, where a file lacks these, end at the last frame that is not all zero. Where there is no
+    ``text_bert``, text is treated as the others are, and in aligned files a frame exists up to the last that is not
+    zero in all modalities. Padding is at the end.
 
     Args:
         path: The pickle.
         info: The corpus, for label range and split sizes.
         file: What is listed of the file.
+        clip_labels: Clip labels beyond the corpus's range, and note how many, instead of refusing the file.
 
     Returns:
-        Splits with tokens.
+        Splits, with tokens where the file has them.
 
     Raises:
         MSABenchError: The file is damaged or not in this layout; labels, ids or lengths are wrong.
     """
     splits: dict[str, RawSplit] = {}
     notes: list[str] = []
-    for name, split in _splits(path, load(path)).items():
+    for name, split in _splits(path, load(path), clip_labels).items():
         labels = split.scores("regression_labels", info)
         n_clips = len(labels)
         ids = split.ids("id", n_clips)
@@ -273,23 +346,34 @@ def read_mmsa(path: Path, info: DatasetInfo, file: FeatureFile) -> RawCorpus:
         split.check_scores("regression_labels", labels, ids, info)
         features = {modality: split.features(modality, n_clips) for modality in MODALITIES}
         steps = {modality: values.shape[1] for modality, values in features.items()}
-        tokens = split.tokens(n_clips, steps["text"])
-        lengths = {"text": tokens[:, 1].sum(axis=1)}
+        tokens = split.tokens(n_clips, steps["text"]) if "text_bert" in split.arrays else None
         aligned = file.features.endswith("-aligned") or (
             file.features == "custom" and "audio_lengths" not in split.arrays and len(set(steps.values())) == 1
         )
-        for modality in ("audio", "vision"):
-            if aligned:
+        if aligned:
+            for modality in ("audio", "vision"):
                 if steps[modality] != steps["text"]:
                     raise split.error(
                         modality, f"has {steps[modality]} steps", f"{steps['text']} as text in aligned files"
                     )
+        lengths = {} if tokens is None else {"text": tokens[:, 1].sum(axis=1)}
+        if aligned and tokens is None:
+            present = np.logical_or.reduce([_present(values) for values in features.values()])
+            lengths["text"] = steps["text"] - _zero_frames(present)[1]
+            split.note(
+                "text", "there is no text_bert; lengths end at the last frame that is not zero in all modalities"
+            )
+        for modality in MODALITIES:
+            if modality in lengths:
+                continue
+            if aligned:
                 lengths[modality] = lengths["text"].copy()
             elif f"{modality}_lengths" in split.arrays:
                 lengths[modality] = split.lengths(f"{modality}_lengths", n_clips, steps[modality])
             else:
                 lengths[modality] = steps[modality] - _zero_frames(_present(features[modality]))[1]
-                split.note(modality, f"there is no {modality}_lengths; lengths end at the last frame that is not zero")
+                absent = "text_bert and no text_lengths" if modality == "text" else f"{modality}_lengths"
+                split.note(modality, f"there is no {absent}; lengths end at the last frame that is not zero")
         for modality in MODALITIES:
             split.zero_padding(modality, features[modality], lengths[modality])
         splits[name] = RawSplit(features, lengths, labels, ids, tokens)
@@ -333,7 +417,7 @@ def _detect_padding(presences: Mapping[str, list[_Bools]]) -> tuple[str, dict[st
     return side, {name: steps[name] - zero[0 if side == "front" else 1] for name, zero in zeros.items()}
 
 
-def read_mult(path: Path, info: DatasetInfo, file: FeatureFile) -> RawCorpus:
+def read_mult(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: bool = False) -> RawCorpus:
     """Read a pickle in the layout of MulT.
 
     The files have no lengths; they are found from all-zero frames on the padded side. In aligned files a frame exists
@@ -344,6 +428,7 @@ def read_mult(path: Path, info: DatasetInfo, file: FeatureFile) -> RawCorpus:
         path: The pickle.
         info: The corpus, for task, label range and split sizes.
         file: What is listed of the file.
+        clip_labels: Clip labels beyond the corpus's range, and note how many, instead of refusing the file.
 
     Returns:
         Splits without tokens. Without usable ids (IEMOCAP), ids are row numbers.
@@ -354,7 +439,7 @@ def read_mult(path: Path, info: DatasetInfo, file: FeatureFile) -> RawCorpus:
     splits: dict[str, RawSplit] = {}
     notes: list[str] = []
     ids_from_file = True
-    found = _splits(path, load(path))
+    found = _splits(path, load(path), clip_labels)
     for name, split in found.items():
         scores = None if info.task == "emotions" else split.scores("labels", info)
         labels = _mult_emotions(split) if scores is None else scores
@@ -410,7 +495,7 @@ def _mult_emotions(split: _Split) -> _Ints:
     return labels
 
 
-def read_npz(path: Path, info: DatasetInfo, file: FeatureFile) -> RawCorpus:
+def read_npz(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: bool = False) -> RawCorpus:
     """Read our npz: all clips in one set of arrays, with an array that names each clip's split.
 
     Arrays: ``id`` str (N,), ``split`` str (N,) of train, valid, test; ``regression_labels`` (N,), or for emotions
@@ -422,6 +507,7 @@ def read_npz(path: Path, info: DatasetInfo, file: FeatureFile) -> RawCorpus:
         path: The npz.
         info: The corpus, for task, label range and split sizes.
         file: What is listed of the file.
+        clip_labels: Clip labels beyond the corpus's range, and note how many, instead of refusing the file.
 
     Returns:
         The splits.
@@ -431,7 +517,7 @@ def read_npz(path: Path, info: DatasetInfo, file: FeatureFile) -> RawCorpus:
     """
     label_key = "emotion_labels" if info.task == "emotions" else "regression_labels"
     whole = _Split(path, "npz", _npz_arrays(path, ("id", "split", label_key, *MODALITIES)))
-    names = np.asarray(_clip_names(whole.take("split", "the split of each clip")))
+    names = np.asarray(whole.clip_names("split", whole.take("split", "the split of each clip")))
     n_all = len(names)
     if unknown := sorted(set(names.tolist()) - set(SPLITS)):
         raise whole.error("split", f"names {unknown[0]!r}", f"one of {', '.join(SPLITS)} for each clip")
@@ -445,7 +531,7 @@ def read_npz(path: Path, info: DatasetInfo, file: FeatureFile) -> RawCorpus:
         rows = names == name
         if not rows.any():
             raise whole.error("split", f"names no clip {name!r}", f"clips in each of {', '.join(SPLITS)}")
-        split = _Split(path, name, {key: value[rows] for key, value in whole.arrays.items()})
+        split = _Split(path, name, {key: value[rows] for key, value in whole.arrays.items()}, clip_labels)
         n_clips = int(rows.sum())
         ids = split.ids("id", n_clips)
         split.check_unique("id", ids)
@@ -491,9 +577,9 @@ def _npz_arrays(path: Path, required: tuple[str, ...]) -> dict[str, NDArray[Any]
         raise MSABenchError(f"{path} is not a readable npz ({reason}: {error}); get or write the file again") from error
 
 
-READERS: dict[str, Callable[[Path, DatasetInfo, FeatureFile], RawCorpus]] = {
+READERS: dict[str, Callable[..., RawCorpus]] = {
     "mmsa": read_mmsa,
     "mult": read_mult,
     "npz": read_npz,
 }
-"""``FeatureFile.reader`` -> function."""
+"""``FeatureFile.reader`` -> function of path, corpus, file and, by name, ``clip_labels``."""
