@@ -37,6 +37,9 @@ _CONTAINER, _ENTRY = 256, 104
 _DEEPEST = 1000
 """Most open marks; Python's own pickler reaches this depth at its recursion limit."""
 
+_DEEPEST_ARRAYS = 20
+"""Most arrays of objects that hold each other: NumPy frees them by recursion, about 1 kB of stack for each."""
+
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU][0-9]{1,9}")
 """Codes of the dtypes that arrays may have: plain kinds, without a byte order."""
 
@@ -325,11 +328,10 @@ class _Machine:
             array.__setstate__((1, shape, real, fortran, self.content(data, n_items, real)))
 
     def _check_depth(self, array: np.ndarray[Any, Any], items: list[Any]) -> None:
-        # NumPy frees arrays of objects by recursion, so a long chain of them would overflow the stack.
         inner = [item for item in items if type(item) is np.ndarray]
         depth = 1 + max((self._depths.get(id(item), 0) for item in inner), default=0)
-        if depth > _DEEPEST or any(id(item) in self._blank or item is array for item in inner):
-            raise _RefusedError("has an array that holds itself, or arrays nested without end")
+        if depth > _DEEPEST_ARRAYS or any(id(item) in self._blank or item is array for item in inner):
+            raise _RefusedError(f"has arrays that hold themselves, or more than {_DEEPEST_ARRAYS} in each other")
         self._depths[id(array)] = depth
 
     def content(self, data: object, n_items: int, dtype: np.dtype[Any]) -> bytes | bytearray:
