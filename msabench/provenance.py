@@ -129,6 +129,7 @@ def config_hash(config: dict[str, Any]) -> str:
     info = dataset_info(data["dataset"])
     data["features"] = _features(config)
     data["normalise"] = data.get("normalise") or info.normalise
+    data["clip_labels"] = data.get("clip_labels") or None
     data["missing"] = {"regime": missing.label, **_protocol(missing)}
     if trainer.get("callbacks"):
         given = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else [trainer["callbacks"]]

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from msabench.data import info as info_module
+from msabench.data import manifest as manifest_module
 from msabench.data import store as store_module
 from msabench.data import synthetic
 from msabench.data.commands import data_convert, data_list, data_verify
@@ -87,7 +88,7 @@ def test_the_second_opening_reads_the_store_only(places, monkeypatch):
     mosi(places[0])
     first = open_corpus("mosi", "mmsa-unaligned")
 
-    def fail(*_):
+    def fail(*_, **__):
         raise AssertionError("the source was read again")
 
     monkeypatch.setattr(store_module, "READERS", dict.fromkeys(store_module.READERS, fail))
@@ -141,7 +142,7 @@ def test_a_changed_source_makes_another_store(places):
 def test_a_changed_converter_makes_another_store(places, monkeypatch):
     mosi(places[0])
     open_corpus("mosi", "mmsa-unaligned")
-    monkeypatch.setattr(store_module, "CONVERTER", store_module.CONVERTER + 1)
+    monkeypatch.setattr(manifest_module, "CONVERTER", manifest_module.CONVERTER + 1)
     open_corpus("mosi", "mmsa-unaligned")
     assert len(list((places[1] / "stores").iterdir())) == 2
 
@@ -340,7 +341,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(places, monkeypatch, par
 
         monkeypatch.setattr(store_module, "save_file", half)
     else:
-        monkeypatch.setattr(Path, "write_text", fail)
+        monkeypatch.setattr(manifest_module, "replacing", fail)
     with pytest.raises(
         MSABenchError, match=r"cannot write the converted unaligned_50.pkl to .*No space left.*free space"
     ):

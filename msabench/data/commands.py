@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from msabench.data.files import data_folder, feature_file, find_source, format_size, sha256_of
 from msabench.data.info import DATASETS, EMOTIONS, DatasetInfo, FeatureFile
+from msabench.data.manifest import MANIFEST, damage, store_of
 from msabench.data.raw import RawCorpus
 from msabench.data.readers import MODALITIES, READERS, SPLITS
 
@@ -72,6 +73,7 @@ def data_convert(
     cache: Path | None = None,
     path: Path | None = None,
     task: Literal["regression", "emotions"] = "regression",
+    clip_labels: bool = False,
 ) -> str:
     """Convert a feature file into the fast store, as the first training on it would.
 
@@ -82,13 +84,14 @@ def data_convert(
         cache: Folder for converted files; $XDG_CACHE_HOME/msabench or ~/.cache/msabench if not given.
         path: Feature file, for the dataset custom or in place of the default location.
         task: Kind of labels of a custom file.
+        clip_labels: Clip labels beyond the corpus's range and count them, instead of refusing the file.
 
     Raises:
         MSABenchError: Unknown names; the file is missing, damaged or in another layout; no space in the cache.
     """
     from msabench.data.store import open_corpus
 
-    corpus = open_corpus(dataset, features, root=root, cache=cache, path=path, task=task)
+    corpus = open_corpus(dataset, features, root=root, cache=cache, path=path, task=task, clip_labels=clip_labels)
     sizes = "/".join(str(len(corpus.splits[name])) for name in SPLITS)
     head = f"{corpus.info.name} ({corpus.features}), revision {corpus.revision}: {sizes} clips, ready in the cache"
     return "\n".join([head, *(f"  {note}" for note in corpus.notes)])
@@ -98,17 +101,23 @@ def data_verify(
     dataset: str,
     features: str | None = None,
     root: Path | None = None,
+    cache: Path | None = None,
     path: Path | None = None,
     task: Literal["regression", "emotions"] = "regression",
+    clip_labels: bool = False,
 ) -> str:
     """Read a feature file, check all of it, and say what is in it and what was found wrong and cleaned.
+
+    Its converted copy, if there is one, is compared with the checksums of its writing, byte for byte.
 
     Args:
         dataset: Name of the corpus, e.g. mosi.
         features: Feature family, e.g. mmsa-unaligned; the corpus's first if not given.
         root: Data folder; $MSABENCH_DATA or ./data if not given.
+        cache: Folder for converted files; $XDG_CACHE_HOME/msabench or ~/.cache/msabench if not given.
         path: Feature file, for the dataset custom or in place of the default location.
         task: Kind of labels of a custom file.
+        clip_labels: Clip labels beyond the corpus's range and count them, instead of refusing the file.
 
     Raises:
         MSABenchError: Unknown names; the file is missing, damaged or in another layout.
@@ -118,7 +127,7 @@ def data_verify(
         return file.how_to_get
     source = find_source(info, file, root, path)
     sha256 = sha256_of(source)
-    raw = READERS[file.reader](source, info, file)
+    raw = READERS[file.reader](source, info, file, clip_labels=clip_labels)
     lines = [f"{source} ({format_size(source.stat().st_size)}): {info.title}, {file.features}"]
     if not file.sha256:
         lines.append(f"sha256 {sha256} (none is published)")
@@ -134,7 +143,19 @@ def data_verify(
     lines.append("padding: " + ", ".join(f"{modality} {raw.padding[modality]}" for modality in MODALITIES))
     lines.append(f"ids: {'in the file' if raw.ids_from_file else 'none in the file, rows stand in for them'}")
     lines += [f"note: {note}" for note in raw.notes] or ["nothing had to be cleaned"]
+    lines += _copy_lines(store_of(info, file, sha256, cache=cache, clip_labels=clip_labels))
     return "\n".join(lines)
+
+
+def _copy_lines(store: Path) -> list[str]:
+    """How the converted copy is; without its manifest, a damaged one is made again when it is next used."""
+    if not store.is_dir():
+        return []
+    damaged = damage(store, in_full=True)
+    if damaged is None:
+        return [f"converted copy {store}: as it was written"]
+    (store / MANIFEST).unlink(missing_ok=True)
+    return [f"converted copy {store}: {damaged} is DAMAGED; the copy will be made again when it is next used"]
 
 
 def _split_lines(raw: RawCorpus, name: str) -> list[str]:

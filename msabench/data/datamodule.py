@@ -136,6 +136,8 @@ class MSADataModule(pl.LightningDataModule):
         task: Kind of labels of a ``custom`` corpus.
         size: Clips in train, valid and test of ``synth``.
         length: Steps per clip of ``synth``.
+        clip_labels: Clip labels beyond the corpus's range, as old releases of MOSEI have them, where the file is
+            refused otherwise; counted in the corpus's notes, and part of the revision.
 
     Raises:
         MSABenchError: Unknown dataset, features, cell; missing or broken file; values outside their range.
@@ -158,6 +160,7 @@ class MSADataModule(pl.LightningDataModule):
         task: Literal["regression", "emotions"] = "regression",
         size: tuple[int, int, int] | None = None,
         length: int | None = None,
+        clip_labels: bool | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -175,6 +178,7 @@ class MSADataModule(pl.LightningDataModule):
             "task": task,
             "size": tuple(size) if size else None,
             "length": length,
+            "clip_labels": clip_labels or None,
         }
         self.batch_size = batch_size
         self.missing = missing

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -241,6 +241,8 @@ def data_describe(
     path: Path | None = None,
     size: list[int] | None = None,
     length: int | None = None,
+    task: Literal["regression", "emotions"] = "regression",
+    clip_labels: bool = False,
 ) -> str:
     """Describe a corpus: split sizes, label shares, lengths, and what a ridge probe reads from each modality.
 
@@ -252,6 +254,8 @@ def data_describe(
         path: Feature file, for the dataset custom or in place of the default location.
         size: Clips in train, valid and test; synth only.
         length: Steps of every modality; synth only.
+        task: Kind of labels of a custom file.
+        clip_labels: Clip labels beyond the corpus's range and count them, instead of refusing the file.
 
     Returns:
         The description as plain text.
@@ -271,5 +275,7 @@ def data_describe(
         path=path,
         size=(size[0], size[1], size[2]) if size else None,
         length=length,
+        task=task,
+        clip_labels=clip_labels,
     )
     return render(describe(corpus))

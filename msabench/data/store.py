@@ -2,15 +2,17 @@
 
 A store is a folder in the cache with one safetensors file for each split and a manifest. Its name holds the sha256 of
 the source and ``CONVERTER``, so that another source or a changed converter makes another store. It is written into a
-temporary folder and renamed, so that it is whole or not there. Tensors are mapped privately: pages are read when they
-are touched, and writing to a tensor changes this process's copy only.
+temporary folder and renamed, so that it is whole or not there. A store that is damaged (``manifest``) is made again.
+Tensors are mapped privately: pages are read when they are touched, and writing to a tensor changes this process's copy
+only.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import secrets
 import shutil
+import stat
 import sys
 import warnings
 from collections.abc import Callable
@@ -33,16 +35,14 @@ from msabench.data.files import (
     format_size,
     locked,
     sha256_of,
+    sync,
 )
 from msabench.data.info import DatasetInfo, FeatureFile
+from msabench.data.manifest import CONVERTER, damage, read_manifest, revision_of, store_of, write_manifest
 from msabench.data.raw import RawCorpus, RawSplit
 from msabench.data.readers import READERS
 from msabench.errors import MSABenchError
 
-CONVERTER = 1
-"""Version of readers and store format. Raise it when the same source would give other tensors."""
-
-_MANIFEST = "manifest.json"
 _LARGE = 100_000_000
 
 
@@ -56,6 +56,7 @@ def open_corpus(
     task: str = "regression",
     size: tuple[int, int, int] | None = None,
     length: int | None = None,
+    clip_labels: bool | None = None,
 ) -> Corpus:
     """Open a corpus; convert its feature file first if that has not been done.
 
@@ -68,6 +69,8 @@ def open_corpus(
         task: Kind of labels of a ``custom`` file, ``regression`` or ``emotions``.
         size: Clips in train, valid and test; ``synth`` only.
         length: Steps per clip; ``synth`` only.
+        clip_labels: Clip labels beyond the corpus's range and note how many, where the file is refused otherwise. The
+            revision then says so.
 
     Returns:
         The corpus, its tensors mapped from the store.
@@ -77,6 +80,9 @@ def open_corpus(
     """
     info, file = feature_file(dataset, features, path=path, task=task)
     folder = cache_folder(cache)
+    if clip_labels and (dataset == "synth" or info.task == "emotions"):
+        labels = "generated" if dataset == "synth" else "emotions"
+        raise MSABenchError(f"clip_labels is not allowed for {dataset}, whose labels are {labels}")
     if dataset == "synth":
         return _open_generated(info, file, folder / "stores", size, length)
     if size is not None or length is not None:
@@ -90,13 +96,14 @@ def open_corpus(
     if sha256 is None:
         _tell(source, "hashing")
         sha256 = sha256_of(source)
-    # A user's own file can be read in several ways.
-    family = f"{file.reader}-{task}" if dataset == "custom" else file.features
-    store = folder / "stores" / f"{dataset}-{family}-{sha256[:16]}-v{CONVERTER}"
+    clip = bool(clip_labels)
+    store = store_of(info, file, sha256, cache=cache, clip_labels=clip)
 
     def read() -> RawCorpus:
         _tell(source, f"converting into {store}, once")
-        raw = READERS[file.reader](source, info, file)
+        raw = READERS[file.reader](source, info, file, clip_labels=clip)
+        if Stamp.of(source) != stamp:
+            raise MSABenchError(f"{source} changed while it was read; try again when it is complete")
         if file.sha256 and sha256 != file.sha256:
             difference = f"{source} has sha256 {sha256}, published is {file.sha256}: another release, or damaged"
             warnings.warn(difference, stacklevel=4)
@@ -106,9 +113,7 @@ def open_corpus(
     _ensure(store, source.name, read)
     if not known:
         memory.remember(stamp, sha256)
-    # Other tensors from the same file are another revision: their results must not share a key.
-    suffix = "" if CONVERTER == 1 else f"-v{CONVERTER}"
-    return _load(store, info, file.features, sha256[:12] + suffix)
+    return _load(store, info, file.features, revision_of(sha256, clip_labels=clip))
 
 
 def _open_generated(
@@ -133,24 +138,25 @@ def _tell(source: Path, what: str) -> None:
 
 def _ensure(store: Path, what: str, read: Callable[[], RawCorpus]) -> None:
     """Make sure that a whole store is there; several processes may try at once."""
-    if _is_whole(store):
+    if damage(store) is None:
         return
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MSABenchError(f"cannot create the cache folder {store.parent} ({error}); choose another one") from error
+    if not os.access(store.parent, os.W_OK):
+        raise MSABenchError(f"the cache folder {store.parent} may not be written; choose another one")
     with locked(store.with_name(f"{store.name}.lock")):
-        if not _is_whole(store):
-            _convert(store, what, read())
-
-
-def _is_whole(store: Path) -> bool:
-    """Whether the manifest is there and every file has the size it names."""
-    try:
-        files = json.loads((store / _MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all((store / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
-        return False
+        damaged = damage(store)
+        if damaged is None:
+            return
+        if store.is_dir():
+            place = store / damaged
+            if place.exists() and not os.access(place, os.R_OK):
+                raise MSABenchError(f"{place} may not be read; let its owner allow it, or choose another cache folder")
+            reason = f"{place} is damaged or of an earlier version"
+            print(f"msabench: {reason}; converting {what} again", file=sys.stderr, flush=True)
+        _convert(store, what, read())
 
 
 def _convert(store: Path, what: str, raw: RawCorpus) -> None:
@@ -159,24 +165,26 @@ def _convert(store: Path, what: str, raw: RawCorpus) -> None:
         temporary.mkdir()
         ids = {name: split.ids for name, split in raw.splits.items()}
         for name in SPLITS:
-            save_file(_tensors(raw.splits.pop(name)), temporary / f"{name}.safetensors")
-        manifest = {
-            "source": what,
-            "padding": raw.padding,
-            "ids_from_file": raw.ids_from_file,
-            "notes": raw.notes,
-            "ids": ids,
-            "files": {file.name: file.stat().st_size for file in sorted(temporary.iterdir())},
-        }
-        (temporary / _MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
-        if store.exists() and not _is_whole(store):
+            _save(_tensors(raw.splits.pop(name)), temporary / f"{name}.safetensors")
+        write_manifest(
+            temporary,
+            {
+                "source": what,
+                "padding": raw.padding,
+                "ids_from_file": raw.ids_from_file,
+                "notes": raw.notes,
+                "ids": ids,
+            },
+        )
+        if store.exists() and damage(store) is not None:
             shutil.rmtree(store, ignore_errors=True)
         try:
             temporary.rename(store)
         except OSError:
             # Another process was faster, and its store is as good.
-            if not _is_whole(store):
+            if damage(store) is not None:
                 raise
+        sync(store.parent)
     except (OSError, safetensors.SafetensorError) as error:
         free = format_size(shutil.disk_usage(store.parent).free)
         raise MSABenchError(
@@ -185,6 +193,15 @@ def _convert(store: Path, what: str, raw: RawCorpus) -> None:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    # The library makes files that only their owner can read: one that was there before keeps the umask's mode.
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    save_file(tensors, path)
+    path.chmod(mode)
+    sync(path)
 
 
 def _tensors(split: RawSplit) -> dict[str, Tensor]:
@@ -196,7 +213,7 @@ def _tensors(split: RawSplit) -> dict[str, Tensor]:
 
 
 def _load(store: Path, info: DatasetInfo, features: str, revision: str) -> Corpus:
-    manifest = json.loads((store / _MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_manifest(store)
     splits = {}
     for name in SPLITS:
         with safetensors.safe_open(store / f"{name}.safetensors", framework="pt") as stored:

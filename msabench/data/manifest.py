@@ -1,0 +1,123 @@
+"""Whether a converted store is what was written: sizes and checksums of its files. Free of torch.
+
+On opening, every file's size and a sample of its blocks are checked, in milliseconds for files of any size, and the
+small manifest is checked in full; ``msabench data verify`` checks every byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from msabench.data.files import cache_folder, replacing, sha256_of
+from msabench.data.info import DatasetInfo, FeatureFile
+
+CONVERTER = 1
+"""Version of readers and store format. Raise it when the same source would give other tensors."""
+
+MANIFEST = "manifest.json"
+
+VERSION = 2
+"""Version of the manifest; stores with another one are converted again. 1 had no checksums."""
+
+_BLOCK, _SAMPLES = 4096, 64
+
+
+def store_of(
+    info: DatasetInfo, file: FeatureFile, sha256: str, *, cache: Path | None = None, clip_labels: bool = False
+) -> Path:
+    """The folder of a feature file's converted copy.
+
+    Args:
+        info: The corpus.
+        file: Its feature file.
+        sha256: Hash of the file as it is.
+        cache: Folder of converted files; see ``cache_folder``.
+        clip_labels: Whether labels beyond the range are clipped.
+    """
+    # A user's own file can be read in several ways.
+    family = f"{file.reader}-{info.task}" if info.name == "custom" else file.features
+    clipped = "-clipped" if clip_labels else ""
+    return cache_folder(cache) / "stores" / f"{info.name}-{family}-{sha256[:16]}-v{CONVERTER}{clipped}"
+
+
+def revision_of(sha256: str, *, clip_labels: bool = False) -> str:
+    """What results on a feature file are told apart by: other tensors from the same file are another revision."""
+    return sha256[:12] + ("" if CONVERTER == 1 else f"-v{CONVERTER}") + ("-clipped" if clip_labels else "")
+
+
+def write_manifest(store: Path, content: dict[str, Any]) -> None:
+    """Write a store's manifest over the files that lie in it.
+
+    Args:
+        store: The folder.
+        content: What else the manifest is to hold, as plain values.
+    """
+    files = {
+        file.name: {"size": file.stat().st_size, "sha256": sha256_of(file), "sample": sample_of(file)}
+        for file in sorted(store.iterdir())
+    }
+    manifest = {**content, "version": VERSION, "files": files}
+    with replacing(store / MANIFEST) as stream:
+        stream.write(json.dumps({**manifest, "checksum": _checksum(manifest)}, ensure_ascii=False).encode())
+
+
+def read_manifest(store: Path) -> dict[str, Any]:
+    """What ``write_manifest`` wrote.
+
+    Raises:
+        ValueError: It is damaged or has another version.
+        OSError: It cannot be read.
+    """
+    manifest: dict[str, Any] = json.loads((store / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(manifest, dict) or manifest.pop("checksum", None) != _checksum(manifest):
+        raise ValueError(f"{store / MANIFEST} is not as it was written")
+    if manifest["version"] != VERSION:
+        raise ValueError(f"{store / MANIFEST} has version {manifest['version']}")
+    return manifest
+
+
+def damage(store: Path, *, in_full: bool = False) -> str | None:
+    """The first file of a store that is not as it was written.
+
+    Args:
+        store: The folder.
+        in_full: Whether to read all of each file rather than a sample.
+
+    Returns:
+        The file's name; None if all is well.
+    """
+    try:
+        files = read_manifest(store)["files"]
+    except (OSError, ValueError):
+        return MANIFEST
+    for name, known in files.items():
+        file = store / name
+        try:
+            if file.stat().st_size != known["size"]:
+                return str(name)
+            found = sha256_of(file) if in_full else sample_of(file)
+        except OSError:
+            return str(name)
+        if found != known["sha256" if in_full else "sample"]:
+            return str(name)
+    return None
+
+
+def sample_of(file: Path) -> str:
+    """The sha256 of a file's first block, its last, and up to 62 between at equal distances."""
+    size = file.stat().st_size
+    last = max(0, size - _BLOCK)
+    starts = sorted({last * number // (_SAMPLES - 1) for number in range(_SAMPLES)})
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        for start in starts:
+            stream.seek(start)
+            digest.update(stream.read(_BLOCK))
+    return digest.hexdigest()
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
