@@ -166,6 +166,158 @@ def test_a_damaged_store_is_made_again(places, damage):
     assert [path.name for path in (places[1] / "stores").iterdir()] == [folder.name]
 
 
+def replace_bytes(file, change):
+    """Change a file in place of itself, as another file: what is mapped elsewhere stays."""
+    content = bytearray(file.read_bytes())
+    change(content)
+    file.unlink()
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("train.safetensors", lambda c: c.__delitem__(slice(-10, None))),
+        ("train.safetensors", lambda c: c.__setitem__(3, c[3] ^ 64)),
+        ("train.safetensors", lambda c: c.__setitem__(-1, c[-1] ^ 1)),
+        ("manifest.json", lambda c: c.__setitem__(c.index(b"video0_train") + 5, ord("9"))),
+        ("manifest.json", lambda c: c.__setitem__(slice(None), json.dumps({"files": {}, "ids": {}}).encode())),
+    ],
+    ids=["truncated", "header", "last bit", "an id", "an earlier version"],
+)
+def test_a_damaged_store_is_made_again_with_a_notice(places, capsys, name, change):
+    mosi(places[0])
+    first = open_corpus("mosi", "mmsa-unaligned")
+    (folder,) = (places[1] / "stores").iterdir()
+    replace_bytes(folder / name, change)
+    capsys.readouterr()
+    same_corpus(first, open_corpus("mosi", "mmsa-unaligned"))
+    assert capsys.readouterr().err == (
+        f"msabench: {folder / name} is damaged or of an earlier version; converting unaligned_50.pkl again\n"
+    )
+    same_corpus(first, open_corpus("mosi", "mmsa-unaligned"))
+    assert capsys.readouterr().err == ""
+
+
+def test_verify_reads_the_converted_copy_in_full(places):
+    mosi(places[0], sizes=(400, 5, 5))
+    open_corpus("mosi", "mmsa-unaligned")
+    (folder,) = (places[1] / "stores").iterdir()
+    assert data_verify("mosi", "mmsa-unaligned").endswith(f"converted copy {folder}: as it was written")
+    file = folder / "train.safetensors"
+    n_bytes = file.stat().st_size
+    last = n_bytes - 4096
+    # A byte that lies in none of the blocks that opening looks at.
+    sampled = {start + byte for number in range(64) for start in [last * number // 63] for byte in range(4096)}
+    missed = next(byte for byte in range(n_bytes) if byte not in sampled)
+    replace_bytes(file, lambda content: content.__setitem__(missed, content[missed] ^ 1))
+    assert manifest_module.damage(folder) is None
+    said = data_verify("mosi", "mmsa-unaligned")
+    assert said.endswith("train.safetensors is DAMAGED; the copy will be made again when it is next used")
+    open_corpus("mosi", "mmsa-unaligned")
+    assert data_verify("mosi", "mmsa-unaligned").endswith("as it was written")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a umask")
+@pytest.mark.parametrize("mask", [0o022, 0o007])
+def test_cache_files_have_the_mode_that_the_umask_leaves(places, mask):
+    mosi(places[0])
+    before = os.umask(mask)
+    try:
+        open_corpus("mosi", "mmsa-unaligned")
+    finally:
+        os.umask(before)
+    kinds = {True: 0o777 & ~mask, False: 0o666 & ~mask}
+    for path in (places[1], *places[1].rglob("*")):
+        assert path.stat().st_mode & 0o777 == kinds[path.is_dir()], path
+
+
+def test_content_reaches_the_disk_before_its_name(places, monkeypatch):
+    mosi(places[0])
+    done = []
+    fsync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda f: done.append(Path(f"/proc/self/fd/{f}").resolve().name) or fsync(f))
+    monkeypatch.setattr(Path, "rename", lambda a, b: done.append(f"renamed {b.name}") or rename(a, b))
+    open_corpus("mosi", "mmsa-unaligned")
+    (folder,) = (places[1] / "stores").iterdir()
+    named = done.index(f"renamed {folder.name}")
+    assert {"train.safetensors", "valid.safetensors", "test.safetensors"} <= set(done[:named])
+    assert any(name.startswith(".manifest.json.") for name in done[:named])
+    assert "stores" in done[named:]
+
+
+def test_a_file_of_the_same_size_and_time_is_another_file(places, tmp_path):
+    """Replaced by a rename, and written over in place with the time set back."""
+    path = tmp_path / "mine.npz"
+    write_npz(path)
+    os.utime(path, ns=(10**18, 10**18))
+    first = open_corpus("custom", path=path)
+
+    def changed(content):
+        content["text"][content["text"] != 0] += 1
+
+    write_npz(tmp_path / "other.npz", change=changed)
+    assert (tmp_path / "other.npz").stat().st_size == path.stat().st_size
+    os.utime(tmp_path / "other.npz", ns=(10**18, 10**18))
+    original = path.read_bytes()
+    (tmp_path / "other.npz").replace(path)
+    second = open_corpus("custom", path=path)
+    assert second.revision != first.revision
+    assert not torch.equal(first.splits["train"].features["text"], second.splits["train"].features["text"])
+    path.write_bytes(original)
+    os.utime(path, ns=(10**18, 10**18))
+    assert open_corpus("custom", path=path).revision == first.revision
+    for corpus in (data_convert("custom", path=path), data_verify("custom", path=path)):
+        assert first.revision in corpus
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(places, monkeypatch):
+    path = places[0] / "mosi/unaligned_50.pkl"
+    mosi(places[0])
+    read = store_module.READERS["mmsa"]
+
+    def slowly(*args, **settings):
+        raw = read(*args, **settings)
+        path.write_bytes(path.read_bytes() + b"more")
+        return raw
+
+    monkeypatch.setitem(store_module.READERS, "mmsa", slowly)
+    with pytest.raises(MSABenchError, match=r"unaligned_50.pkl changed while it was read; try again when it is comp"):
+        open_corpus("mosi", "mmsa-unaligned")
+    assert files_in(places[1]) == []
+
+
+def test_clipped_labels_are_another_revision(places):
+    def beyond(content):
+        content["train"]["regression_labels"][0] = 10 / 3
+
+    mosi(places[0], change=beyond)
+    with pytest.raises(MSABenchError, match="clip_labels: true would clip 1 such labels and say so"):
+        open_corpus("mosi", "mmsa-unaligned")
+    clipped = open_corpus("mosi", "mmsa-unaligned", clip_labels=True)
+    assert clipped.splits["train"].labels[0] == 3.0
+    assert clipped.revision.endswith("-clipped")
+    note = "train/regression_labels: 1 labels beyond [-3, 3] (3.33333 the farthest) were clipped"
+    assert note in clipped.notes
+    assert note in data_verify("mosi", "mmsa-unaligned", clip_labels=True)
+    assert note in data_convert("mosi", "mmsa-unaligned", clip_labels=True)
+
+
+def test_ids_of_any_bytes_reach_store_and_verify_alike(places, tmp_path):
+    """The three verbs agree: half a character once passed verify and stopped convert."""
+
+    def mark(content):
+        content["train"]["id"][:2] = ["half \ud83d".encode("utf-8", "surrogatepass"), "half \ud83e"]
+        content["train"]["id"][2:4] = ["\u4f60".encode("gbk"), b"\xc4\xe4"]
+
+    mosi(places[0], change=mark)
+    data_verify("mosi", "mmsa-unaligned")
+    data_convert("mosi", "mmsa-unaligned")
+    split = open_corpus("mosi", "mmsa-unaligned").splits["train"]
+    assert len({tuple(uid) for uid in split.uid.tolist()}) == len(split)
+    assert split.ids[1:4] == [r"half \ud83e", r"\xc4\xe3", r"\xc4\xe4"]
+
+
 def test_an_unknown_hash_warns_once_and_stays_in_the_notes(places):
     mosi(places[0])
     published = dataset_info("mosi").file("mmsa-unaligned").sha256
@@ -315,6 +467,8 @@ def test_a_missing_file_says_what_to_do(places):
         ({"dataset": "mosi", "length": 9}, "length is only allowed for synth"),
         ({"dataset": "mosi", "task": "emotions"}, "task emotions is not allowed for mosi"),
         ({"dataset": "synth", "size": (0, 1, 1)}, "size"),
+        ({"dataset": "synth", "clip_labels": True}, "clip_labels is not allowed for synth, whose labels are generated"),
+        ({"dataset": "iemocap", "clip_labels": True}, "clip_labels is not allowed for iemocap, whose labels are emo"),
     ],
 )
 def test_wrong_settings_are_one_sentence(places, settings, words):

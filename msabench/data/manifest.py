@@ -55,11 +55,15 @@ def write_manifest(store: Path, content: dict[str, Any]) -> None:
         store: The folder.
         content: What else the manifest is to hold, as plain values.
     """
-    files = {
-        file.name: {"size": file.stat().st_size, "sha256": sha256_of(file), "sample": sample_of(file)}
-        for file in sorted(store.iterdir())
+    files = sorted(store.iterdir())
+    manifest = {
+        **content,
+        "version": VERSION,
+        # As in version 1, whose readers can open this one.
+        "files": {file.name: file.stat().st_size for file in files},
+        "sha256": {file.name: sha256_of(file) for file in files},
+        "sample": {file.name: sample_of(file) for file in files},
     }
-    manifest = {**content, "version": VERSION, "files": files}
     with replacing(store / MANIFEST) as stream:
         stream.write(json.dumps({**manifest, "checksum": _checksum(manifest)}, ensure_ascii=False).encode())
 
@@ -90,18 +94,18 @@ def damage(store: Path, *, in_full: bool = False) -> str | None:
         The file's name; None if all is well.
     """
     try:
-        files = read_manifest(store)["files"]
+        manifest = read_manifest(store)
     except (OSError, ValueError):
         return MANIFEST
-    for name, known in files.items():
+    for name, size in manifest["files"].items():
         file = store / name
         try:
-            if file.stat().st_size != known["size"]:
-                return str(name)
-            found = sha256_of(file) if in_full else sample_of(file)
+            whole = file.stat().st_size == size and (
+                sha256_of(file) == manifest["sha256"][name] if in_full else sample_of(file) == manifest["sample"][name]
+            )
         except OSError:
-            return str(name)
-        if found != known["sha256" if in_full else "sample"]:
+            whole = False
+        if not whole:
             return str(name)
     return None
 
