@@ -15,14 +15,17 @@ import numpy as np
 import pytest
 import torch
 
+from msabench.__main__ import dispatch
 from msabench.data import info as info_module
 from msabench.data import manifest as manifest_module
 from msabench.data import store as store_module
 from msabench.data import synthetic
 from msabench.data.commands import data_convert, data_list, data_verify
 from msabench.data.corpus import clip_uids
+from msabench.data.datamodule import MSADataModule
 from msabench.data.files import HashMemory, Stamp, cache_folder, data_folder, format_size, locked, replacing
 from msabench.data.info import DATASETS, dataset_info
+from msabench.data.probe import data_describe
 from msabench.data.store import open_corpus
 from msabench.errors import MSABenchError
 from tests.corpora import MODALITIES, SIZES, SPLITS, write_mmsa, write_mult, write_npz
@@ -301,6 +304,39 @@ def test_clipped_labels_are_another_revision(places):
     assert note in clipped.notes
     assert note in data_verify("mosi", "mmsa-unaligned", clip_labels=True)
     assert note in data_convert("mosi", "mmsa-unaligned", clip_labels=True)
+
+
+def test_clipping_stays_with_the_checkpoint(places):
+    def beyond(content):
+        content["train"]["regression_labels"][0] = 10 / 3
+
+    mosi(places[0], change=beyond)
+    module = MSADataModule("mosi", "mmsa-unaligned", clip_labels=True)
+    again = MSADataModule.from_state(module.state_dict())
+    assert again.corpus.revision == module.corpus.revision == again.protocol()["revision"]
+    assert again.corpus.revision.endswith("-clipped")
+
+
+def test_a_file_without_tokens_serves_methods_on_vectors_only(places):
+    def without(content):
+        for split in content.values():
+            del split["text_bert"]
+
+    mosi(places[0], change=without)
+    module = MSADataModule("mosi", "mmsa-unaligned")
+    rows = torch.arange(4)
+    assert module.training_batch(rows, 0).text.shape == (4, STEPS["text"], DIMS["text"])
+    with pytest.raises(MSABenchError, match="the feature file has no token ids for the method's text encoder; choose"):
+        module.training_batch(rows, 0, with_tokens=True)
+
+
+def test_describe_takes_the_task_of_a_custom_file(places, tmp_path, capsys):
+    path = tmp_path / "mine.npz"
+    write_npz(path, sizes=(30, 10, 10), task="emotions")
+    assert dispatch(["data", "describe", "custom", "--path", str(path), "--task", "emotions"]) == 0
+    assert "angry" in capsys.readouterr().out
+    with pytest.raises(MSABenchError, match="has no array 'regression_labels'"):
+        data_describe("custom", path=path)
 
 
 def test_ids_of_any_bytes_reach_store_and_verify_alike(places, tmp_path):

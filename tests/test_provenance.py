@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -157,7 +158,20 @@ def test_a_text_encoder_counts_by_its_weights_and_not_by_its_place(tmp_path):
         assert provenance.portable(config)["model"] == config["model"]
     # Weights that change where they lie are seen.
     (tmp_path / "a/tiny-bert/model.safetensors").write_bytes(b"31")
-    assert provenance.config_hash(configs[0]) not in hashes
+    found = provenance.config_hash(configs[0])
+    assert found not in hashes
+    weights, other = tmp_path / "a/tiny-bert/model.safetensors", tmp_path / "other"
+    other.write_bytes(b"32")
+    os.utime(other, ns=(weights.stat().st_mtime_ns,) * 2)
+    other.replace(weights)
+    assert provenance.config_hash(configs[0]) not in (found, *hashes), "of the same size and time"
+
+
+def test_clipped_labels_make_another_job_and_their_absence_none():
+    plain = provenance.config_hash(CONFIG)
+    assert provenance.config_hash(changed("data/clip_labels", None)) == plain
+    assert provenance.config_hash(changed("data/clip_labels", False)) == plain
+    assert provenance.config_hash(changed("data/clip_labels", True)) != plain
 
 
 def test_collect_is_plain_data():

@@ -1,7 +1,9 @@
 """Readers: what they take from files in the field's layouts, what they mend, what they refuse."""
 
 import collections
+import io
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -613,6 +615,24 @@ def test_emotions_of_an_npz_are_zero_or_one(tmp_path):
         MSABenchError, match=r"emotion_labels has shape \(12, 4\) and goes to 2; expected 0 or 1 for happy"
     ):
         npz(tmp_path / "a.npz", task="emotions", change=set_to("emotion_labels", lambda x: x + 1))
+
+
+def test_an_npz_that_claims_more_than_it_holds_is_refused_at_once(tmp_path):
+    path = tmp_path / "a.npz"
+    content = write_npz(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        for key, value in content.items():
+            whole = io.BytesIO()
+            np.save(whole, value)
+            header = str(value.shape).encode()
+            claim = whole.getvalue()
+            if key == "text":
+                # As long as the true header, and 400 TB.
+                claim = claim.replace(header, str((10**12, *value.shape[1:])).encode(), 1)
+                claim = claim.replace(b" " * (len(str(10**12)) - len(str(value.shape[0]))) + b"\n", b"\n", 1)
+            archive.writestr(f"{key}.npy", claim)
+    with pytest.raises(MSABenchError, match=r"not a readable npz \(.*text claims the shape \(1000000000000, 6, 8\)"):
+        read_npz(path, *feature_file("custom", path=path))
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text", "npy"])

@@ -11,6 +11,7 @@ https://github.com/yaohungt/Multimodal-Transformer (``src/dataset.py``).
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections import Counter
@@ -42,6 +43,9 @@ _MOST_AXES, _MOST_FIELDS = 8, 16
 _FREE_NUMBERS, _NUMBERS_PER_BYTE = 1 << 24, 16
 """How many numbers nested lists may stand for: in any file, and for each byte of it. Lists in a pickle may hold one
 another many times, so that a few bytes can claim any number."""
+
+_MOST_EMPTY = 1 << 24
+"""Longest side of an array that holds nothing."""
 
 _NUMBERS = (int, float, complex, np.number, np.bool_, type(None))
 
@@ -570,11 +574,27 @@ def _npz_arrays(path: Path, required: tuple[str, ...]) -> dict[str, NDArray[Any]
                 if key not in archive.files:
                     found = ", ".join(archive.files) or "nothing"
                     raise MSABenchError(f"{path} has no array {key!r} (it has {found}); expected {', '.join(required)}")
-            return {key: archive[key] for key in (*required, *optional) if key in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
+            wanted = [key for key in (*required, *optional) if key in archive.files]
+            for key in wanted:
+                _check_claim(archive, key)
+            return {key: archive[key] for key in wanted}
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, NotImplementedError, MemoryError) as error:
         # NumPy says "allow_pickle" both for arrays of Python objects and for files that are no npz at all.
         reason = "it is damaged, or holds arrays of Python objects"
         raise MSABenchError(f"{path} is not a readable npz ({reason}: {error}); get or write the file again") from error
+
+
+def _check_claim(archive: Any, key: str) -> None:
+    """Compare an array's claimed size with that of its content, before NumPy takes memory for it."""
+    name = f"{key}.npy" if f"{key}.npy" in archive.zip.namelist() else key
+    with archive.zip.open(name) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+        held, claimed = archive.zip.getinfo(name).file_size - stream.tell(), math.prod(shape) * dtype.itemsize
+        # Where nothing is held, nothing bounds the shape. Arrays of objects are refused by NumPy.
+        if not dtype.hasobject and (claimed != held or (not held and max(shape, default=0) > _MOST_EMPTY)):
+            raise ValueError(f"{key} claims the shape {shape} of {dtype}, which is not what it holds")
 
 
 READERS: dict[str, Callable[..., RawCorpus]] = {
