@@ -295,7 +295,7 @@ def test_clipped_labels_are_another_revision(places):
         content["train"]["regression_labels"][0] = 10 / 3
 
     mosi(places[0], change=beyond)
-    with pytest.raises(MSABenchError, match="clip_labels: true would clip 1 such labels and say so"):
+    with pytest.raises(MSABenchError, match="would clip 1 such labels and say so"):
         open_corpus("mosi", "mmsa-unaligned")
     clipped = open_corpus("mosi", "mmsa-unaligned", clip_labels=True)
     assert clipped.splits["train"].labels[0] == 3.0

@@ -222,7 +222,8 @@ MMSA_ERRORS = {
     ),
     "label range of one": (
         put("regression_labels", 1, 10 / 3),
-        r"is 3.33333 for clip .*; expected a number in \[-3, 3\] for mosi; clip_labels: true would clip 1 such labels",
+        r"is 3.33333 for clip .*; expected a number in \[-3, 3\] for mosi; "
+        r"--data.clip_labels true \(--clip_labels of msabench data\) would clip 1 such labels and say so$",
     ),
     "label shape": (
         set_train("regression_labels", lambda x: np.stack([x, x], 1)),
@@ -354,7 +355,7 @@ def test_labels_are_clipped_on_request_only_and_counted(tmp_path, layout):
     else:
         info = dataset_info("mosi")
         file = info.file(f"{layout}-unaligned")
-    with pytest.raises(MSABenchError, match=r"clip_labels: true would clip 2 such labels and say so$"):
+    with pytest.raises(MSABenchError, match=r"would clip 2 such labels and say so$"):
         read(path, info, file)
     raw = read(path, info, file, clip_labels=True)
     assert raw.splits["train"].labels[:2].tolist() == [3.0, -3.0]

@@ -160,7 +160,10 @@ class _Split:
             np.clip(labels, low, high, out=labels, where=np.isfinite(labels))
         if bad.any():
             row = int(np.argmax(bad))
-            way_out = f"; clip_labels: true would clip {int(bad.sum()):,} such labels and say so"
+            way_out = (
+                f"; --data.clip_labels true (--clip_labels of msabench data) would clip {int(bad.sum()):,} such labels "
+                f"and say so"
+            )
             raise self.error(
                 key,
                 f"is {labels[row]:g} for clip {ids[row]!r}",
