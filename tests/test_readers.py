@@ -181,6 +181,14 @@ def drop(key, split="train"):
     return lambda content: content[split].pop(key)
 
 
+def doubled(depth, width=100):
+    """Nested lists that stand for ``width ** depth`` numbers, in a few hundred bytes of a pickle."""
+    value = [0.5] * width
+    for _ in range(depth - 1):
+        value = [value] * width
+    return value
+
+
 MMSA_ERRORS = {
     "no split": (lambda c: c.pop("valid"), r"no split 'valid' \(it has train, test\); expected train, valid, test"),
     "split kind": (lambda c: c.update(test=[1, 2]), r"split 'test' is a list; expected a dict"),
@@ -188,6 +196,10 @@ MMSA_ERRORS = {
         drop("audio"),
         r"train has no key 'audio' \(it has annotations, audio_lengths, id, raw_text, regression_labels, text, "
         r"text_bert, vision, vision_lengths\); expected numbers of shape \(12, T, D\)",
+    ),
+    "odd keys": (
+        lambda c: c.__setitem__("train", {"a\nb": 1, "\x1b[31m": 2, "x" * 1000: 3}),
+        r"train has no key 'regression_labels' \(it has '\\x1b\[31m', 'a\\nb', x{60}\.\.\.\); expected one number",
     ),
     "no labels": (drop("regression_labels", "test"), r"test has no key 'regression_labels'"),
     "no ids": (drop("id"), r"train has no key 'id'.*expected 12 ids"),
@@ -240,6 +252,11 @@ MMSA_ERRORS = {
         set_train("audio", np.array([{}] * 12)),
         r"train/audio holds no numbers \(it has a dict\)",
     ),
+    "numbers without end": (
+        set_train("audio", lambda x: doubled(6)[:12]),
+        r"train/audio is nested far deeper, or stands for far more numbers, than the file holds; expected numbers of",
+    ),
+    "axes without end": (set_train("audio", doubled(40, 2)), r"train/audio is nested far deeper, or stands for"),
     "ids short": (set_train("id", lambda x: x[1:]), r"train/id has 11 ids; expected 12"),
     "ids kind": (set_train("id", "abcdefghijkl"), r"train/id is a str; expected 12 ids"),
     "beyond": (put("audio_lengths", 4, 12), r"train/audio_lengths has the length 12 in row 4; expected .* 0 to 11"),

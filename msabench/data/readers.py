@@ -15,7 +15,7 @@ import math
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,9 @@ _FREE_NUMBERS, _NUMBERS_PER_BYTE = 1 << 24, 16
 """How many numbers nested lists may stand for: in any file, and for each byte of it. Lists in a pickle may hold one
 another many times, so that a few bytes can claim any number."""
 
+_LONGEST_NAME = 60
+"""Characters of a key that errors print."""
+
 _MOST_EMPTY = 1 << 24
 """Longest side of an array that holds nothing."""
 
@@ -65,7 +68,7 @@ class _Split:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.keys = sorted(map(str, self.arrays))
+        self.keys = _listed(sorted(map(str, self.arrays)))
 
     def error(self, key: str, problem: str, expected: str) -> MSABenchError:
         return MSABenchError(f"{self.path}: {self.name}/{key} {problem}; expected {expected}")
@@ -75,8 +78,8 @@ class _Split:
 
     def take(self, key: str, expected: str) -> Any:
         if key not in self.arrays:
-            found = ", ".join(self.keys) or "nothing"
-            raise MSABenchError(f"{self.path}: {self.name} has no key {key!r} (it has {found}); expected {expected}")
+            found = f"{self.path}: {self.name} has no key {key!r} (it has {self.keys})"
+            raise MSABenchError(f"{found}; expected {expected}")
         return self.arrays.pop(key)
 
     def numbers(self, key: str, expected: str, dtype: Any = np.float32) -> NDArray[Any]:
@@ -233,6 +236,12 @@ class _Split:
             self.note(modality, f"{empty:,} clips have no frame")
 
 
+def _listed(names: Iterable[str]) -> str:
+    """Names that stand in a file, as part of a sentence of one line."""
+    parts = (name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in names)
+    return ", ".join(part if part.isprintable() else repr(part) for part in parts) or "nothing"
+
+
 def _fields(row: Any, depth: int = 3) -> list[str] | None:
     """The fields of an id as strings; None if it holds anything but a few strings and numbers."""
     if isinstance(row, np.ndarray):
@@ -264,7 +273,7 @@ def _splits(path: Path, content: object, clip_labels: bool) -> dict[str, _Split]
         )
     for name in SPLITS:
         if name not in content:
-            found = ", ".join(map(str, content)) or "nothing"
+            found = _listed(map(str, content))
             raise MSABenchError(f"{path} has no split {name!r} (it has {found}); expected {', '.join(SPLITS)}")
         if not isinstance(content[name], dict):
             kind = type(content[name]).__name__
@@ -575,7 +584,7 @@ def _npz_arrays(path: Path, required: tuple[str, ...]) -> dict[str, NDArray[Any]
         with archive:
             for key in required:
                 if key not in archive.files:
-                    found = ", ".join(archive.files) or "nothing"
+                    found = _listed(archive.files)
                     raise MSABenchError(f"{path} has no array {key!r} (it has {found}); expected {', '.join(required)}")
             wanted = [key for key in (*required, *optional) if key in archive.files]
             for key in wanted:
