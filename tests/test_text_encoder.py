@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,35 +13,33 @@ import pytest
 import torch
 from torch import Tensor
 
+from msabench import registry
 from msabench.data.batch import Batch
 from msabench.data.datamodule import MSADataModule
 from msabench.errors import MSABenchError
+from msabench.methods.base import MSAMethod
 from msabench.methods.mult import MulT
 from msabench.missingness.conditions import Cell
 from msabench.missingness.config import MissingConfig
 from msabench.nn.text import TextInput
-from tests.fakes import data_module, random_corpus, with_other_content
+from tests.fakes import DIMS, data_module, random_corpus, with_other_content
+from tests.small_bert import HIDDEN, save_small_bert
 
-HIDDEN = 16
+
+def _arguments(name: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(registry.method_class(name).__init__).parameters
+
+
+# The methods whose official code reads BERT's states over the padding; RECAP builds on LNLN's.
+KEEP_PADDING = ("almt", "cubemlp", "dmd", "emoe", "lnln", "mult", "recap", "tetfn", "tf_mamba", "tfr_net")
+# Those whose official code reads [CLS] or a mean over the words, so that padding cannot count.
+READ_NO_PADDING = ("misa", "mmim", "self_mm")
+READ_TEXT = sorted(name for name in registry.methods() if "text_encoder" in _arguments(name))
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from transformers import BertConfig, BertModel
-
-    folder = tmp_path_factory.mktemp("bert")
-    config = BertConfig(
-        vocab_size=200,
-        hidden_size=HIDDEN,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=32,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        BertModel(config).save_pretrained(folder)
-    return str(folder)
+    return save_small_bert(tmp_path_factory.mktemp("bert"))
 
 
 def clips(data: MSADataModule, cell: str = "inter/lav") -> Batch:
@@ -79,6 +79,89 @@ def test_complete_text_gives_berts_states(bert: str) -> None:
     found, valid = states(text, batch), batch.valid["text"]
     assert torch.allclose(found[valid], expected(batch)[valid], atol=1e-6)
     assert not found[~valid].any()
+
+
+def bert_states(bert: str, batch: Batch) -> Tensor:
+    """What BERT itself gives for the tokens, as official codes call it."""
+    from transformers import BertModel
+
+    assert batch.tokens is not None
+    ids, mask, types = batch.tokens.unbind(1)
+    with torch.no_grad():
+        encoder = BertModel.from_pretrained(bert).eval()
+        return encoder(input_ids=ids, attention_mask=mask.float(), token_type_ids=types).last_hidden_state
+
+
+@pytest.mark.parametrize("lengths", ["hide", "keep"])
+def test_states_at_padding_are_kept_where_asked(bert: str, lengths: str) -> None:
+    data = data_module(random_corpus(), missing=MissingConfig(lengths=lengths))
+    text = TextInput(data.spec, bert, keep_padding=True)
+    for cell in ("inter/lav", "intra/0.5"):
+        batch = clips(data, cell)
+        valid, observed = batch.valid["text"], batch.observed["text"]
+        there = observed.any(1)
+        assert (~valid[there]).any()
+        found, expected = states(text, batch)[there], bert_states(bert, batch)[there]
+        gone = (valid & ~observed)[there]
+        assert gone.any() == (cell != "inter/lav")
+        assert not found[gone].any()
+        assert found[~valid[there]].abs().min() > 0
+        torch.testing.assert_close(found[~gone], expected[~gone], atol=1e-6, rtol=0)
+    assert not states(text, clips(data, "inter/av")).any()
+    assert not states(text, clips(data, "intra/1.0")).any()
+
+
+def seeded(name: str, data: MSADataModule, **changes: object) -> MSAMethod:
+    """A tiny instance of a method, ready to predict."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        method = registry.method_class(name)(data.spec, **{**registry.method_info(name).smoke, **changes})
+    method.enter_stage(method.stages[-1])
+    return method.eval()
+
+
+@pytest.mark.parametrize("name", [*KEEP_PADDING, *READ_NO_PADDING])
+def test_through_the_encoder_a_method_reads_what_official_code_does(bert: str, name: str) -> None:
+    """Clips of unequal length, nothing missing: BERT's states, not masked by anybody, are the text."""
+    data = data_module(random_corpus(dims={**DIMS, "text": HIDDEN}))
+    given, reading = seeded(name, data), seeded(name, data, text_encoder=bert)
+    missing, unexpected = reading.load_state_dict(given.state_dict(), strict=False)
+    assert not unexpected
+    assert all("text.encoder." in key for key in missing)
+    batch = clips(data)
+    batch.features["text"] = bert_states(bert, batch)
+    zeroed = batch.text.masked_fill(~batch.valid["text"].unsqueeze(2), 0.0)
+    assert not torch.equal(zeroed, batch.text)
+    without = replace(batch, features={**batch.features, "text": zeroed})
+    with torch.no_grad():
+        expected, found = given(batch).pred, reading(batch).pred
+        assert torch.allclose(given(without).pred, expected, atol=1e-6) == (name in READ_NO_PADDING)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_with_nothing_missing_cenet_is_the_same_at_both_levels(bert: str) -> None:
+    """What is zeroed where audio and vision enter is masked inside of BERT."""
+    corpus = random_corpus()
+    method = seeded("cenet", data_module(corpus), text_encoder=bert, injection=0)
+    batches = [clips(data_module(corpus, missing=MissingConfig(level=level))) for level in ("vectors", "tokens")]
+    at_vectors, at_tokens = (method(batch.for_inference()).pred for batch in batches)
+    with_words = batches[1].observed["text"].any(1)
+    assert (~batches[0].valid["text"][with_words]).any()
+    torch.testing.assert_close(at_vectors[with_words], at_tokens[with_words], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", READ_TEXT)
+@torch.no_grad()
+def test_removed_text_tells_nothing_through_the_encoder(bert: str, name: str) -> None:
+    corpus = random_corpus(steps={"text": 8, "audio": 11, "vision": 9})
+    layer = {"injection": 0} if name == "cenet" else {}  # the small BERT has one layer
+    method = seeded(name, data_module(corpus), text_encoder=bert, **layer)
+    other = with_other_content(corpus, "text")
+    for level in ("vectors", "tokens"):
+        missing = MissingConfig(level=level)
+        before, after = (clips(data_module(version, missing=missing), "inter/av") for version in (corpus, other))
+        assert torch.equal(method(before.for_inference()).pred, method(after.for_inference()).pred)
 
 
 def test_level_vectors_zeroes_states_and_level_tokens_does_not(bert: str) -> None:

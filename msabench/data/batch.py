@@ -29,7 +29,7 @@ class Batch:
         token_keep: bool ``(B, T_l)``, False where the token's *embedding* is to be zeroed; None unless the protocol
             drops token embeddings.
         text_level: Where text was dropped: ``tokens`` (they are corrupted already) or ``vectors`` (a text encoder's
-            states are to be zeroed where ``observed`` is False).
+            states are to be zeroed where ``observed`` is False; at padding, where the method does not keep them).
         labels: float32 ``(B,)`` in label units, or int64 ``(B, 4)`` for IEMOCAP. None in evaluation's forward.
         index: int64 ``(B,)``, row in the training split, stable over epochs. None outside training.
         conversation: int64 ``(B,)``, number of the clip's conversation (its video) in the split. None only in batches

@@ -13,9 +13,8 @@ Deviations:
     MMSA lists a gradient norm of 2 that it never applies; there is no clipping, as in both codes.
     IEMOCAP, which neither code has: eight outputs and cross-entropy.
 
-As in the official code nothing is masked: padding takes part in the attention, with positions of its own. There is no
-dropout but that of BERT. With text dropped at level ``vectors``, BERT's states at padding are zero; at level ``tokens``
-they are as BERT gives them, which is what the official code trains on.
+As in the official code nothing is masked: padding takes part in the attention, with positions of its own and, in the
+text, with the states that BERT gives it. There is no dropout but that of BERT.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ class ALMT(MSAMethod):
         self.warmup = warmup
         self.text_lr = text_lr
         sizes = {"heads": heads, "dim_head": dim_head}
-        text = TextInput(spec, text_encoder, finetune=finetune)
+        text = TextInput(spec, text_encoder, finetune=finetune, keep_padding=True)
         self.fusion = HyperModalityFusion(dim, tokens, layers=hyper_layers, fusion_layers=fusion_layers, **sizes)
         self.embed = ClipTokens(spec, text, dim, tokens, layers=layers, **sizes)
         self.head = nn.Linear(dim, self.n_outputs)

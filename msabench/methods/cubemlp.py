@@ -9,9 +9,8 @@ perceptron of two layers that may shorten the axis. What is left is averaged or 
 
 Deviations:
     1. The official code feeds BERT the sentence itself and cuts the rest to its words; here the text is as long as in
-       the file, and the mask of BERT is ``batch.valid``. Text may come as precomputed states. States of padding are 0
-       with text dropped at level ``vectors``; the official code leaves them as BERT gives them, as level ``tokens``
-       does.
+       the file, and the mask of BERT is ``batch.valid``. As there, BERT's states at padding are part of the cube. Text
+       may come as precomputed states.
     2. Audio and vision that are longer than the text are averaged over windows down to its length. The official code,
        which only has word-aligned files, would cut them off on both sides.
     3. A block's hidden width is its output width, as in the published command and in all defaults; one dropout is for
@@ -188,7 +187,7 @@ class CubeMLP(MSAMethod):
         self.text_lr = text_lr
         self.lr_epoch = lr_epoch
 
-        self.text = TextInput(spec, text_encoder, finetune=finetune)
+        self.text = TextInput(spec, text_encoder, finetune=finetune, keep_padding=True)
         if self.text.encoder is not None:
             layers: Any = self.text.encoder.encoder.layer  # type: ignore[union-attr]
             layers[:frozen_layers].requires_grad_(False)

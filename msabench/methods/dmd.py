@@ -27,7 +27,8 @@ Deviations:
     7. IEMOCAP: cross-entropy on four two-way outputs. The distance of two clips' labels, for the margin loss, is the
        number of emotions that differ, and that of two modalities' outputs is summed over all eight logits.
 
-As in the official code padding is neither masked nor skipped, and each stack is read at the last stored step.
+As in the official code padding is neither masked nor skipped, BERT's states there included, and each stack is read at
+the last stored step.
 """
 
 from __future__ import annotations
@@ -232,7 +233,7 @@ class DMD(MSAMethod):
                 embed_dropout=embed_dropout,
             )
 
-        self.text = TextInput(spec, text_encoder, finetune=finetune)
+        self.text = TextInput(spec, text_encoder, finetune=finetune, keep_padding=True)
         widths = {**spec.feature_dims, "text": self.text.width}
         projections = {
             m: TemporalProjection(widths[m], dim, steps=spec.seq_lens[m], kernel_size=kernels[m], what=m)

@@ -20,7 +20,8 @@ Deviations:
     6. Text may come as precomputed states, which MMSA's files have from the BERT that it would fine-tune.
     7. IEMOCAP: cross-entropy on four two-way outputs; ``sim``, which measures the error of a score, is off.
 
-As in the official code, padding is neither masked nor skipped: each expert is read at the last stored step.
+As in the official code, padding is neither masked nor skipped, BERT's states there included: each expert is read at the
+last stored step, and the router reads all.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ class EMOE(MSAMethod):
         }
         self.text_lr = text_lr
 
-        self.text = TextInput(spec, text_encoder, finetune=finetune)
+        self.text = TextInput(spec, text_encoder, finetune=finetune, keep_padding=True)
         widths = {**spec.feature_dims, "text": self.text.width}
         # The router reads all modalities step by step, so they need the text's length.
         self.align = nn.ModuleDict(

@@ -27,9 +27,9 @@ Deviations:
 As in the official code, the reversal stands between the proxy and everything behind it: what makes the proxy turns
 against the *task*, too, not only against the discriminator. Published numbers are with that; variant ``adv_only``
 reverses the discriminator's gradient alone. Complete language is neither detached nor reversed, so its encoder helps
-the discriminator; nor are the targets of the reconstruction detached. Padding is not masked, and there is no dropout
-but that of BERT. The official code drops words as tokens; dropped at level ``vectors``, BERT's states are zero where a
-word is missing and at padding.
+the discriminator; nor are the targets of the reconstruction detached. Padding is not masked, BERT's states there
+included, and there is no dropout but that of BERT. The official code drops words as tokens; dropped at level
+``vectors``, BERT's states are zero where a word is missing.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ class LNLN(MSAMethod):
         # First, for it refuses sizes that do not fit each other.
         self.fusion = HyperModalityFusion(dim, tokens, layers=hyper_layers, fusion_layers=fusion_layers, **heads_of)
         self.head = nn.Linear(dim, self.n_outputs)
-        self.embed = ClipTokens(spec, TextInput(spec, text_encoder, finetune=finetune), dim, tokens, **sizes)
+        text = TextInput(spec, text_encoder, finetune=finetune, keep_padding=True)
+        self.embed = ClipTokens(spec, text, dim, tokens, **sizes)
         self.completeness = TokenTransformer(dim, tokens, tokens=1, **sizes)
         self.completeness_head = _perceptron(dim, 1)
         self.proxy = nn.Parameter(torch.ones(1, tokens, dim))

@@ -12,7 +12,8 @@ Deviations:
     The last memory layer computes its last step alone: the same value, and fewer dropout draws.
 
 As in the official code, padding is neither masked nor skipped: each stack is read at the last stored step, which is
-padding for most clips of files that pad at the end.
+padding for most clips of files that pad at the end. Where a BERT reads the text, as the port can, it gives states there
+too.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class MulT(MSAMethod):
         # Each target's streams are joined in this order of sources.
         self.sources = {target: tuple(m for m in MODALITIES if m != target) for target in self.targets}
 
-        self.text = TextInput(spec, text_encoder, finetune=finetune)
+        self.text = TextInput(spec, text_encoder, finetune=finetune, keep_padding=True)
         widths = {**spec.feature_dims, "text": self.text.width}
         kernels = {"text": kernel_size_text, "audio": kernel_size_audio, "vision": kernel_size_vision}
         self.project = nn.ModuleDict(

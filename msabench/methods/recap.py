@@ -62,9 +62,10 @@ Deviations:
        elsewhere the paper says that this stage sees complete clips only. Variant ``real_complete`` takes the real next
        segments, in (2) and (5), from X.
     15. w_l, w_a, w_v, all lambdas, the margin and the sizes are unstated; they are the code's. Layers have no
-       dropout, as there; BERT keeps its own. Padding is not masked: it is zero, like what is missing. Nothing
-       normalises the means in (16), as there; where features have grown in stage ``completion``, the weights start
-       saturated, and a modality that begins near weight 0 is slow to be heard.
+       dropout, as there; BERT keeps its own. Padding is not masked: it is zero, like what is missing, and where a
+       BERT reads the text it is what BERT gives there, as in LNLN. Nothing normalises the means in (16), as there;
+       where features have grown in stage ``completion``, the weights start saturated, and a modality that begins near
+       weight 0 is slow to be heard.
     16. The learning rate rises over 20 epochs and falls along a cosine, in each stage, as in LNLN. The code selects
        the best test epoch for every metric; here stage ``task`` is selected by validation, stage ``completion`` not.
     17. Ablations (Table 3): ``wo_hcag`` drops L_HCAG; ``wo_reconstructor`` L_rec; ``wo_fid`` L_FID, ``wo_fid_lv``,
@@ -329,7 +330,8 @@ class RECAP(MSAMethod):
         sizes = {"layers": layers, "heads": heads, "dim_head": dim_head}
 
         def embedding() -> ClipTokens:
-            return ClipTokens(spec, TextInput(spec, text_encoder, finetune=finetune), dim, tokens, **sizes)
+            text = TextInput(spec, text_encoder, finetune=finetune, keep_padding=True)
+            return ClipTokens(spec, text, dim, tokens, **sizes)
 
         def per_modality(**other: int) -> nn.ModuleDict:
             return nn.ModuleDict({m: TokenTransformer(dim, tokens, **{**sizes, **other}) for m in MODALITIES})

@@ -10,7 +10,6 @@ Deviations:
     The convolution of vision is as long as that of audio, as in MMSA, whose setting for vision is never read although
     its numbers come from there; ``kernel_size_vision`` gives it a length of its own.
     A projection whose input has the common width already is the identity, as in MulT; MMSA has no such setting.
-    At text level ``vectors`` the states of BERT at padding are zeroed by the shared text input; in MMSA they are not.
     The last memory layer computes its last step alone: the same value, and fewer dropout draws.
     The validation score that selects is weighted by clips; MMSA averages over batches and rounds to 4 decimals.
     IEMOCAP's emotions are categories, for which there are no pseudo labels: the joint head alone is trained, by
@@ -20,7 +19,7 @@ Deviations:
 On several devices ``accumulate`` above 1 needs ``--trainer.strategy=ddp_find_unused_parameters_true``.
 
 As in MMSA, sequences longer than the text are averaged down to its length, and padding is neither masked nor skipped:
-the LSTMs, the maxima over time and the last steps of the memories all see it.
+the LSTMs, the maxima over time and the last steps of the memories all see it, as BERT's states in the text.
 """
 
 from __future__ import annotations
@@ -190,7 +189,7 @@ class TETFN(MSAMethod):
         if kernel_size_vision is None:
             kernel_size_vision = kernel_size_audio
         dims, steps = spec.feature_dims, spec.seq_lens["text"]
-        self.text = TextInput(spec, text_encoder, finetune=finetune)
+        self.text = TextInput(spec, text_encoder, finetune=finetune, keep_padding=True)
         self.project_text = TemporalProjection(
             self.text.width, dim, steps=steps, kernel_size=kernel_size_text, what="text"
         )

@@ -27,7 +27,8 @@ Deviations:
     6. With clips of one step S is 1 = 1/L, and nothing is taken up from the text.
     7. IEMOCAP, which neither paper nor code has: eight outputs and cross-entropy; all else is the same.
 
-As in the official code nothing is masked: padding is aligned, scanned and takes part in the attention and the maximum.
+As in the official code nothing is masked: padding, in the text as BERT's states, is aligned, scanned and takes part in
+the attention and the maximum.
 The threshold passes no gradient and what remains of S is not normalised again. The targets are not detached: a trained
 BERT learns from both of its passes. Weight decay acts on all parameters, state matrices too. The official
 ``use_fast_path: False``, which reads forward only, is not what was trained. The settings of the official evaluation of
@@ -165,7 +166,7 @@ class TFMamba(MSAMethod):
         self.reconstruct = reconstruct
         self.text_lr = text_lr
 
-        text = TextInput(spec, text_encoder, finetune=finetune)
+        text = TextInput(spec, text_encoder, finetune=finetune, keep_padding=True)
         sizes = {"state": state, "expand": expand, "kernel_size": kernel_size}
         self.embed = TextSteps(spec, text, dim)
         self.enhance = nn.ModuleDict({m: _TextEnhancement() for m in ALIGNED})

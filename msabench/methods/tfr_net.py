@@ -35,10 +35,10 @@ Deviations:
     8. IEMOCAP, which neither code has: eight outputs and cross-entropy; all else is the same.
     9. Ablation: ``wo_reconstruction`` trains on the task alone, as the official ``without_generator``.
 
-As in the official code, which the published numbers came from: padding is masked neither in attention nor in the
-maximum over time (GRUs stop before it); the targets of text are states of the BERT in training, not detached; gradients
-are clipped and stepped as ``accumulate`` and ``step_every_batch`` say. On several devices ``accumulate`` above 1 needs
-``--trainer.strategy=ddp_find_unused_parameters_true``.
+As in the official code, which the published numbers came from: padding, in the text as BERT's states, is masked neither
+in attention nor in the maximum over time (GRUs stop before it); the targets of text are states of the BERT in training,
+not detached; gradients are clipped and stepped as ``accumulate`` and ``step_every_batch`` say. On several devices
+``accumulate`` above 1 needs ``--trainer.strategy=ddp_find_unused_parameters_true``.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ class TFRNet(MSAMethod):
         self.text_rates = Rates(text_lr, text_weight_decay)
         self.step_every_batch = step_every_batch
 
-        self.text = TextInput(spec, text_encoder, finetune=finetune)
+        self.text = TextInput(spec, text_encoder, finetune=finetune, keep_padding=True)
         widths = {**spec.feature_dims, "text": self.text.width}
         kernels = {"text": kernel_size_text, "audio": kernel_size_audio, "vision": kernel_size_vision}
         self.project = nn.ModuleDict(

@@ -16,15 +16,18 @@ from msabench.errors import MSABenchError
 class TextInput(nn.Module):
     """Gives the text as a sequence of vectors, whatever it comes in as.
 
-    At text level ``vectors`` the encoder's states are zeroed wherever they are not observed (padding included), as
-    precomputed features are; at level ``tokens`` the batch's tokens are already corrupted and the states are left as
-    the encoder gives them, padding included. Either way a removed text comes out the same for every clip.
+    At text level ``vectors`` the encoder's states are zeroed where they are not observed: at dropped words and, as in
+    precomputed features, at padding. A method whose reference reads BERT's states over the padding, which are not
+    zero, says so with ``keep_padding``, and its states at padding stay as the encoder gives them. At level ``tokens``
+    the batch's tokens are already corrupted and all states are left as they are. A removed text comes out the same for
+    every clip; at level ``vectors`` it is zero over the full length.
 
     Args:
         spec: What the data look like.
         text_encoder: Folder or hub name of a BERT in the format of transformers, e.g. ``bert-base-uncased``; None
             for the precomputed features of the file.
         finetune: Whether the encoder is trained; a frozen one also keeps its dropout off.
+        keep_padding: Whether states at padding are those of the encoder; precomputed features are zero there.
 
     Attributes:
         width: Features D_l of the output.
@@ -36,9 +39,17 @@ class TextInput(nn.Module):
         MSABenchError: The encoder cannot be loaded, is no BERT, or reads fewer tokens than the clips have.
     """
 
-    def __init__(self, spec: DataSpec, text_encoder: str | None = None, *, finetune: bool = False) -> None:
+    def __init__(
+        self,
+        spec: DataSpec,
+        text_encoder: str | None = None,
+        *,
+        finetune: bool = False,
+        keep_padding: bool = False,
+    ) -> None:
         super().__init__()
         self.steps = spec.seq_lens["text"]
+        self.keep_padding = keep_padding
         self.finetune = finetune
         self.encoder: nn.Module | None = None
         self.layers = 0
@@ -79,12 +90,12 @@ class TextInput(nn.Module):
         if self.encoder is None:
             return batch.text
         with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()):
-            return _dropped(self._states(self.encoder, batch), batch)
+            return self._dropped(self._states(self.encoder, batch), batch)
 
     def injected(self, batch: Batch, layer: int, change: Callable[[Tensor], Tensor]) -> Tensor:
         """Text of a batch where something else enters the encoder at one of its layers.
 
-        At text level ``vectors`` the states that ``change`` gets are those that are zeroed where they are not observed.
+        At text level ``vectors`` the states that ``change`` gets are those that are zeroed, as in ``forward``.
         What the encoder makes of them is left as it is: it holds more than text.
 
         Args:
@@ -102,7 +113,7 @@ class TextInput(nn.Module):
         assert self.encoder is not None
 
         def before_layer(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (change(_dropped(inputs[0], batch)), *inputs[1:])
+            return (change(self._dropped(inputs[0], batch)), *inputs[1:])
 
         hook = self.encoder.get_submodule(f"encoder.layer.{layer}").register_forward_pre_hook(before_layer)
         try:
@@ -127,10 +138,16 @@ class TextInput(nn.Module):
         states: Tensor = encoder(inputs_embeds=words, attention_mask=attention, token_type_ids=types).last_hidden_state
         return states
 
-
-def _dropped(states: Tensor, batch: Batch) -> Tensor:
-    """States without those that are not observed, where text is dropped at level ``vectors``."""
-    return states.masked_fill(~batch.observed["text"].unsqueeze(2), 0.0) if batch.text_level == "vectors" else states
+    def _dropped(self, states: Tensor, batch: Batch) -> Tensor:
+        """States without those that are not observed, where text is dropped at level ``vectors``."""
+        if batch.text_level != "vectors":
+            return states
+        observed = batch.observed["text"]
+        gone = ~observed
+        if self.keep_padding:
+            # Of a removed text nothing stays, wherever it is said to end.
+            gone &= batch.valid["text"] | ~observed.any(1, keepdim=True)
+        return states.masked_fill(gone.unsqueeze(2), 0.0)
 
 
 def parameter_groups(method: nn.Module, text_lr: float | None) -> list[dict[str, Any]]:

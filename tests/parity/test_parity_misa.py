@@ -252,19 +252,25 @@ def test_mmsa_trains_to_the_same_weights(tmp_path: Path) -> None:
     print(f"training: {largest:.1e}")
 
 
+def official(case: Case, ours: nn.Module, bert: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Their model with our weights and a BERT."""
+    with importing(clone("MSABENCH_PARITY_MISA") / "src"):
+        models = importlib.import_module("models")
+    sizes = dict(zip(("embedding_size", "acoustic_size", "visual_size"), case.dims, strict=True))
+    settings = settings_of(case, **sizes, num_classes=1, activation=nn.ReLU)
+    with monkeypatch.context() as patched:
+        patched.setattr(models.BertConfig, "from_pretrained", lambda *_, **__: None)
+        patched.setattr(models.BertModel, "from_pretrained", lambda *_, **__: bert)
+        theirs = models.MISA(settings).eval()
+    copy_weights(ours, theirs)
+    return theirs
+
+
 def test_official_code_gives_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Word-aligned clips, longest first, time first."""
     case = CASES["misa_official"]
-    with importing(clone("MSABENCH_PARITY_MISA") / "src"):
-        models = importlib.import_module("models")
-    stub = GivenText()
-    monkeypatch.setattr(models.BertConfig, "from_pretrained", lambda *_, **__: None)
-    monkeypatch.setattr(models.BertModel, "from_pretrained", lambda *_, **__: stub)
-    sizes = dict(zip(("embedding_size", "acoustic_size", "visual_size"), case.dims, strict=True))
-    settings = settings_of(case, **sizes, num_classes=1, activation=nn.ReLU)
-    theirs = models.MISA(settings).eval()
-    ours = build(case)
-    copy_weights(ours, theirs)
+    stub, ours = GivenText(), build(case)
+    theirs = official(case, ours, stub, monkeypatch)
     whole = batch_of(case)
     last = torch.tensor([8, 6, 6, 2])
     mask = torch.arange(9) <= last[:, None]

@@ -137,16 +137,22 @@ def test_mmsa_gives_the_same_numbers(shape: str) -> None:
         torch.testing.assert_close(kept("mmim_mmsa")["representation"], expected["Feature_f"], atol=1e-5, rtol=0)
 
 
-def test_official_code_gives_the_same_numbers() -> None:
-    """One direction, time first."""
-    case = CASES["mmim_official"]
+def official(case: Case, ours: nn.Module) -> Any:
+    """The authors' model with our weights."""
     with importing(clone("MSABENCH_PARITY_MMIM") / "src"):
-        models = importlib.import_module("model")
+        models: Any = importlib.import_module("model")
     models.LanguageEmbeddingLayer = GivenText
     sizes = {f"d_{letter}in": size for letter, size in zip("tav", case.dims, strict=True)}
     theirs = models.MMIM(SimpleNamespace(**settings_of(case), **sizes, n_class=1)).eval()
-    ours = build(case)
     copy_weights(ours, theirs)
+    return theirs
+
+
+def test_official_code_gives_the_same_numbers() -> None:
+    """One direction, time first."""
+    case = CASES["mmim_official"]
+    ours = build(case)
+    theirs = official(case, ours)
     dropped = batch_of(case)
     for batch in (dropped, with_first_state(dropped), ending_early(with_first_state(dropped))):
         theirs.text_enc.states = batch.text

@@ -84,8 +84,8 @@ def test_official_code_gives_the_same_numbers(name: str, monkeypatch: pytest.Mon
     assert_same(name, pred, joint)
 
 
-def test_mmsa_gives_the_same_numbers() -> None:
-    case = CASES["mult_mmsa"]
+def mmsa(case: Case, ours: nn.Module) -> nn.Module:
+    """MMSA's model with our weights."""
     with importing(clone("MSABENCH_PARITY_MMSA") / "src", "MMSA", "MMSA.models", "MMSA.models.singleTask"):
         module = importlib.import_module("MMSA.models.singleTask.MULT")
     settings = hyper_parameters(
@@ -100,9 +100,14 @@ def test_mmsa_gives_the_same_numbers() -> None:
         num_classes=3,
         **{f"conv1d_kernel_size_{letter}": case.settings[f"kernel_size_{m}"] for letter, m in LETTERS.items()},
     )
-    theirs = module.MULT(settings).eval()
-    copy_weights(build(case), theirs)
-    batch = batch_of(case)
+    theirs: nn.Module = module.MULT(settings).eval()
+    copy_weights(ours, theirs)
+    return theirs
+
+
+def test_mmsa_gives_the_same_numbers() -> None:
+    case = CASES["mult_mmsa"]
+    theirs, batch = mmsa(case, build(case)), batch_of(case)
     with torch.no_grad():
         out = theirs(batch.text, batch.audio, batch.vision)
     assert_same("mult_mmsa", out["M"], out["Feature_f"])
