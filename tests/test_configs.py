@@ -17,6 +17,50 @@ CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 SHIPPED_FOR = ("mosi", "mosei", "sims", "iemocap", "mosei_video", "synth")
 
 
+_MMSA_BERT = {"finetune": True, "text_encoder": "bert-base-uncased"}
+_MMSA_BERT_CHINESE = {"finetune": True, "text_encoder": "bert-base-chinese"}
+_MULT_PAPER = {"data.features": "mult-aligned", "dim": 40, "layers": 4, "out_dropout": 0.1}
+# What the sources named in the configs train, and how; all of MMSA's settings are compared by a parity test.
+RECIPES = {
+    # config_regression.json and trains/singleTask/MISA.py of MMSA; declare-lab/MISA trains at the same rate.
+    "misa_mosi": {**_MMSA_BERT, "text_lr": 1e-4, "lr": 1e-4, "gradient_clip": 0.8, "accumulate": 2},
+    "misa_mosei": {**_MMSA_BERT, "text_lr": 1e-4, "lr": 1e-4, "gradient_clip": 0.8, "accumulate": 2},
+    "misa_sims": {**_MMSA_BERT_CHINESE, "text_lr": 1e-4, "lr": 1e-4, "gradient_clip": 1.0, "accumulate": 2},
+    # src/config.py of declare-lab/Multimodal-Infomax; MMSA's for CH-SIMS.
+    "mmim_mosi": {**_MMSA_BERT, "text_lr": 5e-5, "lr": 1e-3, "weight_decay": 1e-4, "gradient_clip": 1.0},
+    "mmim_mosei": {**_MMSA_BERT, "text_lr": 5e-5, "lr": 1e-3, "weight_decay": 1e-4, "gradient_clip": 1.0},
+    "mmim_sims": {**_MMSA_BERT_CHINESE, "text_lr": 5e-5, "lr": 1e-3, "weight_decay": 1e-4, "gradient_clip": 1.0},
+    # Table 5 of MulT's paper (ACL 2019), by columns.
+    "mult_mosei": {
+        **_MULT_PAPER,
+        **{"data.batch_size": 16, "lr": 1e-3, "heads": 8, "kernel_size_audio": 3, "kernel_size_vision": 3},
+        **{"dropout_text": 0.3, "attn_dropout_text": 0.1},
+        **{"trainer.gradient_clip_val": 1.0, "trainer.max_epochs": 20},
+    },
+    "mult_mosi": {
+        **_MULT_PAPER,
+        **{"data.batch_size": 128, "lr": 1e-3, "heads": 10, "kernel_size_audio": 3, "kernel_size_vision": 3},
+        **{"dropout_text": 0.2, "attn_dropout_text": 0.2},
+        **{"trainer.gradient_clip_val": 0.8, "trainer.max_epochs": 100},
+    },
+    "mult_iemocap": {
+        **_MULT_PAPER,
+        **{"data.batch_size": 32, "lr": 2e-3, "heads": 10, "kernel_size_audio": 5, "kernel_size_vision": 3},
+        **{"kernel_size_text": 3, "dropout_text": 0.3, "attn_dropout_text": 0.25},
+        **{"trainer.gradient_clip_val": 0.8, "trainer.max_epochs": 30},
+    },
+    # config_regression.json and trains/singleTask/MULT.py of MMSA: the running sum of 8 batches is clipped after each.
+    "mult_sims": {
+        **{"data.features": "mmsa-unaligned", "data.batch_size": 16, "lr": 2e-3, "text_encoder": None},
+        **{"gradient_clip": 0.6, "accumulate": 8},
+        **{"trainer.gradient_clip_val": None, "trainer.accumulate_grad_batches": 1},
+    },
+    # config_regression.json of MMSA.
+    "tfr_net_mosei": {**_MMSA_BERT, "text_lr": 1e-5, "lambda_similarity": 5.0, "accumulate": 4},
+    "tfr_net_sims": {**_MMSA_BERT_CHINESE, "text_lr": 1e-5, "lambda_similarity": 5.0, "accumulate": 4},
+}
+
+
 @pytest.fixture
 def small_bert(monkeypatch: pytest.MonkeyPatch) -> None:
     """What configs call bert-base is a BERT of its width and length, without a download."""
@@ -46,6 +90,16 @@ def test_config_parses_and_its_method_builds(path: Path) -> None:
     )
     built = registry.method_class(method)(spec, **config["model"]["init_args"])
     assert built.n_outputs == (8 if info.task == "emotions" else 1)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_config_trains_as_its_source_does(name: str) -> None:
+    config = resolve([REPOSITORY / "configs" / f"{name}.yaml"], [])
+    found = {}
+    for setting in RECIPES[name]:
+        section, _, key = setting.rpartition(".")
+        found[setting] = (config[section] if section else config["model"]["init_args"])[key]
+    assert found == RECIPES[name]
 
 
 @pytest.mark.parametrize("method", sorted(registry.methods()))

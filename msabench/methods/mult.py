@@ -59,6 +59,9 @@ class MulT(MSAMethod):
         text_lr: Learning rate of a trained text encoder.
         lr: Learning rate of Adam.
         lr_patience: Epochs without a better ``val/task`` before the learning rate is divided by 10.
+        gradient_clip: Largest size of a gradient's entry, as in MMSA; None for no limit. The official code limits the
+            norm, as the trainer does with ``gradient_clip_val``.
+        accumulate: Batches summed before a step, as in MMSA; None for a step after each.
 
     Raises:
         MSABenchError: ``heads`` does not divide ``dim``, or a kernel is longer than its modality's sequence.
@@ -103,8 +106,19 @@ class MulT(MSAMethod):
         text_lr: float = 5e-5,
         lr: float = 1e-3,
         lr_patience: int | None = 20,
+        gradient_clip: float | None = None,
+        accumulate: int | None = None,
     ) -> None:
-        super().__init__(spec, variant=variant, lr=lr, lr_patience=lr_patience, task_loss="l1")
+        super().__init__(
+            spec,
+            variant=variant,
+            lr=lr,
+            lr_patience=lr_patience,
+            task_loss="l1",
+            gradient_clip=gradient_clip,
+            clip_by="value",
+            accumulate=1 if accumulate is None else accumulate,
+        )
         self.dropout_text = dropout_text
         self.out_dropout = out_dropout
         self.text_lr = text_lr
