@@ -15,7 +15,7 @@ from typing import Any
 
 from msabench import __version__, registry
 from msabench.data.files import Stamp
-from msabench.data.info import dataset_info
+from msabench.data.info import dataset_info, named
 from msabench.errors import MSABenchError
 from msabench.evaluation.record import JobKey, canonical_hash
 from msabench.missingness.config import MissingConfig
@@ -35,6 +35,7 @@ IGNORED_KEYS: dict[str, tuple[str, ...]] = {
         "grid",
         "size",  # in the revision of a generated corpus
         "length",  # likewise
+        "name",  # in the key
     ),
     "trainer": (
         *PATH_KEYS["trainer"],
@@ -160,7 +161,7 @@ def job_key(config: dict[str, Any], revision: str, features: str | None = None) 
     missing = missing_config(config)
     method = method_name(config)
     return JobKey(
-        dataset=config["data"]["dataset"],
+        dataset=named(dataset_info(config["data"]["dataset"]), config["data"].get("name")).name,
         revision=revision,
         features=features or _features(config),
         method=method,

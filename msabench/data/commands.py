@@ -15,6 +15,10 @@ from msabench.data.raw import RawCorpus
 from msabench.data.readers import MODALITIES, READERS, SPLITS
 
 
+NAMED_CLIPS = 5
+"""Clips that are named where a modality is 0 in every frame; more are counted."""
+
+
 def data_list(root: Path | None = None) -> str:
     """List corpora, their feature files, which of them are here and how to get the others.
 
@@ -142,6 +146,7 @@ def data_verify(
         lines.append(f"test labels negative/zero/positive: {_slashed(counts)}, {agree}")
     lines.append("padding: " + ", ".join(f"{modality} {raw.padding[modality]}" for modality in MODALITIES))
     lines.append(f"ids: {'in the file' if raw.ids_from_file else 'none in the file, rows stand in for them'}")
+    lines += _absences(raw)
     lines += [f"note: {note}" for note in raw.notes] or ["nothing had to be cleaned"]
     lines += _copy_lines(store_of(info, file, sha256, cache=cache, clip_labels=clip_labels))
     return "\n".join(lines)
@@ -156,6 +161,22 @@ def _copy_lines(store: Path) -> list[str]:
         return [f"converted copy {store}: as it was written"]
     (store / MANIFEST).unlink(missing_ok=True)
     return [f"converted copy {store}: {damaged} is DAMAGED; the copy will be made again when it is next used"]
+
+
+def _absences(raw: RawCorpus) -> list[str]:
+    """Modalities that training never sees, and clips whose modality is 0 in every frame."""
+    train = raw.splits["train"]
+    lines = [f"warning: no training clip has a frame of {m}" for m in MODALITIES if not train.lengths[m].any()]
+    for name in SPLITS:
+        for modality in MODALITIES:
+            clips = raw.splits[name].all_zero(modality)
+            if clips:
+                more = f" and {len(clips) - NAMED_CLIPS:,} more" if len(clips) > NAMED_CLIPS else ""
+                lines.append(
+                    f"all 0: {modality} of {len(clips):,} {name} clips in every frame ({', '.join(clips[:NAMED_CLIPS])}"
+                    f"{more}); --data.all_zero absent treats them as clips without {modality}"
+                )
+    return lines
 
 
 def _split_lines(raw: RawCorpus, name: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class SplitData:
         ids: Clip ids, unique in the split.
         uid: int64 ``(N, 2)`` in [0, 2**32): low and high word of each clip's key for mask draws.
         tokens: int64 ``(N, 3, T_l)`` ids, attention mask, token types; None if the file has none.
+        observed: modality -> bool ``(N, T_m)``, False on frames that were never observed (a tracker lost the face);
+            they exist, and nothing sees them. Only modalities that the file says so of.
     """
 
     features: dict[str, Tensor]
@@ -32,6 +35,7 @@ class SplitData:
     ids: list[str]
     uid: Tensor
     tokens: Tensor | None = None
+    observed: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -50,6 +54,7 @@ class SplitData:
             labels=self.labels.to(device),
             uid=self.uid.to(device),
             tokens=None if self.tokens is None else self.tokens.to(device),
+            observed={m: t.to(device) for m, t in self.observed.items()},
         )
 
 
@@ -74,6 +79,71 @@ class Corpus:
     padding: dict[str, str] = field(default_factory=lambda: dict.fromkeys(("text", "audio", "vision"), "end"))
     ids_from_file: bool = True
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def split_sizes(self) -> tuple[int, ...]:
+        """Clips in train, valid and test."""
+        return tuple(len(self.splits[name]) for name in SPLITS)
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Modalities that no training clip has a frame of: what a method says from them alone it never learnt."""
+        return tuple(m for m in self.splits["train"].features if not has_frames(self.splits["train"], m).any())
+
+    def doubts(self) -> list[str]:
+        """What a user should know before training on it, one sentence each."""
+        doubts = [
+            f"no training clip of {self.info.name} has a frame of {modality}, so that no method learns anything from "
+            "it; scores that rest on it alone are marked in tables"
+            for modality in self.unseen
+        ]
+        listed = self.info.split_sizes
+        if listed is not None and self.split_sizes != listed:
+            found, known = ("/".join(map(str, sizes)) for sizes in (self.split_sizes, listed))
+            doubts.append(
+                f"the splits have {found} clips, but {known} are listed for {self.info.name}; unless this is "
+                f"{self.info.title}, train on it as custom: every table warns"
+            )
+        return doubts
+
+    def record_fields(self) -> dict[str, Any]:
+        """The fields of ``JobRecord`` that are known from the corpus."""
+        return {"unseen": list(self.unseen), "split_sizes": list(self.split_sizes)}
+
+
+def has_frames(split: SplitData, modality: str) -> Tensor:
+    """Which clips have at least one observed frame of a modality: bool ``(N,)``."""
+    there = split.lengths[modality] > 0
+    return there & split.observed[modality].any(1) if modality in split.observed else there
+
+
+def all_zero_as_absent(corpus: Corpus) -> Corpus:
+    """A corpus in which a modality that is zero in all frames of a clip counts as not there in that clip.
+
+    Text counts by its token ids where the file has them. What was not finite is zero already.
+
+    Returns:
+        The corpus with lengths of 0 for such clips and a revision of its own, since it has other test masks.
+    """
+    splits = {}
+    for name, split in corpus.splits.items():
+        judged = [m for m in split.features if m != "text" or split.tokens is None]
+        lengths = {
+            m: torch.where(all_zero(split.features[m]), 0, length) if m in judged else length
+            for m, length in split.lengths.items()
+        }
+        splits[name] = replace(split, lengths=lengths)
+    return replace(corpus, splits=splits, revision=f"{corpus.revision}-zero-absent")
+
+
+def all_zero(values: Tensor, chunk: int = 512) -> Tensor:
+    """Which clips are zero in all frames: bool ``(N,)``.
+
+    Args:
+        values: float32 ``(N, T, D)``.
+        chunk: Clips to look at together, so that a mapped corpus is never whole in memory.
+    """
+    return torch.cat([~part.any(dim=2).any(dim=1) for part in values.split(chunk)])
 
 
 def clip_uids(dataset: str, split: str, ids: list[str]) -> Tensor:

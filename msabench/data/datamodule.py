@@ -8,6 +8,7 @@ index-select and one multiplication per modality.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 from msabench.data.batch import MODALITIES, Batch
 from msabench.data.conversations import Conversations
 from msabench.data.corpus import Corpus, SplitData
-from msabench.data.info import DataSpec, dataset_info
+from msabench.data.info import DataSpec, dataset_info, named
 from msabench.data.normalise import Scale, statistics
 from msabench.data.store import open_corpus
 from msabench.errors import MSABenchError, one_of
@@ -138,6 +139,9 @@ class MSADataModule(pl.LightningDataModule):
         length: Steps per clip of ``synth``.
         clip_labels: Clip labels beyond the corpus's range, as old releases of MOSEI have them, where the file is
             refused otherwise; counted in the corpus's notes, and part of the revision.
+        all_zero: ``absent`` treats a modality that is zero in all frames of a clip as not there in that clip; None as
+            zeros that are there.
+        name: What a ``custom`` corpus is called in records and tables, so that two of them stand apart.
 
     Raises:
         MSABenchError: Unknown dataset, features, cell; missing or broken file; values outside their range.
@@ -161,6 +165,8 @@ class MSADataModule(pl.LightningDataModule):
         size: tuple[int, int, int] | None = None,
         length: int | None = None,
         clip_labels: bool | None = None,
+        all_zero: Literal["absent"] | None = None,
+        name: str | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -169,7 +175,10 @@ class MSADataModule(pl.LightningDataModule):
             raise one_of("normalisation", normalise, ("none", "zscore"))
         if selection not in ("val", "test_best"):
             raise one_of("selection", selection, ("val", "test_best"))
-        self.info = dataset_info(dataset)
+        if all_zero not in (None, "absent"):
+            raise one_of("all_zero", all_zero, ("absent", "null"))
+        self.dataset, self.name = dataset, name
+        self.info = named(dataset_info(dataset), name)
         self._open: dict[str, Any] = {
             "features": features,
             "path": path,
@@ -179,6 +188,7 @@ class MSADataModule(pl.LightningDataModule):
             "size": tuple(size) if size else None,
             "length": length,
             "clip_labels": clip_labels or None,
+            "all_zero": all_zero,
         }
         self.batch_size = batch_size
         self.missing = missing
@@ -204,7 +214,7 @@ class MSADataModule(pl.LightningDataModule):
             MSABenchError: It cannot be opened, or is not the one that a loaded checkpoint was trained on.
         """
         if self._corpus is None:
-            self._corpus = self._checked(open_corpus(self.info.name, **self._open))
+            self._corpus = self._checked(open_corpus(self.dataset, **self._open))
         return self._corpus
 
     @property
@@ -234,6 +244,12 @@ class MSADataModule(pl.LightningDataModule):
             "token_fill": self.missing.token_fill if tokens else "",
             "selection": self.selection,
         }
+
+    def setup(self, stage: str) -> None:
+        """Say before a training what is doubtful about its data."""
+        if stage == "fit" and (self.trainer is None or self.trainer.is_global_zero):
+            for doubt in self.corpus.doubts():
+                print(f"msabench: warning: {doubt}", file=sys.stderr, flush=True)
 
     # Loaders.
 
@@ -464,11 +480,16 @@ class MSADataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Settings and statistics, as plain values and tensors, so that a checkpoint can rebuild its data."""
-        plain = {name: str(value) if isinstance(value, Path) else value for name, value in self._open.items()}
+        # Absolute, since a checkpoint is read from other folders than the one it was made in.
+        plain = {
+            name: str(value.expanduser().absolute()) if isinstance(value, Path) else value
+            for name, value in self._open.items()
+        }
         scale = self._scale_on(torch.device("cpu"))
         return {
             "init_args": {
-                "dataset": self.info.name,
+                "dataset": self.dataset,
+                "name": self.name,
                 **plain,
                 "batch_size": self.batch_size,
                 "missing": asdict(self.missing),
@@ -491,7 +512,7 @@ class MSADataModule(pl.LightningDataModule):
         """
         theirs = state_dict["init_args"]
         made = _treatment(theirs["dataset"], theirs["normalise"], MissingConfig(**_as_arguments(theirs["missing"])))
-        for name, ours in _treatment(self.info.name, self.normalise, self.missing).items():
+        for name, ours in _treatment(self.dataset, self.normalise, self.missing).items():
             if made[name] != ours:
                 raise MSABenchError(f"the checkpoint was made with {name} {made[name]!r}, the config says {ours!r}")
         self._trained_on = {name: state_dict.get(name) for name in ("features", "revision")}
@@ -524,7 +545,8 @@ class MSADataModule(pl.LightningDataModule):
             if ours != theirs:
                 raise MSABenchError(
                     f"the checkpoint was trained on {self.info.name} with {name} {theirs!r}, but the data opened here "
-                    f"have {name} {ours!r}; give the file of the training"
+                    f"have {name} {ours!r}; give the file of the training with --path (fit, validate, test and "
+                    "predict: --data.path)"
                 )
         return corpus
 

@@ -90,13 +90,19 @@ def find_source(info: DatasetInfo, file: FeatureFile, root: Path | None = None, 
         MSABenchError: There is no such file; says what was looked for, where, and how to get it.
     """
     if path is None and not file.filename:
-        raise MSABenchError(f"{info.name} needs path, the feature file to read (.npz or .pkl)")
+        raise MSABenchError(
+            f"{info.name} needs path, the feature file to read (.npz or .pkl): --path, or --data.path in fit, validate, "
+            "test and predict"
+        )
     source = data_folder(root) / file.filename if path is None else Path(path).expanduser()
     if source.is_file():
         return source.resolve()
     problem = f"{source} is a folder, not a feature file" if source.is_dir() else f"there is no file {source}"
     if path is not None:
-        raise MSABenchError(f"{problem}; path must name the {file.features} features of {info.name}")
+        raise MSABenchError(
+            f"{problem}; path must name the {file.features} features of {info.name}: --path, or --data.path in fit, "
+            "validate, test and predict"
+        )
     raise MSABenchError(
         f"{problem} with the {file.features} features of {info.name}; get it with "
         f"`msabench data fetch {info.name} --features {file.features}`, or let {DATA_VARIABLE} name the folder that "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 
-from msabench.errors import one_of
+from msabench.errors import MSABenchError, one_of
 
 EMOTIONS = ("happy", "sad", "angry", "neutral")
 """IEMOCAP's four emotions in the order of our labels, predictions and tables.
@@ -12,6 +13,11 @@ EMOTIONS = ("happy", "sad", "angry", "neutral")
 The MulT files have neutral, happy, sad, angry; the reader reorders them."""
 
 METRIC_SETS = ("sentiment", "sims", "emotions")
+
+CUSTOM = "custom"
+"""Name of the corpus that stands for a user's own file."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -313,8 +319,8 @@ DATASETS: dict[str, DatasetInfo] = {
                     filename="",
                     how_to_get=(
                         "custom reads your own file: name it with path. An .npz holds the arrays id, split, "
-                        "regression_labels (or emotion_labels), text, audio and vision; a .pkl is laid out as MMSA's, "
-                        "or as MulT's IEMOCAP files where the task is emotions."
+                        "regression_labels (or emotion_labels), text, audio and vision, and names in absent what it "
+                        "has not; a .pkl is laid out as MMSA's, or as MulT's IEMOCAP files where the task is emotions."
                     ),
                 ),
             ),
@@ -333,3 +339,35 @@ def dataset_info(name: str) -> DatasetInfo:
     if name not in DATASETS:
         raise one_of("dataset", name, DATASETS)
     return DATASETS[name]
+
+
+def named(info: DatasetInfo, name: str | None) -> DatasetInfo:
+    """Facts of an own file under the name that its user gave it, so that two of them never share a table.
+
+    Args:
+        info: Facts of the corpus that was asked for.
+        name: The name, or None for none.
+
+    Returns:
+        The facts; with a name they are called ``custom-<name>``, as in keys of records.
+
+    Raises:
+        MSABenchError: The corpus is not ``custom``, or the name cannot be part of a file's path everywhere.
+    """
+    if name is None:
+        return info
+    if info.name != CUSTOM:
+        raise MSABenchError(f"name {name!r} is not allowed for {info.name}, which has one; only custom files take a name")
+    if not _NAME.fullmatch(name):
+        raise MSABenchError(
+            f"name {name!r} is not allowed; give up to 40 letters, digits, dots and underscores, a letter or digit first"
+        )
+    return replace(info, name=f"{CUSTOM}-{name}", title=f"{name} (own file)")
+
+
+def recorded_info(name: str) -> DatasetInfo | None:
+    """Facts of a corpus as records name it; None if it is not registered."""
+    kind, dash, own = name.partition("-")
+    if kind == CUSTOM and dash and _NAME.fullmatch(own):
+        return named(DATASETS[CUSTOM], own)
+    return DATASETS.get(name)

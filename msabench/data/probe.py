@@ -116,10 +116,11 @@ def _pearson(a: _FloatArray, b: _FloatArray) -> float:
 
 
 def _existing(split: SplitData, modality: str, padding: str) -> _BoolArray:
-    """Bool ``(N, T)``, the frames of a modality that are not padding."""
+    """Bool ``(N, T)``, the frames of a modality that exist and were observed."""
     steps = np.arange(split.features[modality].shape[1])
     lengths = split.lengths[modality].numpy()[:, None]
-    return steps >= len(steps) - lengths if padding == "front" else steps < lengths
+    exist: _BoolArray = steps >= len(steps) - lengths if padding == "front" else steps < lengths
+    return exist & split.observed[modality].numpy() if modality in split.observed else exist
 
 
 def _condition_probes(corpus: Corpus, keep: _Keep) -> dict[str, dict[str, float]]:

@@ -18,6 +18,8 @@ class RawSplit:
         labels: float32 ``(N,)``, or int64 ``(N, 4)`` in {0, 1} for IEMOCAP's emotions.
         ids: Clip ids.
         tokens: int64 ``(N, 3, T_l)`` ids, attention mask, token types; None if there are none.
+        observed: modality -> bool ``(N, T_m)``, False on frames that the file says were not observed; only modalities
+            that it says so of.
     """
 
     features: dict[str, NDArray[np.float32]]
@@ -25,6 +27,14 @@ class RawSplit:
     labels: NDArray[np.float32] | NDArray[np.int64]
     ids: list[str]
     tokens: NDArray[np.int64] | None = None
+    observed: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def all_zero(self, modality: str) -> list[str]:
+        """Ids of clips that have frames of a modality, all of which are 0; none for text where there are token ids."""
+        if modality == "text" and self.tokens is not None:
+            return []
+        rows = zip(self.ids, self.features[modality], self.lengths[modality], strict=True)
+        return [clip for clip, values, length in rows if length > 0 and not values.any()]
 
 
 @dataclass

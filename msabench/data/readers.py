@@ -27,6 +27,7 @@ from msabench.data.info import EMOTIONS, DatasetInfo, FeatureFile
 from msabench.data.raw import RawCorpus, RawSplit
 from msabench.data.unpickle import load
 from msabench.errors import MSABenchError
+from msabench.missingness.config import UNK
 
 MODALITIES = ("text", "audio", "vision")
 SPLITS = ("train", "valid", "test")
@@ -221,13 +222,59 @@ class _Split:
             raise self.error("text_bert", "has an attention mask of another form", "ones followed by zeros")
         return values
 
-    def zero_padding(self, modality: str, values: _Floats, lengths: _Ints) -> None:
-        """Zero the frames at or beyond each clip's length."""
+    def side(self, modality: str) -> str | None:
+        """The side on which an npz pads a modality, if the file says so."""
+        key, expected = f"{modality}_padding", "front or end"
+        if key not in self.arrays:
+            return None
+        words = self.clip_names(key, np.atleast_1d(self.arrays.pop(key)))
+        if len(words) != 1 or words[0] not in ("front", "end"):
+            raise self.error(key, f"is {', '.join(words[:3])!r}", expected)
+        if words[0] == "front" and modality == "text" and "text_bert" in self.arrays:
+            raise self.error(key, "is 'front'", "end, as in text_bert, whose attention mask is ones followed by zeros")
+        return words[0]
+
+    def observed(self, modality: str, values: _Floats, lengths: _Ints, side: str, ids: list[str]) -> _Bools:
+        """Which frames the file says were observed, bool ``(N, T)``; the values of the others become 0."""
+        key, expected = f"{modality}_observed", f"true or false for each frame, shape {values.shape[:2]}"
+        mask = np.asarray(self.take(key, expected))
+        if mask.shape != values.shape[:2] or mask.dtype.kind not in "biu" or (mask > 1).any() or (mask < 0).any():
+            raise self.error(key, f"has shape {mask.shape} and dtype {mask.dtype}, or other values", expected)
+        mask = mask.astype(bool)
+        exist = _existing(lengths, values.shape[1], side)
+        if (beyond := (mask & ~exist).any(axis=1)).any():
+            clip = ids[int(np.argmax(beyond))]
+            raise self.error(key, f"is true for padding of clip {clip!r}", f"false outside of {modality}_lengths")
+        hidden = exist & ~mask
+        seen = _present(values) & hidden
+        values[hidden] = 0.0
+        if seen.any():
+            self.note(modality, f"{int(seen.sum()):,} frames that were not observed held values and are 0 now")
+        return mask
+
+    def check_side(self, modality: str, values: _Floats, lengths: _Ints, side: str, ids: list[str]) -> None:
+        """Refuse lengths that do not fit the frames: padding would be read, and frames thrown away."""
+        present, exist = _present(values), _existing(lengths, values.shape[1], side)
+        beyond, empty = (present & ~exist).sum(axis=1), (~present & exist).sum(axis=1)
+        shifted = (beyond > 0) & (empty >= beyond)
+        # Garbage in the padding of some clips is cleared and noted; here most of it are the clips' own frames.
+        if shifted.sum() * 2 > (beyond > 0).sum():
+            row = int(np.argmax(shifted))
+            where = "at the end" if side == "end" else "in front"
+            raise self.error(
+                f"{modality}_lengths",
+                f"is {lengths[row]} for clip {ids[row]!r}, {beyond[row]} of whose frames lie in the padding while "
+                f"{empty[row]} of its steps are all 0",
+                f"padding {where}; name the side in {modality}_padding (front or end), or the frames that exist in "
+                f"{modality}_observed",
+            )
+
+    def zero_padding(self, modality: str, values: _Floats, lengths: _Ints, side: str = "end") -> None:
+        """Zero the frames outside of each clip's length."""
         cleared = 0
-        steps = np.arange(values.shape[1])
         for start in range(0, len(values), _CHUNK):
             part = values[start : start + _CHUNK]
-            beyond = steps >= lengths[start : start + _CHUNK, None]
+            beyond = ~_existing(lengths[start : start + _CHUNK], values.shape[1], side)
             cleared += int(part[beyond].any(axis=1).sum())
             part[beyond] = 0.0
         if cleared:
@@ -397,6 +444,12 @@ def read_mmsa(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: 
     return _finish(path, file, info, splits, notes)
 
 
+def _existing(lengths: _Ints, steps: int, side: str) -> _Bools:
+    """Bool ``(N, T)``, True on frames that are not padding."""
+    place = np.arange(steps)
+    return place >= steps - lengths[:, None] if side == "front" else place < lengths[:, None]
+
+
 def _present(values: _Floats) -> _Bools:
     """Bool ``(N, T)``, True on frames that are not all zero."""
     parts = [values[start : start + _CHUNK].any(axis=2) for start in range(0, len(values), _CHUNK)]
@@ -516,8 +569,12 @@ def read_npz(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: b
 
     Arrays: ``id`` str (N,), ``split`` str (N,) of train, valid, test; ``regression_labels`` (N,), or for emotions
     ``emotion_labels`` (N, 4) of 0 and 1 in the order of ``EMOTIONS``; ``text``, ``audio``, ``vision`` (N, T, D).
-    Optional: ``text_lengths``, ``audio_lengths``, ``vision_lengths`` (N,), without which all steps exist, and
-    ``text_bert`` (N, 3, T) with token ids, attention mask and token types. Padding is at the end.
+
+    Optional, for each modality: ``<modality>_lengths`` (N,); ``<modality>_padding``, ``front`` or ``end``;
+    ``<modality>_observed`` bool (N, T), False on frames that nothing may see. With lengths, padding is at the end
+    unless the file says ``front``. With a side alone, lengths are found from all-zero frames on it. With neither, all
+    steps exist. ``text_bert`` (N, 3, T) has token ids, attention mask and token types. ``absent`` names the modalities
+    that the corpus does not have: no clip has a frame of them.
 
     Args:
         path: The npz.
@@ -533,6 +590,8 @@ def read_npz(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: b
     """
     label_key = "emotion_labels" if info.task == "emotions" else "regression_labels"
     whole = _Split(path, "npz", _npz_arrays(path, ("id", "split", label_key, *MODALITIES)))
+    absent = tuple(whole.arrays.pop("absent", ()))
+    sides = {modality: whole.side(modality) for modality in MODALITIES}
     names = np.asarray(whole.clip_names("split", whole.take("split", "the split of each clip")))
     n_all = len(names)
     if unknown := sorted(set(names.tolist()) - set(SPLITS)):
@@ -540,6 +599,9 @@ def read_npz(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: b
     for key, value in whole.arrays.items():
         if value.ndim == 0 or len(value) != n_all:
             raise whole.error(key, f"has shape {value.shape}", f"{n_all} rows, as in split")
+    for modality in MODALITIES:
+        if modality not in absent and whole.arrays[modality].shape[2:] == (0,):
+            raise whole.error(modality, "has no features", "some; a modality that the corpus lacks is named in absent")
 
     splits: dict[str, RawSplit] = {}
     notes: list[str] = []
@@ -560,36 +622,86 @@ def read_npz(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: b
         else:
             labels = split.scores(label_key, info)
             split.check_scores(label_key, labels, ids, info)
-        features = {modality: split.features(modality, n_clips) for modality in MODALITIES}
-        lengths = {}
+        there = {modality: split.features(modality, n_clips) for modality in MODALITIES if modality not in absent}
+        # As many steps as the others, for methods that read modalities step by step.
+        nothing = (n_clips, next(iter(there.values())).shape[1], 1)
+        features = {m: there[m] if m in there else np.zeros(nothing, dtype=np.float32) for m in MODALITIES}
+        lengths, observed = {}, {}
         for modality, values in features.items():
-            steps = values.shape[1]
-            if f"{modality}_lengths" in split.arrays:
-                lengths[modality] = split.lengths(f"{modality}_lengths", n_clips, steps)
-            else:
-                lengths[modality] = np.full(n_clips, steps, dtype=np.int64)
-            split.zero_padding(modality, values, lengths[modality])
+            if modality in absent:
+                lengths[modality] = np.zeros(n_clips, dtype=np.int64)
+                continue
+            lengths[modality] = _npz_lengths(split, modality, values, sides[modality], ids)
+            side = sides[modality] or "end"
+            split.zero_padding(modality, values, lengths[modality], side)
+            if f"{modality}_observed" in split.arrays:
+                observed[modality] = split.observed(modality, values, lengths[modality], side, ids)
         tokens = split.tokens(n_clips, features["text"].shape[1]) if "text_bert" in split.arrays else None
-        splits[name] = RawSplit(features, lengths, labels, ids, tokens)
+        if tokens is not None and "text" in observed:
+            _hide_words(tokens, observed["text"])
+        splits[name] = RawSplit(features, lengths, labels, ids, tokens, observed)
         notes += split.notes
-    return _finish(path, file, info, splits, notes)
+    return _finish(path, file, info, splits, notes, {m: side or "end" for m, side in sides.items()})
+
+
+def _npz_lengths(split: _Split, modality: str, values: _Floats, side: str | None, ids: list[str]) -> _Ints:
+    """Number of existing frames of each clip, int64 ``(N,)``."""
+    n_clips, steps = values.shape[:2]
+    if f"{modality}_lengths" in split.arrays:
+        lengths = split.lengths(f"{modality}_lengths", n_clips, steps)
+        split.check_side(modality, values, lengths, side or "end", ids)
+        return lengths
+    leading, trailing = _zero_frames(_present(values))
+    if side is not None:
+        return steps - (leading if side == "front" else trailing)
+    first, last = (int(((zeros > 0) & (zeros < steps)).sum()) for zeros in (leading, trailing))
+    if (first or last) and f"{modality}_observed" not in split.arrays:
+        split.note(
+            modality,
+            f"{first:,} clips begin and {last:,} end with frames that are all 0, which exist since there is neither "
+            f"{modality}_lengths nor {modality}_padding",
+        )
+    return np.full(n_clips, steps, dtype=np.int64)
+
+
+def _hide_words(tokens: _Ints, observed: _Bools) -> None:
+    """Replace words that were never observed by [UNK], so that no text encoder sees them; [CLS] and [SEP] stay."""
+    exist = tokens[:, 1] == 1
+    inner = exist.copy()
+    inner[:, 0] = False
+    inner[:, :-1] &= exist[:, 1:]
+    inner[:, -1] = False
+    tokens[:, 0][inner & ~observed] = UNK
 
 
 def _npz_arrays(path: Path, required: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    optional = ("text_bert", *(f"{modality}_lengths" for modality in MODALITIES))
+    optional = ("text_bert", *(f"{m}_{what}" for m in MODALITIES for what in ("lengths", "padding", "observed")))
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise MSABenchError(f"{path} holds a single array; expected an npz with {', '.join(required)}")
         with archive:
+            absent: list[str] = []
+            if "absent" in archive.files:
+                _check_claim(archive, "absent")
+                absent = _Split(path, "npz", {}).clip_names("absent", np.atleast_1d(archive["absent"]))
+            for name in absent:
+                if name not in MODALITIES or name in archive.files or len(set(absent)) == len(MODALITIES):
+                    raise MSABenchError(
+                        f"{path}: npz/absent names {name!r}; expected some of {', '.join(MODALITIES)}, not all, and "
+                        "none that the file has an array of"
+                    )
             for key in required:
-                if key not in archive.files:
-                    found = _listed(archive.files)
-                    raise MSABenchError(f"{path} has no array {key!r} (it has {found}); expected {', '.join(required)}")
+                if key not in (*archive.files, *absent):
+                    way_out = f"; a corpus without {key} names it in an array absent" if key in MODALITIES else ""
+                    raise MSABenchError(
+                        f"{path} has no array {key!r} (it has {_listed(archive.files)}); expected "
+                        f"{', '.join(required)}{way_out}"
+                    )
             wanted = [key for key in (*required, *optional) if key in archive.files]
             for key in wanted:
                 _check_claim(archive, key)
-            return {key: archive[key] for key in wanted}
+            return {key: archive[key] for key in wanted} | ({"absent": np.array(absent)} if absent else {})
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, NotImplementedError, MemoryError) as error:
         # NumPy says "allow_pickle" both for arrays of Python objects and for files that are no npz at all.
         reason = "it is damaged, or holds arrays of Python objects"

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from msabench.data.batch import MODALITIES
-from msabench.data.corpus import SPLITS, Corpus, SplitData, clip_uids
+from msabench.data.corpus import SPLITS, Corpus, SplitData, all_zero_as_absent, clip_uids
 from msabench.data.files import (
     HashMemory,
     Stamp,
@@ -57,6 +57,7 @@ def open_corpus(
     size: tuple[int, int, int] | None = None,
     length: int | None = None,
     clip_labels: bool | None = None,
+    all_zero: str | None = None,
 ) -> Corpus:
     """Open a corpus; convert its feature file first if that has not been done.
 
@@ -71,6 +72,7 @@ def open_corpus(
         length: Steps per clip; ``synth`` only.
         clip_labels: Clip labels beyond the corpus's range and note how many, where the file is refused otherwise. The
             revision then says so.
+        all_zero: ``absent`` treats a modality that is zero in all frames of a clip as not there; None as zeros.
 
     Returns:
         The corpus, its tensors mapped from the store.
@@ -113,7 +115,8 @@ def open_corpus(
     _ensure(store, source.name, read)
     if not known:
         memory.remember(stamp, sha256)
-    return _load(store, info, file.features, revision_of(sha256, clip_labels=clip))
+    corpus = _load(store, info, file.features, revision_of(sha256, clip_labels=clip))
+    return corpus if all_zero is None else all_zero_as_absent(corpus)
 
 
 def _open_generated(
@@ -207,6 +210,7 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
 def _tensors(split: RawSplit) -> dict[str, Tensor]:
     arrays: dict[str, Any] = {**split.features, "labels": split.labels}
     arrays.update({f"{modality}_lengths": lengths for modality, lengths in split.lengths.items()})
+    arrays.update({f"{modality}_observed": mask for modality, mask in split.observed.items()})
     if split.tokens is not None:
         arrays["tokens"] = split.tokens
     return {name: torch.from_numpy(array).contiguous() for name, array in arrays.items()}
@@ -226,6 +230,7 @@ def _load(store: Path, info: DatasetInfo, features: str, revision: str) -> Corpu
             ids=ids,
             uid=clip_uids(info.name, name, ids),
             tokens=tensors.get("tokens"),
+            observed={m: tensors[f"{m}_observed"] for m in MODALITIES if f"{m}_observed" in tensors},
         )
     return Corpus(
         info=info,

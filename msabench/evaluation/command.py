@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from msabench.data.info import dataset_info
 from msabench.errors import MSABenchError, one_of
-from msabench.evaluation.record import CellRecord, JobRecord
+from msabench.evaluation.record import MANY_BLIND, CellRecord, JobRecord
 from msabench.metrics.spec import METRICS
-from msabench.missingness.conditions import distinct, parse_grid
+from msabench.missingness.conditions import Cell, distinct, parse_grid
 from msabench.provenance import portable
 
 KEPT = ("representations",)
@@ -22,6 +23,7 @@ def evaluate(
     mask_seeds: list[int] = [0, 1, 2],  # noqa: B006
     store: Path | None = None,
     root: Path | None = None,
+    path: Path | None = None,
     batch_size: int | None = None,
     device: str | None = None,
     keep: list[str] = [],  # noqa: B006
@@ -36,6 +38,7 @@ def evaluate(
             or config.yaml beside the checkpoint, and every cell and mask seed of the job (outside a suite, the grid
             paper and mask seeds 0 1 2), and refuses a job that the store has.
         root: Data folder, if it is not the one of the training.
+        path: Feature file, if it has moved since the training; it must be the same file.
         batch_size: Clips per forward pass; None lets the device decide.
         device: Where to compute, e.g. cpu or cuda:0; None for the GPU if there is one.
         keep: What else to keep in the store; representations, the joint representation of every clip in every cell
@@ -73,7 +76,7 @@ def evaluate(
             f"device {device!r} cannot be used; give cpu, or a GPU of this machine, e.g. cuda:0"
         ) from error
     method, data_state = load_checkpoint(checkpoint)
-    datamodule = MSADataModule.from_state(data_state, **({"root": root} if root else {}))
+    datamodule = MSADataModule.from_state(data_state, **_places(data_state, root, path))
     made_by, recorded = None, False
     if store is not None:
         made_by = origin(checkpoint, method, datamodule)
@@ -92,7 +95,7 @@ def evaluate(
         keep_representations="representations" in keep,
     )
     records = evaluation.records(made_by.key.job_id if made_by else "")
-    lines = [_table(records, dataset_info(datamodule.info.name).default_metric)]
+    lines = [_table(records, datamodule.corpus.info.default_metric, datamodule.corpus.unseen)]
     if store is not None and made_by is not None and keep:
         if recorded:
             representations.require_same(predictions.path_of(store, made_by.key), evaluation, checkpoint)
@@ -107,25 +110,63 @@ def evaluate(
             eval_seconds=evaluation.seconds,
             mask_seeds=list(mask_seeds),
             padding=method.padding or None,
+            **datamodule.corpus.record_fields(),
             **made_by.finished.record_fields(),
         )
         lines.append(f"recorded: {ResultStore(store).add(record, records)}")
     return "\n".join(lines)
 
 
-def _table(records: Sequence[CellRecord], default_metric: str) -> str:
+def _places(data_state: dict[str, Any], root: Path | None, path: Path | None) -> dict[str, Path | None]:
+    """Where the data are now, as arguments of the data module; nothing where they are where they were.
+
+    Raises:
+        MSABenchError: Both are given, the corpus has no use for what is given, or its file is no longer there.
+    """
+    given = data_state["init_args"]
+    name, file = given["dataset"], dataset_info(given["dataset"]).file(given["features"])
+    if root is not None and path is not None:
+        raise MSABenchError(f"root {root} and path {path} contradict each other; give the data folder or the file")
+    if file.reader == "generator" and (root or path):
+        raise MSABenchError(f"{'root' if root else 'path'} {root or path} is of no use for {name}, which is generated")
+    if root is not None:
+        if not file.filename:
+            raise MSABenchError(
+                f"root {root} is of no use for {name}, whose file has no usual place in a data folder; give the file "
+                f"with --path ({given['path']} at the training)"
+            )
+        return {"root": root, "path": None}
+    if path is not None:
+        return {"path": path}
+    if given["path"] is not None and not Path(given["path"]).expanduser().is_file():
+        raise MSABenchError(
+            f"{given['path']}, the file of the training, is not there; give its present place with --path (its sha256 "
+            f"begins with {data_state['revision'][:12]})"
+        )
+    return {}
+
+
+def _table(records: Sequence[CellRecord], default_metric: str, unseen: Sequence[str]) -> str:
     # The default metric first; swapped F1 is for reading published numbers.
     names = [name for name in records[0].metrics if not name.endswith("_swapped")]
     names = sorted(names, key=lambda name: name != default_metric)[:8]
     rows = [["cell", "mask seed", *names, "note"]]
     for record in records:
         seed = "-" if record.mask_seed is None else str(record.mask_seed)
-        note = "collapsed" if record.collapsed else ""
-        rows.append([record.cell, seed, *(_shown(name, record.metrics[name]) for name in names), note])
+        rows.append([record.cell, seed, *(_shown(name, record.metrics[name]) for name in names), _note(record, unseen)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(f"{value:<{width}}" for value, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def _note(record: CellRecord, unseen: Sequence[str]) -> str:
+    words = ["collapsed"] * record.collapsed
+    if set(Cell.parse(record.cell).modalities) <= set(unseen):
+        words.append("never seen in training")
+    if record.blind is not None and record.blind >= MANY_BLIND:
+        words.append(f"{record.blind:.0%} of clips without input")
+    return ", ".join(words)
 
 
 def _shown(name: str, value: float | None) -> str:

@@ -19,7 +19,7 @@ from msabench.evaluation.record import CellRecord
 from msabench.methods.base import MSAMethod
 from msabench.metrics import functional
 from msabench.missingness.conditions import Cell, distinct
-from msabench.missingness.patterns import Clips, Masks, dropped_share, mask_hash
+from msabench.missingness.patterns import Clips, Masks, blind_share, dropped_share, mask_hash
 
 Floats = NDArray[np.float32]
 Predicted = tuple[Floats, Floats | None]
@@ -40,6 +40,7 @@ class CellPredictions:
         mask_hash: Hash of the masks, 16 hex digits.
         dropped: modality -> share of existing frames that were dropped, in [0, 1].
         representation: float32 ``(N, H)``, the joint representation, if it was asked for.
+        blind: Share of clips without any observed frame, in [0, 1]; None if it was not computed.
     """
 
     cell: Cell
@@ -48,6 +49,7 @@ class CellPredictions:
     mask_hash: str
     dropped: dict[str, float]
     representation: Floats | None = None
+    blind: float | None = None
 
 
 @dataclass
@@ -80,6 +82,7 @@ class Evaluation:
                 dropped=entry.dropped,
                 collapsed=functional.is_collapsed(self.metric_set, self.labels, entry.preds),
                 metrics=stored_metrics(self.metric_set, self.labels, entry.preds),
+                blind=entry.blind,
             )
             for entry in self.cells
         ]
@@ -133,7 +136,8 @@ def evaluate_grid(
                 raise MSABenchError(f"{method.info.name} predicts values that are not finite in cell {cell}")
             home = clips if masks.observed["text"].device.type == "cpu" else clips.to(device)
             shares = dropped_share(masks, home)
-            entries.append(CellPredictions(cell, seed, preds, mask_hash(masks), shares, representation))
+            blind = blind_share(masks)
+            entries.append(CellPredictions(cell, seed, preds, mask_hash(masks), shares, representation, blind))
     return Evaluation(
         metric_set=datamodule.corpus.info.metric_set,
         ids=list(split.ids),

@@ -72,6 +72,8 @@ def caption(
     marks = []
     if any(entry.n_collapsed and not math.isnan(entry.mean) for entry in shown):
         marks.append(f"{COLLAPSED}: predictions collapsed into one class under at least one training seed.")
+    if any(entry.unseen for entry in shown):
+        marks.append("Some numbers shown rest on modalities alone that no training clip had.")
     if any(row.fidelity == "experimental" for row in table.rows):
         marks.append(f"{EXPERIMENTAL} {FIDELITIES['experimental']}.")
     return [
@@ -81,7 +83,7 @@ def caption(
         seed_words(table.rows) if pooled else "",
         *marks,
         *(f"Left out: {sentence}." for sentence in selection.left_out),
-        *(note for note in table.notes if note.startswith("Warning")),
+        *table.warnings,
         *protocol_words(table),
         table.caveat,
     ]

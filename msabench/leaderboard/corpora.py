@@ -9,13 +9,15 @@ from msabench.data.info import DATASETS, DatasetInfo
 from msabench.evaluation.record import JobRecord
 from msabench.leaderboard.groups import Group
 from msabench.tables.build import dataset_facts
-from msabench.tables.render import DAGGER, DOUBLE_DAGGER
+from msabench.tables.marks import UNSEEN
+from msabench.tables.render import DAGGER, DOUBLE_DAGGER, PILCROW
 
 _LANGUAGES = {"en": "English", "zh": "Chinese"}
 _LABELS = {"regression": "sentiment scores from {low:g} to {high:g}", "emotions": "four emotions, present or absent"}
 
 MARKS = (
     (DAGGER, "collapsed: the predictions of a test situation fall into one class; †n: in n of the training seeds."),
+    (PILCROW, f"{UNSEEN}."),
     ("(n)", "over n training seeds only, fewer than the row has."),
     ("-", "no records: never run."),
     ("nan", "undefined, since predictions or labels are constant."),

@@ -150,7 +150,7 @@ def _row(group: Group, row: Row, intervals: Intervals) -> dict[str, Any]:
         "floor": row.method == FLOOR,
         "seeds": row.n_seeds,
         "failures": row.failures,
-        "counts": [entry and [entry.n_seeds, entry.n_mask_seeds, entry.n_collapsed] for entry in counts],
+        "counts": [entry and [entry.n_seeds, entry.n_mask_seeds, entry.n_collapsed, entry.unseen] for entry in counts],
         "values": {
             metric: [
                 _value(METRICS[metric], numbers.get(metric, {}).get(cell), intervals.get((jobs, metric, cell)))

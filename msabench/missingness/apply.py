@@ -8,11 +8,8 @@ from torch import Tensor
 from msabench.data.batch import MODALITIES, Batch
 from msabench.data.corpus import SplitData
 from msabench.errors import MSABenchError
-from msabench.missingness.config import MissingConfig
+from msabench.missingness.config import CLS, SEP, UNK, MissingConfig
 from msabench.missingness.patterns import Masks, inner_steps
-
-UNK, CLS, SEP = 100, 101, 102
-"""Ids of [UNK], [CLS] and [SEP] in bert-base-uncased and bert-base-chinese alike."""
 
 
 def build_batch(

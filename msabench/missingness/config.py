@@ -8,6 +8,9 @@ from typing import Literal
 from msabench.errors import MSABenchError, one_of
 
 REGIMES = ("complete", "intra", "inter", "mixed", "mixed_fsrf", "lnln")
+UNK, CLS, SEP = 100, 101, 102
+"""Ids of [UNK], [CLS] and [SEP] in bert-base-uncased and bert-base-chinese alike."""
+
 CHOICES = {
     "per": ("sample", "modality"),
     "subsets": ("all", "proper"),

@@ -52,29 +52,39 @@ class Clips:
         lengths: modality -> int64 ``(N,)`` in [0, T_m].
         seq_lens: modality -> T_m, at least 1.
         padding: modality -> ``end`` or ``front``, the side on which the file pads.
+        observed: modality -> bool ``(N, T_m)``, False on frames that were never observed; only modalities that have
+            such frames. They are dropped in every situation.
     """
 
     uid: Tensor
     lengths: dict[str, Tensor]
     seq_lens: dict[str, int]
     padding: dict[str, str]
+    observed: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, split: SplitData, padding: dict[str, str]) -> Clips:
         """The clips of a split; ``padding`` is the corpus's."""
         seq_lens = {modality: split.features[modality].shape[1] for modality in MODALITIES}
-        return cls(split.uid, split.lengths, seq_lens, padding)
+        return cls(split.uid, split.lengths, seq_lens, padding, split.observed)
 
     def to(self, device: torch.device | str) -> Clips:
         """The same clips on a device; masks are made where the clips are."""
         lengths = {modality: length.to(device) for modality, length in self.lengths.items()}
-        return Clips(self.uid.to(device), lengths, self.seq_lens, self.padding)
+        observed = {modality: mask.to(device) for modality, mask in self.observed.items()}
+        return Clips(self.uid.to(device), lengths, self.seq_lens, self.padding, observed)
 
     def valid(self, modality: str) -> Tensor:
         """Which frames exist: bool ``(N, T_m)``, a new tensor."""
         length, steps = self.lengths[modality].unsqueeze(1), self.seq_lens[modality]
         position = torch.arange(steps, device=self.uid.device)
         return position >= steps - length if self.padding[modality] == "front" else position < length
+
+    def observable(self, modality: str) -> int:
+        """Number of frames that exist and were observed."""
+        if modality not in self.observed:
+            return int(self.lengths[modality].sum())
+        return int((self.valid(modality) & self.observed[modality]).sum())
 
     def last(self, modality: str) -> Tensor:
         """Index of the last existing frame: int64 ``(N,)``, 0 for a clip without frames that is padded at the end."""
@@ -247,17 +257,25 @@ def mask_hash(masks: Masks) -> str:
 
 
 def dropped_share(masks: Masks, clips: Clips) -> dict[str, float]:
-    """Share of the clips' existing frames that are not observed, which is what a nominal rate came to.
+    """Share of the clips' frames that are not observed, which is what a nominal rate came to.
+
+    Frames that were never observed do not count.
 
     Returns:
         modality -> number in [0, 1]; 0 where no clip has a frame.
     """
     shares = {}
     for modality in MODALITIES:
-        existing = int(clips.lengths[modality].sum())
+        existing = clips.observable(modality)
         observed = int(masks.observed[modality].sum())
         shares[modality] = 1 - observed / existing if existing else 0.0
     return shares
+
+
+def blind_share(masks: Masks) -> float:
+    """Share of clips without any observed frame in any modality, in [0, 1]: a method answers them blind."""
+    seen = torch.stack([masks.observed[modality].any(1) for modality in MODALITIES]).any(0)
+    return 1.0 - float(seen.double().mean())
 
 
 def _draw_frames(
@@ -270,6 +288,8 @@ def _draw_frames(
         marked = modality == "text" and config.level == "tokens"
         words = inner_steps(valid) if marked else valid
         observed = valid & available.unsqueeze(1)
+        if modality in clips.observed:
+            observed &= clips.observed[modality]
         rows = (available & (threshold > 0)).nonzero().squeeze(1)
         if len(rows):
             draws = draws24(seed, purpose, epoch, clips.uid[rows], {modality: steps})[modality]

@@ -47,7 +47,8 @@ def by_seed(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     Returns:
         Columns ``PROTOCOL``, ``ROW``, ``seed``, ``cell`` (cell name or key of ``AVERAGES``), ``value`` (NaN if any
         mask seed's value is undefined), ``n_mask_seeds`` (test masks drawn; the fewest and, in an average, over its
-        random cells), ``collapsed`` (whether predictions fell into one class under any mask seed, in any cell).
+        random cells), ``collapsed`` (whether predictions fell into one class under any mask seed, in any cell),
+        ``unseen`` (whether any cell rests on modalities alone that no training clip had).
     """
     return _by_seed(frame, [metric]).rename(columns={metric: "value"})
 
@@ -57,7 +58,8 @@ def _by_seed(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     import pandas as pd
 
     keys = [*PROTOCOL, *ROW, "seed"]
-    per_cell = _strict_mean(frame, [*keys, "cell"], metrics, n_mask_seeds=("mask_seed", "count"))
+    known = frame.assign(unseen=_rests_on_unseen(frame))
+    per_cell = _strict_mean(known, [*keys, "cell"], metrics, n_mask_seeds=("mask_seed", "count"))
     parts = [per_cell]
     for name, cells in AVERAGES.items():
         over = per_cell[per_cell["cell"].isin([str(cell) for cell in cells])]
@@ -66,14 +68,20 @@ def _by_seed(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
         average = _strict_mean(drawn, keys, metrics, n_mask_seeds=("drawn", "min"))
         complete = average[average["rows"] == len(cells)]
         parts.append(complete.assign(cell=name, n_mask_seeds=complete["n_mask_seeds"].fillna(0).astype("int64")))
-    columns = [*keys, "cell", *metrics, "n_mask_seeds", "collapsed"]
+    columns = [*keys, "cell", *metrics, "n_mask_seeds", "collapsed", "unseen"]
     return pd.concat([part[columns] for part in parts], ignore_index=True)
 
 
+def _rests_on_unseen(frame: pd.DataFrame) -> list[bool]:
+    """Whether each record's cell has no modality that a training clip had."""
+    pairs = zip(frame["cell"], frame["unseen"], strict=True)
+    return [bool(unseen) and set(Cell.parse(cell).available) <= set(unseen) for cell, unseen in pairs]
+
+
 def _strict_mean(frame: pd.DataFrame, keys: list[str], metrics: list[str], **more: tuple[str, str]) -> pd.DataFrame:
-    """Means per group, NaN if any value is; with ``rows``, ``collapsed`` (any) and further aggregates."""
+    """Means per group, NaN if any value is; with ``rows``, ``collapsed``, ``unseen`` (any) and further aggregates."""
     groups = frame.groupby(keys, sort=False, dropna=False)
-    about = groups.agg(rows=("collapsed", "size"), collapsed=("collapsed", "any"), **more)
+    about = groups.agg(rows=("collapsed", "size"), collapsed=("collapsed", "any"), unseen=("unseen", "any"), **more)
     values = groups[metrics].mean().where(groups[metrics].count().eq(about["rows"], axis=0))
     return about.join(values).reset_index()
 
@@ -88,8 +96,8 @@ def over_seeds(frame: pd.DataFrame, metric: str, *, keep_seeds: bool = False) ->
 
     Returns:
         Columns ``PROTOCOL``, ``ROW``, ``seed`` if kept, ``cell``, ``mean``, ``std`` (ddof = 1; NaN for one seed),
-        ``n_seeds``, ``n_mask_seeds`` (the fewest of any seed), ``n_collapsed`` (seeds that collapsed). Mean and
-        standard deviation are NaN if any seed's value is undefined.
+        ``n_seeds``, ``n_mask_seeds`` (the fewest of any seed), ``n_collapsed`` (seeds that collapsed), ``unseen`` (as
+        in ``by_seed``, of any seed). Mean and standard deviation are NaN if any seed's value is undefined.
     """
     return over_seeds_of(frame, [metric], keep_seeds=keep_seeds).drop(columns="metric")
 
@@ -102,12 +110,15 @@ def over_seeds_of(frame: pd.DataFrame, metrics: Sequence[str], *, keep_seeds: bo
     keys = [*PROTOCOL, *ROW, *(["seed"] if keep_seeds else []), "cell"]
     groups = _by_seed(frame, names).groupby(keys, sort=False, dropna=False)
     about = groups.agg(
-        n_seeds=("collapsed", "size"), n_mask_seeds=("n_mask_seeds", "min"), n_collapsed=("collapsed", "sum")
+        n_seeds=("collapsed", "size"),
+        n_mask_seeds=("n_mask_seeds", "min"),
+        n_collapsed=("collapsed", "sum"),
+        unseen=("unseen", "any"),
     )
     defined = groups[names].count().eq(about["n_seeds"], axis=0)
     means, spreads = groups[names].mean().where(defined), groups[names].std().where(defined)
     parts = [about.assign(metric=name, mean=means[name], std=spreads[name]) for name in names]
-    counts = ["n_seeds", "n_mask_seeds", "n_collapsed"]
+    counts = ["n_seeds", "n_mask_seeds", "n_collapsed", "unseen"]
     return pd.concat(parts).reset_index()[[*keys, "metric", "mean", "std", *counts]]
 
 

@@ -79,7 +79,8 @@ def compare(
     ranked = _ranked([selection for selection, _ in found], wanted, store, draws)
     if format == "csv":
         # Remarks inside would no longer be CSV.
-        for remark in comparison_text.remarks(without, baseline, ranked):
+        warnings = [line for selection, _ in found for line in selection.table.warnings]
+        for remark in (*comparison_text.remarks(without, baseline, ranked), *dict.fromkeys(warnings)):
             print(remark, file=sys.stderr)
         return comparison_text.as_csv(compared, ranked)
     return comparison_text.as_text(compared, without, baseline, ranked, draws, markdown=format == "markdown")

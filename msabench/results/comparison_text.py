@@ -12,8 +12,8 @@ from msabench.results.comparison import Compared, Comparison, Ranked, corrected
 from msabench.results.paired import Difference
 from msabench.results.ranks import ALPHA
 from msabench.results.selection import Selection
-from msabench.tables.marks import FIDELITIES
-from msabench.tables.render import grid_csv, grid_markdown, grid_text
+from msabench.tables.marks import FIDELITIES, UNSEEN
+from msabench.tables.render import DAGGER, PILCROW, grid_csv, grid_markdown, grid_text
 from msabench.tables.spec import AVERAGE_MEANINGS
 
 FEW_SEEDS = 5
@@ -134,15 +134,16 @@ def _difference_grid(part: Compared, p_values: Sequence[float]) -> list[list[str
             continue
         interval = f"[{metric.signed(found.low)}, {metric.signed(found.high)}]"
         numbers = [metric.format(found.value), metric.format(found.baseline), metric.signed(found.difference)]
-        note = _collapse_note(part, comparison)
+        note = _marks(part, comparison)
         grid.append([*about, *numbers, interval, f"{found.p:.3f}", f"{p:.3f}", seeds, note])
     return grid
 
 
-def _collapse_note(part: Compared, comparison: Comparison) -> str:
-    ours = comparison.row.entries[comparison.cell].n_collapsed
-    theirs = part.baseline.entries[comparison.cell].n_collapsed
-    words = [f"† {ours}"] * (ours > 0) + [f"baseline † {theirs}"] * (theirs > 0)
+def _marks(part: Compared, comparison: Comparison) -> str:
+    ours, theirs = comparison.row.entries[comparison.cell], part.baseline.entries[comparison.cell]
+    words = [PILCROW] * (ours.unseen or theirs.unseen)
+    words += [f"{DAGGER} {ours.n_collapsed}"] * (ours.n_collapsed > 0)
+    words += [f"baseline {DAGGER} {theirs.n_collapsed}"] * (theirs.n_collapsed > 0)
     return ", ".join(words)
 
 
@@ -163,7 +164,7 @@ def _notes(part: Compared) -> list[str]:
         )
     if 1 in counts.values():
         notes.append("Of a method with one seed, intervals and p values hold the luck of the test clips only.")
-    return [*notes, *(note for note in table.notes if note.startswith(("Warning", "v, #")))]
+    return [*notes, *(note for note in table.notes if note.startswith("v, #")), *table.warnings]
 
 
 def _legend(compared: Sequence[Compared], count: int, draws: int) -> list[str]:
@@ -185,6 +186,8 @@ def _legend(compared: Sequence[Compared], count: int, draws: int) -> list[str]:
     entries += [part.baseline.entries.get(c.cell) for part in compared for c in part.comparisons]
     if any(entry is not None and entry.n_collapsed for entry in entries):
         lines.append("† n = predictions collapsed into one class under n training seeds, see `msabench table`.")
+    if any(entry is not None and entry.unseen for entry in entries):
+        lines.append(f"{PILCROW} = {UNSEEN}.")
     rows = [part.baseline for part in compared] + [c.row for part in compared for c in part.comparisons]
     lines += [f"{meaning}." for name, meaning in FIDELITIES.items() if name in {row.fidelity for row in rows}]
     if any(c.found is not None and math.isnan(c.found.p) for part in compared for c in part.comparisons):
@@ -271,7 +274,8 @@ def _rank_legend(ranked: Ranked) -> list[str]:
             "because predictions collapsed into one class under at least one training seed."
         )
     caveats = dict.fromkeys(selection.table.caveat for selection in ranked.selections if selection.table.caveat)
-    return [*lines, *caveats]
+    warnings = dict.fromkeys(line for selection in ranked.selections for line in selection.table.warnings)
+    return [*lines, *caveats, *warnings]
 
 
 # Layout.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from msabench.errors import MSABenchError, one_of
 from msabench.results.aggregate import DRAWS, LEVEL
 from msabench.results.store import DEFAULT_STORE
-from msabench.tables.marks import FIDELITIES
-from msabench.tables.render import grid_csv, grid_markdown, grid_text
+from msabench.tables.marks import FIDELITIES, UNSEEN
+from msabench.tables.render import DAGGER, PILCROW, grid_csv, grid_markdown, grid_text
 from msabench.tables.spec import AVERAGE_MEANINGS, FLOOR
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ def regimes(
             f"no method has records under both {before!r} and {after!r}; the regimes held are {', '.join(held)}"
         )
     if format == "csv":
+        # Sentences inside would no longer be CSV.
+        for line in dict.fromkeys(line for part in found for line in part.selection.table.warnings):
+            print(line, file=sys.stderr)
         return grid_csv([list(_CSV_HEADER), *(line for part in found for line in _csv_lines(part))])
     return "\n\n".join(section(part, wanted, markdown=format == "markdown") for part in found)
 
@@ -181,13 +185,15 @@ def legend(part: RegimeChanges, cells: Sequence[str]) -> list[str]:
     lines += [f"{AVERAGE_MEANINGS[cell]}." for cell in cells if cell in AVERAGE_MEANINGS]
     if any(change.before.n_collapsed or change.after.n_collapsed for change in changes):
         lines.append("†n = predictions collapsed into one class under n training seeds, see `msabench table`.")
+    if any(change.before.unseen or change.after.unseen for change in changes):
+        lines.append(f"{PILCROW} = {UNSEEN}.")
     if any(change.interval is None for change in changes):
         lines.append("No interval: the predictions that it is made of are not here.")
     held = {method.row.fidelity for method in part.methods}
     lines += [f"{meaning}." for name, meaning in FIDELITIES.items() if name in held]
     if part.left_out:
         lines.append(f"Not trained under both: {'; '.join(part.left_out)}.")
-    return lines
+    return [*lines, *part.selection.table.warnings]
 
 
 def _short(cell: str) -> str:
@@ -198,7 +204,9 @@ def _words(metric: MetricSpec, change: Change | None) -> list[str]:
     if change is None:
         return ["-", "-", "-"]
     values = [
-        metric.format(entry.mean) + (f"†{entry.n_collapsed}" if entry.n_collapsed else "")
+        metric.format(entry.mean)
+        + (f"{DAGGER}{entry.n_collapsed}" if entry.n_collapsed else "")
+        + PILCROW * entry.unseen
         for entry in (change.before, change.after)
     ]
     word = metric.signed(change.difference)

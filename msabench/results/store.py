@@ -39,8 +39,11 @@ INDEX_VERSION = 1
 PREDICTIONS = "predictions"
 
 KEY_FIELDS = tuple(f.name for f in fields(JobKey))
-CELL_FIELDS = ("cell", "mask_seed", "mask_hash", "n", "collapsed", *(f"dropped_{m}" for m in LETTERS.values()))
-COLUMNS = ("job_id", *KEY_FIELDS, *CELL_FIELDS, *METRICS)
+CELL_FIELDS = ("cell", "mask_seed", "mask_hash", "n", "collapsed", *(f"dropped_{m}" for m in LETTERS.values()), "blind")
+JOB_FIELDS = ("unseen", "split_sizes")
+"""Fields of ``JobRecord`` that tables need: modalities by their letters, sizes as in ``1284/229/686``; may be empty."""
+
+COLUMNS = ("job_id", *KEY_FIELDS, *JOB_FIELDS, *CELL_FIELDS, *METRICS)
 """Columns of ``ResultStore.frame``."""
 
 _JOB_FILE = re.compile(r"^[0-9a-f]{16}(?:\.failed\.\d{8}T\d{6}Z)?\.jsonl$")
@@ -160,8 +163,8 @@ class ResultStore:
 
         Returns:
             One row per (job, cell, mask seed) with the columns ``COLUMNS``: ``job_id``, the fields of ``JobKey``,
-            ``cell``, ``mask_seed`` (nullable integer), ``mask_hash``, ``n``, ``collapsed``, ``dropped_<modality>``,
-            and every metric key (NaN where a record has no value).
+            ``JOB_FIELDS``, ``cell``, ``mask_seed`` (nullable integer), ``mask_hash``, ``n``, ``collapsed``,
+            ``dropped_<modality>``, ``blind``, and every metric key (NaN where a record has no value).
 
         Raises:
             MSABenchError: A file is malformed; names the file and the line.
@@ -405,6 +408,11 @@ def _check_first(path: Path, line: dict[str, Any], folder: Path) -> JobRecord:
     _check_fields(where, line, JobKey)
     _check_fields(where, line, JobRecord)
     job = JobRecord.from_json(line)
+    for name in job.unseen or ():
+        if name not in LETTERS.values():
+            raise MSABenchError(f"{where} has the unknown modality {name!r} in unseen; allowed: {', '.join(LETTERS.values())}")
+    if any(type(size) is not int for size in job.split_sizes or ()):
+        raise MSABenchError(f"{where} has split_sizes = {job.split_sizes!r}; expected whole numbers")
     if job.status not in ("ok", "failed"):
         raise MSABenchError(f"{where} has status {job.status!r}; allowed: ok, failed")
     job_id = job.key.job_id
@@ -475,9 +483,11 @@ def _canonical(cell: str) -> str:
 
 def _rows(read: _Job) -> Iterator[dict[str, Any]]:
     key = {"job_id": read.job.key.job_id, **{name: getattr(read.job.key, name) for name in KEY_FIELDS}}
+    key["unseen"] = "".join(letter for letter, name in LETTERS.items() if name in (read.job.unseen or ()))
+    key["split_sizes"] = "/".join(map(str, read.job.split_sizes or ()))
     for cell in read.cells:
         dropped = {f"dropped_{modality}": share for modality, share in cell.dropped.items()}
-        rest = {name: getattr(cell, name) for name in ("cell", "mask_seed", "mask_hash", "n", "collapsed")}
+        rest = {name: getattr(cell, name) for name in ("cell", "mask_seed", "mask_hash", "n", "collapsed", "blind")}
         yield {**key, **rest, **dropped, **cell.metrics}
 
 
@@ -485,7 +495,7 @@ def _rows_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     columns = {name: [row.get(name) for row in rows] for name in COLUMNS}
-    strings = {f.name for f in fields(JobKey) if f.type == "str"} | {"job_id", "cell", "mask_hash"}
+    strings = {f.name for f in fields(JobKey) if f.type == "str"} | {"job_id", "cell", "mask_hash", *JOB_FIELDS}
     kinds = {"method_version": "int64", "seed": "int64", "n": "int64", "mask_seed": "Int64", "collapsed": "bool"}
     return pd.DataFrame(
         {

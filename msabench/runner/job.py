@@ -84,6 +84,7 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
         eval_seconds=evaluation.seconds,
         mask_seeds=list(job.mask_seeds),
         padding=method.padding or None,
+        **datamodule.corpus.record_fields(),
         **finished.record_fields(),
     )
     cells = evaluation.records(job.key.job_id)

@@ -25,6 +25,7 @@ they have there; the grid and the mask seeds must be this suite's.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -236,9 +237,10 @@ def expand(suite: Suite, resolver: Resolver | None = None) -> list[Job]:
             opened[source] = _open(config["data"])
         revision, features, problem = opened[source]
         key = job_key(config, revision, features)
-        if (key.method, key.dataset) != (draft.method, draft.dataset):
+        dataset = config["data"]["dataset"]
+        if (key.method, dataset) != (draft.method, draft.dataset):
             raise MSABenchError(
-                f"{draft.config_file} is a config of {key.method} on {key.dataset}; "
+                f"{draft.config_file} is a config of {key.method} on {dataset}; "
                 f"suite {suite.name} expects {draft.method} on {draft.dataset}"
             )
         jobs[key] = Job(
@@ -261,7 +263,7 @@ def _resolver() -> Resolver:
     return resolve
 
 
-_SOURCE = ("features", "root", "cache", "path", "task", "size", "length")
+_SOURCE = ("features", "root", "cache", "path", "task", "size", "length", "all_zero")
 
 
 def _open(data: dict[str, Any]) -> tuple[str, str | None, str]:
@@ -281,6 +283,8 @@ def _open(data: dict[str, Any]) -> tuple[str, str | None, str]:
         corpus = open_corpus(data["dataset"], **settings)
     except (MSABenchError, OSError) as error:
         return NO_REVISION, None, str(error)
+    for doubt in corpus.doubts():
+        print(f"msabench: warning: {doubt}", file=sys.stderr, flush=True)
     return corpus.revision, corpus.features, ""
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msabench.data.info import DATASETS, DatasetInfo
+from msabench.data.info import DatasetInfo, recorded_info
 from msabench.errors import one_of
-from msabench.evaluation.record import JobRecord
+from msabench.evaluation.record import MANY_BLIND, JobRecord
 from msabench.metrics.spec import DEFAULT_METRIC, METRICS, metric_keys, metric_set_of, metric_spec
+from msabench.missingness.conditions import LETTERS, Cell
 from msabench.registry import methods as registered
 from msabench.results.aggregate import PROTOCOL, ROW, inconsistencies, over_seeds
 from msabench.tables.marks import failures_in
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def dataset_facts(name: str) -> DatasetInfo:
     """Facts of a corpus; records of one that is not registered are shown under its bare name."""
-    return DATASETS.get(name) or DatasetInfo(name=name, title=name, caveat="This corpus is not registered.")
+    return recorded_info(name) or DatasetInfo(name=name, title=name, caveat="This corpus is not registered.")
 
 
 def metric_set_in(frame: pd.DataFrame, dataset: str) -> str:
@@ -96,7 +97,8 @@ def build_tables(
         ordered = _ordered(list(group.values()), methods)
         mark_alike(ordered)
         table = Table(dataset, info.title, info.caveat, named, spec, metric_set, columns, ordered)
-        table.notes = _notes(table, frame, methods)
+        table.warnings = doubts(frame, named)
+        table.notes = [*_notes(table, methods), *table.warnings]
         tables.append(table)
     return tables
 
@@ -113,7 +115,7 @@ def _row_of(rows: dict[tuple[str, ...], dict[tuple[Any, ...], Row]], record: dic
 
 def entry_of(record: dict[Any, Any]) -> Entry:
     """The number of one line of ``over_seeds``. It counts over the seeds of the cell; the table's row has them all."""
-    return Entry(*(record[name] for name in ("mean", "std", "n_seeds", "n_mask_seeds", "n_collapsed")))
+    return Entry(*(record[name] for name in ("mean", "std", "n_seeds", "n_mask_seeds", "n_collapsed", "unseen")))
 
 
 def failure_line(job: JobRecord, row: Row) -> str:
@@ -158,7 +160,7 @@ def mark_alike(rows: list[Row]) -> None:
         row.marks = tuple(mark for mark in (version, config) if mark)
 
 
-def _notes(table: Table, frame: pd.DataFrame, methods: Sequence[str] | None) -> list[str]:
+def _notes(table: Table, methods: Sequence[str] | None) -> list[str]:
     notes = []
     present = {row.method for row in table.rows if row.entries}
     if FLOOR not in present:
@@ -168,12 +170,43 @@ def _notes(table: Table, frame: pd.DataFrame, methods: Sequence[str] | None) -> 
         notes.append(f"No records under this protocol: {', '.join(absent)}.")
     if any(row.marks for row in table.rows):
         notes.append("v, # = version of the method, hash of the configuration, where a method has several.")
-    notes += failures_in(table.rows)
-    mine = frame
-    for name, value in table.protocol.items():
-        mine = mine[mine[name] == value]
-    notes.extend(f"Warning: {problem}." for problem in inconsistencies(mine))
-    return notes
+    return [*notes, *failures_in(table.rows)]
+
+
+def doubts(frame: pd.DataFrame, protocol: Mapping[str, str]) -> list[str]:
+    """What makes numbers of a protocol doubtful, to be said wherever they are shown; sentences.
+
+    Args:
+        frame: Records as ``ResultStore.frame`` gives them.
+        protocol: Field of ``aggregate.PROTOCOL`` -> value.
+    """
+    for name, value in protocol.items():
+        frame = frame[frame[name] == value]
+    found = [*inconsistencies(frame), *_size_problems(frame, dataset_facts(protocol["dataset"]))]
+    unseen = sorted({modality for letters in frame["unseen"] for modality in map(LETTERS.__getitem__, letters)})
+    if unseen:
+        found.append(f"no training clip had {' or '.join(unseen)}")
+    blind = frame.groupby("cell")["blind"].max()
+    many = {Cell.parse(cell): share for cell, share in blind.items() if share >= MANY_BLIND}
+    if many:
+        shares = ", ".join(f"{100 * many[cell]:.0f} % in {cell}" for cell in sorted(many))
+        found.append(
+            f"some test clips have no observed frame left and are answered blind: {shares} (said from "
+            f"{100 * MANY_BLIND:.0f} % on)"
+        )
+    return [f"Warning: {problem}." for problem in found]
+
+
+def _size_problems(frame: pd.DataFrame, info: DatasetInfo) -> list[str]:
+    """Sizes of splits that are not the corpus's."""
+    if info.split_sizes is None:
+        return []
+    listed = "/".join(map(str, info.split_sizes))
+    whole = sorted({sizes for sizes in frame["split_sizes"] if sizes and sizes != listed})
+    if whole:
+        return [f"records have {', '.join(whole)} clips in train/valid/test; {info.title} has {listed}"]
+    clips = sorted({int(n) for n in frame["n"] if n != info.split_sizes[2]})
+    return [f"records have {', '.join(map(str, clips))} test clips; {info.title} has {info.split_sizes[2]}"] * bool(clips)
 
 
 def check_methods(methods: Sequence[str], frame: pd.DataFrame, published: Sequence[str] = ()) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from msabench.metrics.spec import MetricSpec
-from msabench.tables.render import COLLAPSES, DAGGER, DOUBLE_DAGGER, PLUS_MINUS
+from msabench.tables.render import COLLAPSES, DAGGER, DOUBLE_DAGGER, PILCROW, PLUS_MINUS
 from msabench.tables.spec import Entry, Row
 
 FIDELITIES = {
@@ -15,6 +15,9 @@ FIDELITIES = {
     "unknown": "unknown = not a registered method, so that nothing is known about how faithful it is",
 }
 """Fidelity that a reader must be warned about -> the warning."""
+
+UNSEEN = "rests on modalities alone that no training clip had, so that it says nothing about what the method learnt"
+"""What the mark of an entry that is ``unseen`` means."""
 
 
 def marked(metric: MetricSpec, entry: Entry | None, n_seeds: int) -> str:
@@ -36,7 +39,7 @@ def marked(metric: MetricSpec, entry: Entry | None, n_seeds: int) -> str:
         text += f"({entry.n_seeds})"
     if entry.n_collapsed:
         text += DAGGER + (str(entry.n_collapsed) if entry.n_collapsed < entry.n_seeds else "")
-    return text
+    return text + PILCROW * entry.unseen
 
 
 def label(row: Row) -> str:
@@ -65,6 +68,8 @@ def in_words(entry: Entry | None, row: Row, most: int) -> str:
             words.append(f"{entry.n_seeds} of {row.n_seeds} seeds")
         if entry.n_collapsed:
             words.append(f"collapsed in {entry.n_collapsed} of {entry.n_seeds} seeds")
+        if entry.unseen:
+            words.append("modalities never seen in training")
         if math.isnan(entry.mean):
             words.append("undefined")
     if row.n_seeds < most:
@@ -99,6 +104,8 @@ def meanings(rows: Sequence[Row], shown: Iterable[tuple[Row, Entry | None]], met
             f"{DAGGER} = collapsed: {COLLAPSES[metric_set]}, so that a constant would score the same there; "
             f"{DAGGER}n = in n of the training seeds; in averages, in any situation averaged over."
         )
+    if any(entry.unseen for entry in entries):
+        lines.append(f"{PILCROW} = {UNSEEN}; in averages, any situation averaged over does.")
     if any(math.isnan(entry.mean) for entry in entries):
         lines.append("nan = undefined for at least one run, since predictions or labels are constant.")
     lines += [f"{meaning}." for name, meaning in FIDELITIES.items() if name in {row.fidelity for row in rows}]

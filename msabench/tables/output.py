@@ -73,7 +73,10 @@ def printed(report: Report, format: str, width: int) -> str:
 
 def _as_csv(report: Report) -> str:
     # Remarks inside would no longer be CSV.
-    print("\n".join(report.remarks), end="\n" if report.remarks else "", file=sys.stderr)
+    warnings = [(table.title, line) for table in report.tables for line in table.warnings]
+    warnings += [(view.table.title, line) for view in report.views for line in view.warnings]
+    said = [*report.remarks, *(f"{title}: {line}" for title, line in dict.fromkeys(warnings))]
+    print("\n".join(said), end="\n" if said else "", file=sys.stderr)
     records = [record for table in report.tables for record in result_records(table)]
     return render_csv([*records, *(record for view in report.views for record in paper_records(view))])
 

@@ -13,6 +13,7 @@ from msabench.tables.sheet import BEST, SECOND, Item, Sheet
 DAGGER = "†"
 DOUBLE_DAGGER = "‡"
 SECTION = "§"
+PILCROW = "¶"
 PLUS_MINUS = "±"
 
 COLLAPSES = {
@@ -184,6 +185,7 @@ _LATEX = str.maketrans(
         DAGGER: r"\textsuperscript{\dag}",
         DOUBLE_DAGGER: r"\textsuperscript{\ddag}",
         SECTION: r"\textsuperscript{\S}",
+        PILCROW: r"\textsuperscript{\P}",
         PLUS_MINUS: r"$\pm$",
         **{character: rf"\{character}" for character in "&%$#_{}"},
     }

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from msabench.data.info import DATASETS
 from msabench.evaluation.record import JobRecord
 from msabench.published.layouts import PAPER_TABLES
 from msabench.published.readings import readings
 from msabench.published.tables import is_of_kind
 from msabench.registry import methods as registered
-from msabench.results.aggregate import PROTOCOL, ROW, inconsistencies, over_seeds_of
-from msabench.tables.build import entry_of, failure_line, mark_alike
+from msabench.results.aggregate import PROTOCOL, ROW, over_seeds_of
+from msabench.tables.build import doubts, entry_of, failure_line, mark_alike
 from msabench.tables.spec import FLOOR, Entry, Row
 
 if TYPE_CHECKING:
@@ -154,14 +153,5 @@ class Reproductions:
             protocol: The protocol of a run.
         """
         if protocol not in self._warnings:
-            mine = self._frame
-            for name, value in zip(PROTOCOL, protocol, strict=True):
-                mine = mine[mine[name] == value]
-            found = [f"Warning: {problem}." for problem in inconsistencies(mine)]
-            sizes = DATASETS[protocol[PROTOCOL.index("dataset")]].split_sizes
-            clips = sorted(set(mine["n"]))
-            if sizes and clips and clips != [sizes[2]]:
-                have = ", ".join(map(str, clips))
-                found.append(f"Warning: records have {have} test clips; the corpus has {sizes[2]}.")
-            self._warnings[protocol] = found
+            self._warnings[protocol] = doubts(self._frame, dict(zip(PROTOCOL, protocol, strict=True)))
         return self._warnings[protocol]

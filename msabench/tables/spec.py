@@ -92,6 +92,7 @@ class Entry:
         n_seeds: Training seeds it is taken over.
         n_mask_seeds: Times the test masks were drawn per training seed; 0 in cells without random holes.
         n_collapsed: Training seeds whose predictions collapsed, see ``metrics.functional.is_collapsed``.
+        unseen: Whether it rests on modalities alone that no training clip had; of averages, any part of it.
         interval: Lower and upper bound, see ``results.intervals``; None if not asked for.
     """
 
@@ -100,6 +101,7 @@ class Entry:
     n_seeds: int
     n_mask_seeds: int
     n_collapsed: int
+    unseen: bool = False
     interval: tuple[float, float] | None = None
 
 
@@ -164,6 +166,7 @@ class Table:
         columns: Columns in order.
         rows: Rows in order.
         notes: Sentences to print below.
+        warnings: Sentences among ``notes`` that must be said wherever its numbers are shown.
     """
 
     dataset: str
@@ -175,6 +178,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def heading(self) -> str:

@@ -14,7 +14,7 @@
   function noteOf(row, place, metric, column) {
     const value = row.values[metric.key][place];
     if (!value) return `${row.label}, ${column.header}: no records, never run.`;
-    const [seeds, masks, collapsed] = row.counts[place];
+    const [seeds, masks, collapsed, unseen] = row.counts[place];
     const [mean, std, low, high] = value;
     const lines = [`${row.label}, ${column.header}: ${mean === null ? "undefined, since predictions or labels are constant" : format(metric, mean)}`];
     if (value.length < 4) lines.push("no interval");
@@ -24,6 +24,7 @@
     if (masks) lines.push(`${masks} ${masks === 1 ? "draw" : "draws"} of the test masks`);
     if (seeds < row.seeds) lines.push(`fewer seeds than the row's ${row.seeds}`);
     if (collapsed) lines.push(`† collapsed in ${collapsed} of ${seeds} seeds`);
+    if (unseen) lines.push("¶ rests on modalities alone that no training clip had");
     return lines.join("\n");
   }
 
@@ -34,10 +35,11 @@
     if (!value) {
       cell.append("-");
     } else {
-      const [seeds, , collapsed] = row.counts[place];
+      const [seeds, , collapsed, unseen] = row.counts[place];
       cell.append(format(metric, value[0]));
       if (seeds < row.seeds) cell.append(`(${seeds})`);
       if (collapsed) cell.append(collapsed < seeds ? `†${collapsed}` : "†");
+      if (unseen) cell.append("¶");
       if (value[0] !== null && value[0] === best) cell.classList.add("best");
     }
     cell.note = () => noteOf(row, place, metric, column);
