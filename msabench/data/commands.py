@@ -166,7 +166,11 @@ def _copy_lines(store: Path) -> list[str]:
 def _absences(raw: RawCorpus) -> list[str]:
     """Modalities that training never sees, and clips whose modality is 0 in every frame."""
     train = raw.splits["train"]
-    lines = [f"warning: no training clip has a frame of {m}" for m in MODALITIES if not train.lengths[m].any()]
+    lines = [
+        f"warning: no training clip has a frame of {m}"
+        for m in MODALITIES
+        if not (train.observed[m] if m in train.observed else train.lengths[m]).any()
+    ]
     for name in SPLITS:
         for modality in MODALITIES:
             clips = raw.splits[name].all_zero(modality)

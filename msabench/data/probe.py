@@ -26,6 +26,19 @@ ALPHAS = tuple(10.0 ** (step / 2) for step in range(-6, 13))
 
 SPLITS = ("train", "valid", "test")
 
+FOLDS = 5
+"""Parts of the training split in cross-validation."""
+
+HIGH = 0.8
+"""From this r of one modality on, a leak of labels is suspected: no frozen features of a real corpus are known to give
+a linear probe as much, and what the best trained networks reach on CMU-MOSI lies about there."""
+
+GAP = 0.15
+"""From this difference between r within the training split and r on test on, a leak is suspected, if the difference is
+also ``GAP_ERRORS`` of its standard errors, by Fisher's z."""
+
+GAP_ERRORS = 3.0
+
 _CHUNK = 256
 
 _FloatArray = NDArray[np.float64]
@@ -146,6 +159,68 @@ def _condition_probes(corpus: Corpus, keep: _Keep) -> dict[str, dict[str, float]
     return found
 
 
+def cross_validated(corpus: Corpus, modality: str) -> float:
+    """Pearson r of the probe within the training split: each part is predicted by a probe that was fitted to the rest.
+
+    Clips of one conversation are in one part, so that a speaker is not known already. The penalty is chosen on
+    ``valid`` as for the test split. For emotions it is the mean over emotions.
+
+    Args:
+        corpus: Any corpus.
+        modality: The modality to read.
+
+    Returns:
+        The correlation of all held-out predictions; NaN if there are fewer conversations than ``FOLDS``.
+    """
+    from msabench.data.conversations import Conversations
+
+    train, valid = corpus.splits["train"], corpus.splits["valid"]
+    conversations = Conversations.of(train.ids)
+    if len(conversations) < FOLDS:
+        return float("nan")
+    # Fixed, so that a description can be repeated.
+    part_of = np.random.default_rng(0).permutation(np.arange(len(conversations)) % FOLDS)
+    part = part_of[conversations.number.numpy()]
+    x, x_valid = (
+        pool(split.features[modality].numpy(), _existing(split, modality, corpus.padding[modality]))
+        for split in (train, valid)
+    )
+    y, y_valid = (split.labels.numpy().astype(np.float64).reshape(len(split), -1) for split in (train, valid))
+    found = []
+    for column in range(y.shape[1]):
+        held_out = np.empty(len(y))
+        for number in range(FOLDS):
+            rest, here = part != number, part == number
+            probe = ridge_probe(
+                ([x[rest]], y[rest, column]), ([x_valid], y_valid[:, column]), ([x[here]], y[here, column])
+            )
+            held_out[here] = probe.predictions
+        found.append(_pearson(held_out, y[:, column]))
+    return float(np.mean(found))
+
+
+def leak_suspected(within: float, test: float, n_train: int, n_test: int) -> str:
+    """Why a modality is suspected to have seen labels, in words; empty if it is not.
+
+    Args:
+        within: r by cross-validation within the training split.
+        test: r on the test split, fitted to the training split.
+        n_train: Training clips.
+        n_test: Test clips.
+    """
+    if max(within, test) >= HIGH:
+        return f"r = {max(within, test):.2f} is more than frozen features are known to give ({HIGH})"
+    error = np.sqrt(1 / max(n_train - 3, 1) + 1 / max(n_test - 3, 1))
+    gap = within - test
+    if abs(gap) >= GAP and abs(np.arctanh(within) - np.arctanh(test)) >= GAP_ERRORS * error:
+        split, other = ("training", "test") if gap > 0 else ("test", "training")
+        return (
+            f"r = {max(within, test):.2f} within the {split} split stands against {min(within, test):.2f} on the "
+            f"{other} split"
+        )
+    return ""
+
+
 def _label_shares(labels: NDArray[Any]) -> dict[str, float]:
     """Shares of negative, zero and positive labels, or of each emotion."""
     if labels.ndim == 2:
@@ -168,7 +243,9 @@ def describe(corpus: Corpus) -> dict[str, Any]:
     Returns:
         ``dataset``, ``features``, ``revision``, ``caveat`` (str); ``splits``: split -> ``clips`` (int), ``labels``
         (share of each class in [0, 1]) and ``lengths`` (modality -> min, mean, max, steps); ``probe``: condition ->
-        ``r``, ``alpha`` and ``se`` (standard error of r for this number of test clips). For ``synth`` also
+        ``r``, ``alpha`` and ``se`` (standard error of r for this number of test clips); ``within``: modality letter ->
+        r by cross-validation within the training split; ``leaks``: modality letter -> why a leak of labels is
+        suspected, only of those that are. For ``synth`` also
         ``cue_probe`` (the same, pooled over the frames that carry the cue) and ``targets`` (condition -> r).
     """
     splits: dict[str, Any] = {}
@@ -194,6 +271,12 @@ def describe(corpus: Corpus) -> dict[str, Any]:
     n_test = splits["test"]["clips"]
     for probe in facts["probe"].values():
         probe["se"] = float((1.0 - probe["r"] ** 2) / np.sqrt(max(n_test - 1, 1)))
+    facts["within"] = {letter: cross_validated(corpus, modality) for letter, modality in LETTERS.items()}
+    reasons = {
+        letter: leak_suspected(within, facts["probe"][letter]["r"], splits["train"]["clips"], n_test)
+        for letter, within in facts["within"].items()
+    }
+    facts["leaks"] = {letter: reason for letter, reason in reasons.items() if reason}
     if corpus.info.name == "synth":
         n_train, n_valid, n_test = (splits[name]["clips"] for name in SPLITS)
         cues = synthetic.cue_frames((n_train, n_valid, n_test), splits["test"]["lengths"]["text"]["steps"])
@@ -221,16 +304,23 @@ def render(facts: dict[str, Any]) -> str:
         lines.append(f"{name:<8}{split['clips']:>7}{shares}  {lengths}")
     cue_probe, targets = facts.get("cue_probe"), facts.get("targets")
     lines += ["", "Pearson r on test of a ridge probe on features averaged over existing frames"]
+    lines.append(f"(within train: by {FOLDS}-fold cross-validation, conversations kept together)")
     if cue_probe:
         lines.append("(cue frames: averaged over the frames that carry the cue, which no method is told)")
-    header = f"{'modalities':<12}{'r':>7}{'s.e.':>7}{'alpha':>10}"
+    header = f"{'modalities':<12}{'r':>7}{'s.e.':>7}{'alpha':>10}{'within train':>14}"
     lines.append(header + (f"{'target':>9}{'cue frames':>12}" if cue_probe else ""))
     for subset, probe in facts["probe"].items():
         line = f"{subset:<12}{probe['r']:>7.3f}{probe['se']:>7.3f}{probe['alpha']:>10.3g}"
+        line += f"{facts['within'][subset]:>14.3f}" if subset in facts["within"] else f"{'-':>14}"
         if cue_probe and targets:
             target = f"{targets[subset]:.2f}" if subset in targets else "-"
             line += f"{target:>9}{cue_probe[subset]['r']:>12.3f}"
         lines.append(line)
+    lines += [
+        f"warning: labels may have leaked into {LETTERS[letter]}: {reason}; features must not come from a network that "
+        "was trained on labels of these clips"
+        for letter, reason in facts["leaks"].items()
+    ]
     return "\n".join(lines)
 
 

@@ -36,6 +36,7 @@ def rank_diagram(ranked: Ranked) -> Picture:
         f"{EXPERIMENTAL} {FIDELITIES['experimental']}." if "experimental" in ranked.fidelity else "",
         *(f"Not ranked: {sentence}." for sentence in ranked.left_out),
         *dict.fromkeys(table.caveat for table in tables),
+        *dict.fromkeys(line for table in tables for line in table.warnings),
     ]
     figure, above = sheet(PAGE, 1.2 + 0.17 * len(names), said)
     axes = above.subplots()
