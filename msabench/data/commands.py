@@ -14,7 +14,6 @@ from msabench.data.manifest import MANIFEST, damage, store_of
 from msabench.data.raw import RawCorpus
 from msabench.data.readers import MODALITIES, READERS, SPLITS
 
-
 NAMED_CLIPS = 5
 """Clips that are named where a modality is 0 in every frame; more are counted."""
 
@@ -167,9 +166,10 @@ def _absences(raw: RawCorpus) -> list[str]:
     """Modalities that training never sees, and clips whose modality is 0 in every frame."""
     train = raw.splits["train"]
     lines = [
-        f"warning: no training clip has a frame of {m}"
+        f"warning: no training clip has a frame of {m} that is not 0"
         for m in MODALITIES
         if not (train.observed[m] if m in train.observed else train.lengths[m]).any()
+        or len(train.all_zero(m)) == len(train.ids)
     ]
     for name in SPLITS:
         for modality in MODALITIES:

@@ -87,14 +87,14 @@ class Corpus:
 
     @property
     def unseen(self) -> tuple[str, ...]:
-        """Modalities that no training clip has a frame of: what a method says from them alone it never learnt."""
-        return tuple(m for m in self.splits["train"].features if not has_frames(self.splits["train"], m).any())
+        """Modalities of which no training clip has a frame that is not 0: a method cannot have learnt from them."""
+        return tuple(m for m in self.splits["train"].features if not _shows(self.splits["train"], m))
 
     def doubts(self) -> list[str]:
         """What a user should know before training on it, one sentence each."""
         doubts = [
-            f"no training clip of {self.info.name} has a frame of {modality}, so that no method learns anything from "
-            "it; scores that rest on it alone are marked in tables"
+            f"no training clip of {self.info.name} has a frame of {modality} that is not 0, so that no method learns "
+            "anything from it; scores that rest on it alone are marked in tables"
             for modality in self.unseen
         ]
         listed = self.info.split_sizes
@@ -115,6 +115,15 @@ def has_frames(split: SplitData, modality: str) -> Tensor:
     """Which clips have at least one observed frame of a modality: bool ``(N,)``."""
     there = split.lengths[modality] > 0
     return there & split.observed[modality].any(1) if modality in split.observed else there
+
+
+def _shows(split: SplitData, modality: str, chunk: int = 512) -> bool:
+    """Whether any clip shows anything of a modality; text does by its token ids where there are any."""
+    if not has_frames(split, modality).any():
+        return False
+    if modality == "text" and split.tokens is not None:
+        return True
+    return any(bool(part.any()) for part in split.features[modality].split(chunk))
 
 
 def all_zero_as_absent(corpus: Corpus) -> Corpus:

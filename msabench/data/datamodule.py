@@ -214,7 +214,9 @@ class MSADataModule(pl.LightningDataModule):
             MSABenchError: It cannot be opened, or is not the one that a loaded checkpoint was trained on.
         """
         if self._corpus is None:
-            self._corpus = self._checked(open_corpus(self.dataset, **self._open))
+            corpus = self._checked(open_corpus(self.dataset, **self._open))
+            corpus.info = named(corpus.info, self.name)
+            self._corpus = corpus
         return self._corpus
 
     @property

@@ -91,8 +91,8 @@ def find_source(info: DatasetInfo, file: FeatureFile, root: Path | None = None, 
     """
     if path is None and not file.filename:
         raise MSABenchError(
-            f"{info.name} needs path, the feature file to read (.npz or .pkl): --path, or --data.path in fit, validate, "
-            "test and predict"
+            f"{info.name} needs path, the feature file to read (.npz or .pkl): --path, or --data.path in fit, "
+            "validate, test and predict"
         )
     source = data_folder(root) / file.filename if path is None else Path(path).expanduser()
     if source.is_file():

@@ -357,10 +357,13 @@ def named(info: DatasetInfo, name: str | None) -> DatasetInfo:
     if name is None:
         return info
     if info.name != CUSTOM:
-        raise MSABenchError(f"name {name!r} is not allowed for {info.name}, which has one; only custom files take a name")
+        raise MSABenchError(
+            f"name {name!r} is not allowed for {info.name}, which has one; only custom files take a name"
+        )
     if not _NAME.fullmatch(name):
         raise MSABenchError(
-            f"name {name!r} is not allowed; give up to 40 letters, digits, dots and underscores, a letter or digit first"
+            f"name {name!r} is not allowed; give up to 40 letters, digits, dots and underscores, no dot or underscore "
+            "first"
         )
     return replace(info, name=f"{CUSTOM}-{name}", title=f"{name} (own file)")
 

@@ -170,13 +170,14 @@ def cross_validated(corpus: Corpus, modality: str) -> float:
         modality: The modality to read.
 
     Returns:
-        The correlation of all held-out predictions; NaN if there are fewer conversations than ``FOLDS``.
+        The correlation of all held-out predictions; NaN if there are fewer conversations than ``FOLDS``, or if no
+        training clip shows anything of the modality.
     """
     from msabench.data.conversations import Conversations
 
     train, valid = corpus.splits["train"], corpus.splits["valid"]
     conversations = Conversations.of(train.ids)
-    if len(conversations) < FOLDS:
+    if len(conversations) < FOLDS or modality in corpus.unseen:
         return float("nan")
     # Fixed, so that a description can be repeated.
     part_of = np.random.default_rng(0).permutation(np.arange(len(conversations)) % FOLDS)
@@ -208,6 +209,8 @@ def leak_suspected(within: float, test: float, n_train: int, n_test: int) -> str
         n_train: Training clips.
         n_test: Test clips.
     """
+    if np.isnan(within) or np.isnan(test):
+        return ""
     if max(within, test) >= HIGH:
         return f"r = {max(within, test):.2f} is more than frozen features are known to give ({HIGH})"
     error = np.sqrt(1 / max(n_train - 3, 1) + 1 / max(n_test - 3, 1))

@@ -629,6 +629,7 @@ def read_npz(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: b
         lengths, observed = {}, {}
         for modality, values in features.items():
             if modality in absent:
+                split.note(modality, "the corpus has none (absent)")
                 lengths[modality] = np.zeros(n_clips, dtype=np.int64)
                 continue
             lengths[modality] = _npz_lengths(split, modality, values, sides[modality], ids)

@@ -410,7 +410,9 @@ def _check_first(path: Path, line: dict[str, Any], folder: Path) -> JobRecord:
     job = JobRecord.from_json(line)
     for name in job.unseen or ():
         if name not in LETTERS.values():
-            raise MSABenchError(f"{where} has the unknown modality {name!r} in unseen; allowed: {', '.join(LETTERS.values())}")
+            raise MSABenchError(
+                f"{where} has the unknown modality {name!r} in unseen; allowed: {', '.join(LETTERS.values())}"
+            )
     if any(type(size) is not int for size in job.split_sizes or ()):
         raise MSABenchError(f"{where} has split_sizes = {job.split_sizes!r}; expected whole numbers")
     if job.status not in ("ok", "failed"):

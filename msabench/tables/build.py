@@ -206,7 +206,9 @@ def _size_problems(frame: pd.DataFrame, info: DatasetInfo) -> list[str]:
     if whole:
         return [f"records have {', '.join(whole)} clips in train/valid/test; {info.title} has {listed}"]
     clips = sorted({int(n) for n in frame["n"] if n != info.split_sizes[2]})
-    return [f"records have {', '.join(map(str, clips))} test clips; {info.title} has {info.split_sizes[2]}"] * bool(clips)
+    return [f"records have {', '.join(map(str, clips))} test clips; {info.title} has {info.split_sizes[2]}"] * bool(
+        clips
+    )
 
 
 def check_methods(methods: Sequence[str], frame: pd.DataFrame, published: Sequence[str] = ()) -> None:
