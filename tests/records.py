@@ -43,10 +43,10 @@ def cells(job_key, value=lambda cell, mask_seed: 0.5, *, names=PAPER, mask_seeds
     return records
 
 
-def add(store, value=lambda cell, mask_seed: 0.5, *, cell_options=None, **changes):
-    """Add a finished job; ``changes`` go to its key."""
+def add(store, value=lambda cell, mask_seed: 0.5, *, cell_options=None, job=None, **changes):
+    """Add a finished job; ``changes`` go to its key, ``job`` to its record."""
     job_key = key(**changes)
-    return store.add(JobRecord(job_key), cells(job_key, value, **(cell_options or {})))
+    return store.add(JobRecord(job_key, **(job or {})), cells(job_key, value, **(cell_options or {})))
 
 
 def fail(store, error="RuntimeError: out of memory", **changes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from msabench import registry
 from msabench.cli import resolve
@@ -14,7 +15,7 @@ from msabench.runner.suite import read_suite
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
-SHIPPED_FOR = ("mosi", "mosei", "sims", "iemocap", "mosei_video", "synth")
+SHIPPED_FOR = ("mosi", "mosei", "sims", "iemocap", "mosei_video", "synth", "custom")
 
 
 _MMSA_BERT = {"finetune": True, "text_encoder": "bert-base-uncased"}
@@ -108,6 +109,18 @@ def test_every_method_has_a_config_for_every_corpus_it_applies_to(method: str) -
     names = {path.stem for path in CONFIGS}
     expected = {f"{method}_{name}" for name in SHIPPED_FOR if DATASETS[name].task in tasks}
     assert expected <= names
+
+
+@pytest.mark.parametrize("method", sorted(set(registry.methods()) - {"constant"}))
+def test_configs_for_own_files_follow_the_rule_that_is_documented(method: str) -> None:
+    config = yaml.safe_load((REPOSITORY / f"configs/{method}_custom.yaml").read_text())
+    init_args = config["model"].get("init_args", {})
+    before = sum(init_args.get(f"{stage}_epochs", 0) for stage in ("teacher", "completion", "warmup"))
+    assert (config["data"]["batch_size"], config["early_stop"]) == (32, 10)
+    assert config["trainer"]["max_epochs"] == 50 + before
+    assert before in (0, 10, 50)
+    assert "text_encoder" not in init_args
+    assert init_args.get("accumulate", 1) == 1
 
 
 def test_no_config_is_left_over() -> None:

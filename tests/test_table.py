@@ -11,8 +11,14 @@ import pytest
 
 from msabench.__main__ import dispatch
 from msabench.errors import MSABenchError
+from msabench.figures.words import caption
+from msabench.leaderboard.groups import build_groups, to_json
 from msabench.metrics.functional import compute
 from msabench.missingness.conditions import GRIDS
+from msabench.results import comparison_text
+from msabench.results.comparison import Compared
+from msabench.results.regimes import regimes
+from msabench.results.selection import select
 from msabench.results.store import ResultStore
 from msabench.tables import build, command
 from msabench.tables.output import FORMATS
@@ -96,6 +102,49 @@ def test_text_fits_the_terminal(store, folder):
         assert [word for word in headers if word not in labels] == [c.header for c in columns_of(["paper"])]
     two = table(["mosi"], store=folder, width=160)
     assert sum(line.startswith("method ") for line in two.splitlines()) == 2
+
+
+def test_every_table_says_when_the_clips_are_not_those_of_the_corpus(store, folder, capsys):
+    for method in ("mult", "umdf"):
+        for regime in ("complete", "mixed"):
+            changes = {"method": method, "regime": regime, "cell_options": {"n": 10}}
+            add(store, lambda cell, mask, m=method: 0.5 + 0.1 * (m == "umdf"), **changes)
+    sentence = "Warning: records have 10 test clips; CMU-MOSI has 686."
+    assert sentence in table(["mosi"], store=folder, width=WIDE)
+    assert sentence in table(["mosi"], store=folder, format="html")
+    assert sentence in regimes(["mosi"], store=folder)
+    table(["mosi"], store=folder, format="csv")
+    assert f"CMU-MOSI: {sentence}" in capsys.readouterr().err
+    (group,) = to_json(build_groups(store.frame(), [], ["mosi"]), {})["groups"]
+    assert sentence in group["notes"]
+    (selection,) = select(folder, ["mosi"], None, None)
+    assert sentence in caption(selection, cells=["inter/l"])
+    assert sentence in comparison_text._notes(Compared(selection, selection.table.rows[0], 1, 10, []))
+    add(store, method="mult", seed=2, job={"split_sizes": [12, 5, 7]}, cell_options={"n": 7}, revision="other")
+    assert "Warning: records have 12/5/7 clips in train/valid/test; CMU-MOSI has 1284/229/686." in table(
+        ["mosi"], store=folder, width=WIDE
+    )
+
+
+def test_numbers_that_rest_on_what_training_never_saw_are_marked_in_every_form(store, folder):
+    for regime in ("complete", "mixed"):
+        add(store, job={"unseen": ["audio", "vision"]}, cell_options={"blind": 0.25}, regime=regime)
+    text = table(["mosi"], store=folder, grid=["inter"], width=WIDE)
+    assert rows_of(text)["mult"][-8:] == ["50.00", "50.00¶", "50.00¶", "50.00", "50.00", "50.00¶", "50.00", "50.00¶"]
+    assert "Warning: no training clip had audio or vision." in text
+    assert "answered blind: 25 % in inter/l, 25 % in inter/a" in text
+    assert r"50.00\textsuperscript{\P}" in table(["mosi"], store=folder, grid=["inter"], format="latex")
+    assert "¶ = rests on modalities alone that no training clip had" in regimes(["mosi"], store=folder)
+    (group,) = to_json(build_groups(store.frame(), [], ["mosi"]), {})["groups"]
+    assert [count[3] for count in group["rows"][0]["counts"][:7]] == [False, True, True, False, False, True, False]
+
+
+def test_records_of_before_say_nothing_and_are_not_marked(store, folder):
+    path = add(store)
+    assert not {"unseen", "split_sizes", "blind"} & set(path.read_text().replace('"', " ").split())
+    text = table(["mosi"], store=folder, width=WIDE)
+    assert "¶" not in text
+    assert "Warning" not in text
 
 
 def test_missing_numbers_are_dashes_with_their_n(store, folder):
