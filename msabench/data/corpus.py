@@ -123,7 +123,7 @@ def _shows(split: SplitData, modality: str, chunk: int = 512) -> bool:
         return False
     if modality == "text" and split.tokens is not None:
         return True
-    return any(bool(part.any()) for part in split.features[modality].split(chunk))
+    return any(bool(part.any()) for part in torch.split(split.features[modality], chunk))
 
 
 def all_zero_as_absent(corpus: Corpus) -> Corpus:
@@ -152,7 +152,7 @@ def all_zero(values: Tensor, chunk: int = 512) -> Tensor:
         values: float32 ``(N, T, D)``.
         chunk: Clips to look at together, so that a mapped corpus is never whole in memory.
     """
-    return torch.cat([~part.any(dim=2).any(dim=1) for part in values.split(chunk)])
+    return torch.cat([~part.any(dim=2).any(dim=1) for part in torch.split(values, chunk)])
 
 
 def clip_uids(dataset: str, split: str, ids: list[str]) -> Tensor:

@@ -654,7 +654,8 @@ def _npz_lengths(split: _Split, modality: str, values: _Floats, side: str | None
         return lengths
     leading, trailing = _zero_frames(_present(values))
     if side is not None:
-        return steps - (leading if side == "front" else trailing)
+        found: _Ints = steps - (leading if side == "front" else trailing)
+        return found
     first, last = (int(((zeros > 0) & (zeros < steps)).sum()) for zeros in (leading, trailing))
     if (first or last) and f"{modality}_observed" not in split.arrays:
         split.note(

@@ -112,8 +112,7 @@ class JobRecord:
     def from_json(cls, line: dict[str, Any]) -> JobRecord:
         """Read a job line."""
         key = JobKey(**{f.name: line[f.name] for f in fields(JobKey)})
-        rest: dict[str, Any] = {f.name: line.get(f.name) for f in fields(cls) if f.name != "key"}
-        return cls(key=key, **rest)
+        return cls(key=key, **{f.name: line[f.name] for f in fields(cls) if f.name in line and f.name != "key"})
 
 
 @dataclass
@@ -149,7 +148,7 @@ class CellRecord:
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> CellRecord:
         """Read a cell line."""
-        return cls(**{f.name: line.get(f.name) for f in fields(cls)})
+        return cls(**{f.name: line[f.name] for f in fields(cls) if f.name in line})
 
 
 def _has(record: JobRecord | CellRecord, name: str) -> bool:
