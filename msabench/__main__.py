@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 from msabench import __version__
 from msabench.errors import MSABenchError, one_of
+from msabench.interruption import interruptible, signal_of
 
 TRAINING_VERBS = {
     "fit": "train one method: msabench fit --config configs/umdf_mosei.yaml",
@@ -193,15 +194,30 @@ def _help_of(function: Callable[..., Any]) -> dict[str, str]:
 
 
 def main() -> int:
-    """Entry point of the console script; turns errors into one sentence and an exit code."""
-    words = sys.argv[1:]
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    """Entry point of the console script; turns errors and signals into one sentence and an exit code."""
+    words = [word for word in sys.argv[1:] if word != "--debug"]
+    code: int | None = None
+    with interruptible() as received:
+        try:
+            code = _outcome(words, debug="--debug" in sys.argv[1:])
+        except KeyboardInterrupt as error:
+            received.signal = received.signal or signal_of(error)
+        except SystemExit:
+            # Lightning exits so after it has cleaned up an interrupted training, and --help without one.
+            if received.signal is None:
+                raise
+    # A verb that has said so itself returns the code.
+    if received.signal is not None and code != 128 + received.signal:
+        print(f"msabench: {words[0]} was ended by {received.signal.name} before it was done", file=sys.stderr)
+        return 128 + received.signal
+    assert code is not None
+    return code
+
+
+def _outcome(words: list[str], debug: bool) -> int:
+    """Run one command line; errors become a sentence and a code."""
     try:
         return dispatch(words)
-    except KeyboardInterrupt:
-        print("msabench: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader of our output went away (msabench table | head).
         sys.stderr.close()

@@ -26,9 +26,13 @@ PACKAGES = ("torch", "lightning", "torchmetrics", "transformers", "numpy", "pand
 PATH_KEYS = {"data": ("path", "root", "cache"), "trainer": ("default_root_dir",)}
 """Settings that name places on one machine. Left out of hashes and of records."""
 
+CALL_KEYS = ("ckpt_path", "weights_only", "verbose", "return_predictions")
+"""How fit, validate, test and predict are called. Left out of hashes and of records: a training goes on from a
+checkpoint only under the settings that made it (``msabench.cli.KeepBest``), so it is the same training."""
+
 IGNORED_KEYS: dict[str, tuple[str, ...]] = {
     # Seeds are in the job's key, loggers only write.
-    "": ("seed_everything", "config", "wandb"),
+    "": ("seed_everything", "config", "wandb", *CALL_KEYS),
     "data": (
         *PATH_KEYS["data"],
         "seed",
@@ -110,17 +114,33 @@ def collect(device: str = "cpu") -> dict[str, Any]:
 def config_hash(config: dict[str, Any]) -> str:
     """Hash what a resolved config says about the training.
 
-    Two configs that train the same model on the same data get the same hash. ``IGNORED_KEYS`` and
-    ``DISPLAY_CALLBACKS`` are left out; settings that are None are left out, so that a new option with that default
-    changes no hash; the method's class path becomes its name; ``features`` and ``normalise`` become what the corpus
-    makes of None; missingness becomes the regime's label and the protocol, so that rates which a regime ignores do
-    not count; a folder with a text encoder becomes its name and a hash of its files.
+    Two configs that train the same model on the same data get the same hash.
 
     Args:
         config: As from ``msabench.cli.resolve``.
 
     Returns:
-        First 12 hex digits of the sha256 of the rest's canonical JSON.
+        First 12 hex digits of the sha256 of the canonical JSON of ``what_is_trained``.
+
+    Raises:
+        MSABenchError: The config names an unknown dataset, features or method.
+    """
+    return canonical_hash(what_is_trained(config), 12)
+
+
+def what_is_trained(config: dict[str, Any]) -> dict[str, Any]:
+    """What a resolved config says about the training.
+
+    ``IGNORED_KEYS`` and ``DISPLAY_CALLBACKS`` are left out; settings that are None are left out, so that a new option
+    with that default changes no hash; the method's class path becomes its name; ``features`` and ``normalise`` become
+    what the corpus makes of None; missingness becomes the regime's label and the protocol, so that rates which a regime
+    ignores do not count; a folder with a text encoder becomes its name and a hash of its files.
+
+    Args:
+        config: As from ``msabench.cli.resolve``.
+
+    Returns:
+        Plain data.
 
     Raises:
         MSABenchError: The config names an unknown dataset, features or method.
@@ -135,7 +155,7 @@ def config_hash(config: dict[str, Any]) -> str:
     if trainer.get("callbacks"):
         given = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else [trainer["callbacks"]]
         trainer["callbacks"] = [c for c in given if _class_name(c) not in DISPLAY_CALLBACKS] or None
-    sections = {
+    return {
         **_without(config, (*IGNORED_KEYS[""], "data", "trainer", "model")),
         "data": _without(data, IGNORED_KEYS["data"]),
         "trainer": _without(trainer, IGNORED_KEYS["trainer"]),
@@ -144,7 +164,6 @@ def config_hash(config: dict[str, Any]) -> str:
             "init_args": _without(_portable_arguments(model.get("init_args") or {}), IGNORED_KEYS["model.init_args"]),
         },
     }
-    return canonical_hash(sections, 12)
 
 
 def job_key(config: dict[str, Any], revision: str, features: str | None = None) -> JobKey:
@@ -200,13 +219,13 @@ def missing_config(config: dict[str, Any]) -> MissingConfig:
 def portable(config: dict[str, Any]) -> dict[str, Any]:
     """A resolved config without the places of one machine, as records keep it.
 
-    ``PATH_KEYS`` are left out; a folder with a text encoder becomes ``<name>@<hash>``, its name and the first 12 hex
-    digits of the sha256 over its ``ENCODER_FILES``.
+    ``PATH_KEYS`` and ``CALL_KEYS`` are left out; a folder with a text encoder becomes ``<name>@<hash>``, its name and
+    the first 12 hex digits of the sha256 over its ``ENCODER_FILES``.
     """
     cut = {name: _without(config[name], keys, keep_none=True) for name, keys in PATH_KEYS.items() if config.get(name)}
     if (config.get("model") or {}).get("init_args"):
         cut["model"] = {**config["model"], "init_args": _portable_arguments(config["model"]["init_args"])}
-    return {**config, **cut}
+    return _without({**config, **cut}, CALL_KEYS, keep_none=True)
 
 
 def _portable_arguments(init_args: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from msabench.methods.base import MSAMethod, Output
 from msabench.methods.checkpoint import load_checkpoint
 from msabench.methods.info import MethodInfo
 from msabench.methods.schedules import warmup_cosine
+from msabench.run_folder import RunFolder
 from tests.fakes import data_module, quiet_trainer, random_corpus
 
 
@@ -169,7 +170,7 @@ def test_gradients_of_turns_are_clipped(tmp_path: Path) -> None:
 
 def test_only_the_last_stage_is_selected_and_stopped_early(tmp_path: Path) -> None:
     data, method = corpus_and_method(first_epochs=4, lr=0.0)
-    keep = KeepBest(tmp_path, {})
+    keep = KeepBest(RunFolder(path=tmp_path), {})
     # Nothing gets better: counted from the first epoch, patience 2 would end the fit in the first stage.
     fit = trainer(tmp_path, 9, keep, StopEarly(2))
     fit.fit(method, datamodule=data)
@@ -182,12 +183,14 @@ def test_only_the_last_stage_is_selected_and_stopped_early(tmp_path: Path) -> No
 def test_a_fit_goes_on_from_the_end_of_a_stage_with_the_same_result(tmp_path: Path) -> None:
     data, method = corpus_and_method()
     snapshots = Snapshots()
-    trainer(tmp_path / "whole", 4, KeepBest(tmp_path / "whole", {}), snapshots).fit(method, datamodule=data)
+    trainer(tmp_path / "whole", 4, KeepBest(RunFolder(path=tmp_path / "whole"), {}), snapshots).fit(
+        method, datamodule=data
+    )
 
     again, resumed = Snapshots(), corpus_and_method()[1]
     data = data_module(random_corpus(), batch_size=12)
     torch.manual_seed(7)  # the draws of dropout go on from the checkpoint, whatever was drawn here
-    trainer(tmp_path / "rest", 4, KeepBest(tmp_path / "rest", {}), again).fit(
+    trainer(tmp_path / "rest", 4, KeepBest(RunFolder(path=tmp_path / "rest"), {}), again).fit(
         resumed, datamodule=data, ckpt_path=tmp_path / "whole" / "first.ckpt", weights_only=True
     )
     assert again.stages == ["task", "task"]
@@ -197,7 +200,7 @@ def test_a_fit_goes_on_from_the_end_of_a_stage_with_the_same_result(tmp_path: Pa
 
 def test_a_checkpoint_of_an_early_stage_is_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, method = corpus_and_method()
-    trainer(tmp_path, 3, KeepBest(tmp_path, {})).fit(method, datamodule=data)
+    trainer(tmp_path, 3, KeepBest(RunFolder(path=tmp_path), {})).fit(method, datamodule=data)
     monkeypatch.setattr("msabench.methods.checkpoint.method_class", lambda name: Staged)
     assert load_checkpoint(tmp_path / "best.ckpt")[0].stage == "task"
     with pytest.raises(MSABenchError, match="saved in stage 'first' of staged"):

@@ -6,13 +6,11 @@ import contextlib
 import shlex
 import signal
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
 from msabench.errors import MSABenchError
+from msabench.interruption import interruptible, signal_of
 from msabench.results.store import ResultStore
 from msabench.runner.executor import (
     RECORDED_FAILURE,
@@ -27,8 +25,6 @@ from msabench.runner.local import LocalExecutor, cpu_slots, gpu_slots, visible_g
 from msabench.runner.plan import Plan, make_plan
 from msabench.runner.progress import Progress
 from msabench.runner.suite import expand, read_suite, select
-
-INTERRUPTED = 130
 
 
 def run(
@@ -68,7 +64,8 @@ def run(
         fail_fast: Stop at the first job that fails.
 
     Returns:
-        0 if every job is recorded with all cells and mask seeds of the suite, 1 if not, 130 if interrupted.
+        0 if every job is recorded with all cells and mask seeds of the suite, 1 if not, 130 if Ctrl-C interrupted it,
+        143 if SIGTERM did.
 
     Raises:
         MSABenchError: The suite or a filter is not allowed, or there is no such GPU.
@@ -84,11 +81,11 @@ def run(
         print(warning)
     failures: list[tuple[Task, str, str]] = []
     try:
-        with _termination_interrupts():
+        with interruptible():
             code = _execute(plan, engine, store, runs, keep_checkpoints, fail_fast, failures)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print("\ninterrupted; what is recorded stays, and the same command goes on with the rest", file=sys.stderr)
-        return INTERRUPTED
+        return 128 + signal_of(interruption)
     for task, word, error in failures:
         log = f"\n        log: {task.log}" if task.log.is_file() else ""
         print(f"{word}: {task.job.title}: {error}{log}", file=sys.stderr)
@@ -228,20 +225,3 @@ def _slurm(parameters: Path | None, runs: Path) -> Executor:
     from msabench.runner.slurm import SlurmExecutor
 
     return SlurmExecutor.from_file(parameters, runs / "slurm")
-
-
-@contextlib.contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that workers are ended in either case."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

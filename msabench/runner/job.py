@@ -9,9 +9,8 @@ import warnings
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger
 
-from msabench.cli import Built, KeepBest, build
+from msabench.cli import build
 from msabench.errors import MSABenchError
 from msabench.evaluation import predictions
 from msabench.evaluation.evaluate import evaluate_grid
@@ -53,19 +52,17 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
     job = task.job
     if job.problem:
         raise MSABenchError(job.problem)
-    built = build(list(job.config_files), [*job.overrides, *_placement(task, accelerator)])
+    built = build(list(job.config_files), [*job.overrides, *_placement(task, accelerator)], task.folder)
     trainer, datamodule = built.trainer, built.datamodule
     found = job_key(built.config, datamodule.corpus.revision, datamodule.corpus.features)
     if found != job.key:
         changed = [name for name, value in vars(found).items() if value != getattr(job.key, name)]
         raise MSABenchError(f"{', '.join(changed)} of {job.title} changed since it was planned; run the suite again")
-    _use_folder(built, task)
+    trainer.callbacks.insert(0, SayEpoch(task))  # type: ignore[attr-defined]
 
     with warnings.catch_warnings():
         # Log and job.json are in the run folder already.
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-        # The folder differs from that of the job which trained the stage.
-        warnings.filterwarnings("ignore", message="The dirpath has changed.*")
         stage = SharedStage.of(built, task)
         trainer.fit(built.model, datamodule=datamodule, ckpt_path=stage.trained() if stage else None, weights_only=True)
         if stage:
@@ -105,13 +102,3 @@ def _placement(task: Task, accelerator: str) -> list[str]:
         "enable_progress_bar": "false",
     }
     return [f"--trainer.{name}={value}" for name, value in settings.items()]
-
-
-def _use_folder(built: Built, task: Task) -> None:
-    """Point checkpoint and log to the run folder and report epochs."""
-    keeper = built.trainer.checkpoint_callback
-    assert isinstance(keeper, KeepBest)
-    keeper.dirpath = str(task.folder)
-    others = [logger for logger in built.trainer.loggers if not isinstance(logger, CSVLogger)]
-    built.trainer.loggers = [CSVLogger(task.folder, name="", version=""), *others]
-    built.trainer.callbacks.insert(0, SayEpoch(task))  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from msabench.errors import MSABenchError
+from msabench.interruption import die_at_once
 from msabench.runner.executor import RECORDED_FAILURE, Task, record_failure
 
 _PR_SET_PDEATHSIG = 1
@@ -89,4 +90,5 @@ def end(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    die_at_once()
     end(main(sys.argv[1:]))
