@@ -528,10 +528,12 @@ class MSACLI(LightningCLI):
         Raises:
             MSABenchError: The training ended before it began, e.g. because the training split has no clips.
         """
+        if not self.trainer.is_global_zero:
+            return
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             print("trial run of training and validation went through; nothing is kept")
             return
-        if self.trainer.is_global_zero and not (self.folder.path / FINISHED).is_file():
+        if not (self.folder.path / FINISHED).is_file():
             raise MSABenchError(f"no epoch was trained, so there is no checkpoint in {self.folder.path}")
         best = self.trainer.checkpoint_callback
         if isinstance(best, KeepBest) and best.best_model_path:

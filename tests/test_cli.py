@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +17,15 @@ import lightning.pytorch as pl
 import pytest
 import yaml
 
-from msabench.__main__ import TRAINING_VERBS, VERBS, arguments_of, dispatch, overview
+from msabench.__main__ import TRAINING_VERBS, VERBS, Verb, arguments_of, dispatch, main, overview
 from msabench.cli import build, resolve
+from msabench.cluster import with_environment
 from msabench.errors import MSABenchError
 from msabench.evaluation.command import evaluate
 from msabench.methods.lf_dnn import LFDNN
+from msabench.provenance import config_hash
 from msabench.results.store import ResultStore
+from msabench.run_folder import RunFolder, reserve
 from tests.corpora import write_mult
 
 REPOSITORY = Path(__file__).parents[1]
@@ -352,6 +359,245 @@ def test_a_training_without_validation_selects_nothing(elsewhere: Path) -> None:
     finished = json.loads(next(elsewhere.glob("runs/**/constant/**/finished.json")).read_text())
     assert finished["best_epoch"] is None
     assert finished["val_task"] > 0
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("max_epochs=0", "trainer.max_epochs 0 trains nothing; give at least 1, or -1 for no limit"),
+        ("max_epochs=-3", "trainer.max_epochs -3 trains nothing; give at least 1, or -1 for no limit"),
+        ("max_steps=0", "trainer.max_steps 0 trains nothing; give at least 1, or -1 for no limit"),
+        ("limit_train_batches=0", "trainer.limit_train_batches 0 leaves no batch to train on; leave it out"),
+        (
+            "limit_val_batches=0.0",
+            "trainer.limit_val_batches 0 leaves no validation to select an epoch by; leave it out",
+        ),
+        (
+            "enable_checkpointing=false",
+            "trainer.enable_checkpointing false keeps no checkpoint, and best.ckpt is what a training is for; leave it",
+        ),
+        (
+            "barebones=true",
+            "trainer.barebones true keeps no checkpoint, and best.ckpt is what a training is for; leave it out",
+        ),
+        (
+            "val_check_interval=0",
+            "trainer.val_check_interval 0 is not allowed; give a share of an epoch up to 1.0, or batches",
+        ),
+        ("check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch 0 is not allowed; give at least 1"),
+        (
+            "check_val_every_n_epoch=99",
+            "99 leaves trainer.max_epochs 20 without a validation to select",
+        ),
+    ],
+)
+def test_a_training_without_an_end_is_refused_at_once_and_in_plans(word: str, sentence: str, elsewhere: Path) -> None:
+    config, setting = CONFIGS / "lf_dnn_synth.yaml", [f"--trainer.{word}", "--trainer.enable_progress_bar=false"]
+    with pytest.raises(MSABenchError) as caught:
+        resolve([config], [*setting])
+    assert sentence in str(caught.value)
+    if word in ("max_epochs=0", "limit_val_batches=0.0", "enable_checkpointing=false"):
+        assert refused("fit", "--config", str(config), *TINY, *setting) == str(caught.value)
+        with pytest.raises(MSABenchError) as caught:
+            build([config], [*TINY, *setting])
+        assert sentence in str(caught.value)
+    assert not (elsewhere / "runs").exists()
+
+
+def test_a_trial_run_keeps_nothing_and_says_so(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trial = ["--trainer.fast_dev_run=true", "--trainer.limit_val_batches=0"]
+    assert fit("lf_dnn_synth.yaml", *TINY, *trial) == 0
+    assert capsys.readouterr().out == "trial run of training and validation went through; nothing is kept\n"
+    assert not (elsewhere / "runs").exists()
+    with pytest.raises(
+        MSABenchError, match="fast_dev_run keeps no checkpoint to evaluate; it is for msabench fit alone"
+    ):
+        resolve([CONFIGS / "lf_dnn_synth.yaml"], trial)
+
+
+def test_the_last_stage_is_validated() -> None:
+    # Stages of one, one and one epoch before the last, which takes the fourth and fifth.
+    words = ["--trainer.max_epochs=5", "--trainer.check_val_every_n_epoch=3"]
+    sentence = refused("fit", "--config", str(CONFIGS / "corrkd_synth.yaml"), *TINY, "--early_stop=null", *words)
+    assert "trainer.check_val_every_n_epoch 3 leaves the last stage of corrkd, epochs " in sentence
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_no_two_runs_reserve_the_same_folder(kind: str, elsewhere: Path) -> None:
+    below = elsewhere / "runs" / "seed_1"
+    (below / "version_2").mkdir(parents=True)
+    (below / "version_4").write_text("in the way")
+    if kind == "threads":
+        with ThreadPoolExecutor(8) as pool:
+            found = [path.name for path in pool.map(reserve, [below] * 40)]
+    else:
+        code = (
+            "import sys, pathlib\nfrom msabench.run_folder import reserve\n"
+            "print('ready', flush=True); sys.stdin.readline()\n"
+            "print(*(reserve(pathlib.Path(sys.argv[1])).name for _ in range(20)))"
+        )
+        workers = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(below)],
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 2
+        for worker in workers:
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        found = [name for worker in workers for name in worker.communicate(timeout=60)[0].split()]
+    assert len(found) == len(set(found)) == 40
+    assert set(found) == {f"version_{number}" for number in (3, *range(5, 44))}
+
+
+def test_two_fits_at_once_keep_apart_whatever_their_logger(elsewhere: Path) -> None:
+    words = [*TINY, "--trainer.max_epochs=1", "--early_stop=null"]
+    # Both are there before one of them has written anything.
+    logged, silent = (
+        build([CONFIGS / "lf_dnn_synth.yaml"], [*words, f"--model.init_args.lr={lr}", f"--trainer.logger={logger}"])
+        for lr, logger in ((0.001, "true"), (0.002, "false"))
+    )
+    for built, lr, log in ((silent, 0.002, False), (logged, 0.001, True)):
+        built.trainer.fit(built.model, datamodule=built.datamodule)
+        folder = built.folder.path
+        names = {path.name for path in folder.iterdir()}
+        assert names == {"best.ckpt", "config.yaml", "finished.json", *(["metrics.csv"] if log else [])}
+        assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]["lr"] == lr
+        assert "inter/l" in evaluate(folder / "best.ckpt", ["inter/l"], [0], device="cpu")
+    assert [built.folder.path.name for built in (silent, logged)] == ["version_0", "version_1"]
+    assert [path.name for path in (elsewhere / "runs/fit").iterdir()] == ["synth"]
+
+
+def test_other_devices_follow_the_first(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Strategy:
+        def broadcast(self, path: Path) -> Path:
+            assert not path.exists(), "a device after the first reserved a folder"
+            return elsewhere / "version_7"
+
+    class Trainer:
+        strategy = Strategy()
+
+    monkeypatch.setattr("msabench.run_folder.rank_zero_only.rank", 1)
+    folder = RunFolder(elsewhere / "seed_1")
+    assert folder.share(Trainer()) == folder.path == elsewhere / "version_7"
+
+
+ALLOCATION = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_PROCID": "2", "SLURM_LOCALID": "0"}
+
+
+def test_a_training_in_an_allocation_is_one_process(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in ALLOCATION.items():
+        monkeypatch.setenv(name, value)
+    words = [*TINY, "--trainer.max_epochs=1", "--early_stop=null", "--trainer.devices=1"]
+    assert fit("constant_synth.yaml", *words) == 0
+    assert "best.ckpt" in capsys.readouterr().out
+    # What the runner's worker trains with.
+    trainer = build([CONFIGS / "constant_synth.yaml"], words).trainer
+    assert (trainer.world_size, trainer.is_global_zero) == (1, True)
+
+
+def test_srun_starts_the_processes_that_a_training_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ALLOCATION.items():
+        monkeypatch.setenv(name, value)
+
+    def own(devices: object, nodes: int = 1, plugins: object = None) -> bool:
+        trainer = {"devices": devices, "num_nodes": nodes, "accelerator": "cpu", "plugins": plugins}
+        return with_environment(trainer) != plugins
+
+    assert all(own(devices) for devices in (1, "1", [0], "auto", 4))
+    assert not own(2, nodes=2)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    assert all(own(devices) for devices in (1, "auto", 2))
+    assert not any(own(devices) for devices in (4, "4", "0,1,2,3", [0, 1, 2, 3]))
+    monkeypatch.delenv("SLURM_NTASKS")
+    assert not own(4)
+
+
+def test_going_on_is_the_same_training(trained: Path, elsewhere: Path) -> None:
+    words = ["--config", str(CONFIGS / "lf_dnn_synth.yaml"), *TINY, "--trainer.max_epochs=2", "--early_stop=null"]
+    resume = ["--ckpt_path", str(trained / "best.ckpt"), "--weights_only=true"]
+    assert dispatch(["fit", *words, *resume]) == 0
+    (finished,) = elsewhere.glob("runs/**/finished.json")
+    assert json.loads(finished.read_text())["config_hash"] == config_hash(resolve([], words))
+    assert yaml.safe_load((finished.parent / "config.yaml").read_text())["ckpt_path"] == resume[1]
+    for word, sentence in (
+        ("--data.batch_size=7", "data.batch_size 64, the config says 7"),
+        ("--trainer.precision=bf16-mixed", "trainer.precision None, the config says 'bf16-mixed'"),
+        ("--data.missing.regime=inter", "data.missing.regime 'mixed', the config says 'inter(all)'"),
+        ("--seed_everything=7", "seed_everything 1111, the config says 7"),
+    ):
+        assert refused("fit", *words, *resume, word) == (
+            f"the checkpoint was trained with {sentence}; a training goes on under its own settings"
+        )
+
+
+def ended(words: list[str], number: signal.Signals, begun: str, environment: dict[str, str]) -> tuple[int, str]:
+    """Send a signal to a command once a file is there; its code and what it says on stderr."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "msabench", *words],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A process that a shell starts in the background ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        while process.poll() is None and not list(Path().glob(begun)):
+            time.sleep(0.05)
+        process.send_signal(number)
+        return process.wait(), process.stderr.read()
+    finally:
+        process.kill()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("number", "code", "environment"), [(signal.SIGTERM, 143, ALLOCATION), (signal.SIGINT, 130, {})]
+)
+def test_a_signal_ends_a_training_with_its_code(
+    number: signal.Signals, code: int, environment: dict[str, str], elsewhere: Path
+) -> None:
+    words = ["fit", "--config", str(CONFIGS / "lf_dnn_synth.yaml"), *TINY, "--trainer.max_epochs=100000"]
+    found, said = ended([*words, "--early_stop=null"], number, "runs/**/best.ckpt", environment)
+    assert (found, said.splitlines()[-1]) == (code, f"msabench: fit was ended by {number.name} before it was done")
+    assert not list(elsewhere.glob("runs/**/finished.json"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_a_signal_ends_every_verb_with_its_code(
+    number: signal.Signals,
+    code: int,
+    swallowed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work() -> str:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            # As a library might; Lightning exits with 1.
+            if not swallowed:
+                raise
+        return "done"
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Verb, "load", lambda self: work)
+    monkeypatch.setattr(sys, "argv", ["msabench", "methods"])
+    try:
+        assert main() == code
+        assert signal.getsignal(signal.SIGTERM) == before[1]
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+    assert capsys.readouterr().err == f"msabench: methods was ended by {number.name} before it was done\n"
 
 
 def test_umdf_on_mosei_runs_alone_once_the_file_is_there(
