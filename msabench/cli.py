@@ -171,15 +171,25 @@ class KeepBest(ModelCheckpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse to go on from a training that is over, or that was another one.
+        """Refuse to go on from the middle of an epoch, or from a training that is over or was another one.
 
         Raises:
-            MSABenchError: There is nothing left to train, or a setting differs that counts in what is trained.
+            MSABenchError: The epoch's other batches would not be those that were left, there is nothing left to train,
+                or a setting differs that counts in what is trained.
         """
         if trainer.state.fn != TrainerFn.FITTING:
             return
         assert isinstance(pl_module, MSAMethod)
-        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        loops = checkpoint["loops"]["fit_loop"]
+        epochs = loops["epoch_progress"]["current"]["processed"]
+        if loops["epoch_progress"]["current"]["started"] > epochs:
+            # Saved by a validation, before the epoch counts.
+            if not loops["epoch_loop.batch_progress"]["is_last_batch"]:
+                raise MSABenchError(
+                    f"the checkpoint was saved in the middle of epoch {epochs}, and a training goes on from the end of "
+                    "one; give a checkpoint of an epoch's end"
+                )
+            epochs += 1
         for name, done, limit in (
             ("epochs", epochs, trainer.max_epochs),
             ("steps", checkpoint["global_step"], trainer.max_steps),

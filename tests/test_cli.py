@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
+import pandas as pd
 import pytest
 import yaml
 
@@ -23,7 +24,6 @@ from msabench.cluster import with_environment
 from msabench.errors import MSABenchError
 from msabench.evaluation.command import evaluate
 from msabench.methods.lf_dnn import LFDNN
-from msabench.provenance import config_hash
 from msabench.results.store import ResultStore
 from msabench.run_folder import RunFolder, reserve
 from tests.corpora import write_mult
@@ -526,7 +526,14 @@ def test_going_on_is_the_same_training(trained: Path, elsewhere: Path) -> None:
     resume = ["--ckpt_path", str(trained / "best.ckpt"), "--weights_only=true"]
     assert dispatch(["fit", *words, *resume]) == 0
     (finished,) = elsewhere.glob("runs/**/finished.json")
-    assert json.loads(finished.read_text())["config_hash"] == config_hash(resolve([], words))
+    assert fit("lf_dnn_synth.yaml", *words[2:], "--trainer.default_root_dir=whole") == 0
+    whole, resumed = (json.loads(path.read_text()) for path in (*elsewhere.glob("whole/**/finished.json"), finished))
+    same = ("epochs", "best_epoch", "val_task", "n_params", "config_hash")
+    assert {name: resumed[name] for name in same} == {name: whole[name] for name in same}
+    logs = [pd.read_csv(path.parent / "metrics.csv") for path in (*elsewhere.glob("whole/**/finished.json"), finished)]
+    last = [log[log["epoch"] == 1]["train/loss"].dropna().tolist() for log in logs]
+    # Dropout draws what it would have drawn.
+    assert last[0] == last[1] != []
     assert yaml.safe_load((finished.parent / "config.yaml").read_text())["ckpt_path"] == resume[1]
     for word, sentence in (
         ("--data.batch_size=7", "data.batch_size 64, the config says 7"),

@@ -6,12 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from msabench import provenance
 from msabench.errors import MSABenchError
+from msabench.results.store import ResultStore
 
+ROOT = Path(__file__).parents[1]
+COMMITTED = (ROOT / "leaderboard/results", ROOT / "benchmarks/costs")
 CONFIG = {
     "seed_everything": 1111,
     "early_stop": None,
@@ -49,6 +53,10 @@ def changed(path, value):
     [
         ("seed_everything", 7),
         ("wandb", True),
+        ("ckpt_path", "runs/fit/best.ckpt"),
+        ("weights_only", True),
+        ("verbose", False),
+        ("return_predictions", False),
         ("data/seed", 7),
         ("data/root", "/elsewhere"),
         ("data/cache", "/elsewhere"),
@@ -121,6 +129,14 @@ def test_job_key_takes_its_fields_from_the_config():
     assert provenance.job_key(CONFIG, "abc", "mult-aligned").features == "mult-aligned"
 
 
+def test_committed_records_keep_their_hashes_and_their_form():
+    jobs = [job for folder in COMMITTED for job in ResultStore(folder).jobs()]
+    assert len(jobs) > 500
+    for job in jobs:
+        assert provenance.config_hash(job.config) == job.key.config_hash, job.key
+        assert provenance.portable(job.config) == job.config, job.key
+
+
 def test_an_unknown_method_class_is_named():
     with pytest.raises(MSABenchError, match=r"somewhere\.Net"):
         provenance.config_hash(changed("model/class_path", "somewhere.Net"))
@@ -128,6 +144,7 @@ def test_an_unknown_method_class_is_named():
 
 def test_records_keep_no_place_of_this_machine():
     config = changed("data/root", "/home/somebody")
+    config["ckpt_path"] = "/home/somebody/runs/best.ckpt"
     kept = json.dumps(provenance.portable(config))
     assert "/home/somebody" not in kept
     assert "default_root_dir" not in kept

@@ -130,6 +130,34 @@ def test_a_training_that_is_over_does_not_go_on(tmp_path: Path) -> None:
         fit(tmp_path / "rest", [1.6, 1.4, 1.7], resume=tmp_path / "best.ckpt", max_steps=3)
 
 
+def test_a_training_goes_on_from_the_end_of_an_epoch(tmp_path: Path) -> None:
+    # Validated and saved by the last batch, before the epoch counts.
+    fit(tmp_path / "whole", [1.6, 1.4, 1.5, 1.3], check_val_every_n_epoch=2)
+    fit(tmp_path / "first", [1.6, 1.4], check_val_every_n_epoch=2)
+    best = tmp_path / "first" / "best.ckpt"
+    assert fit(tmp_path / "rest", [1.6, 1.4, 1.5, 1.3], resume=best, check_val_every_n_epoch=2) == 4
+    assert kept(tmp_path / "rest") == kept(tmp_path / "whole") == (3, 1.3, 3)
+    ours, theirs = (
+        torch.load(tmp_path / name / "best.ckpt", weights_only=True)["state_dict"] for name in ("rest", "whole")
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    with pytest.raises(MSABenchError, match="has 2 epochs behind it"):
+        fit(tmp_path / "over", [1.6, 1.4], resume=best, check_val_every_n_epoch=2)
+
+    # The first of two batches is better than both.
+    class Once(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            pl_module.script[0] = 9.0
+
+    fit(tmp_path / "half", [1.6, 9.0], Once(), val_check_interval=0.5)
+    with pytest.raises(MSABenchError) as caught:
+        fit(tmp_path / "rest", [1.6, 1.4], resume=tmp_path / "half" / "best.ckpt", val_check_interval=0.5)
+    assert str(caught.value) == (
+        "the checkpoint was saved in the middle of epoch 0, and a training goes on from the end of one; give a "
+        "checkpoint of an epoch's end"
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

@@ -538,12 +538,11 @@ class MSAMethod(pl.LightningModule, ABC):
             "spec": asdict(self.spec),
             "stage": self.stage,
         }
-        if not self.in_last_stage:
-            # Dropout draws from its device's global generator: a fit that goes on from here is to draw what it would
-            # have drawn.
-            checkpoint[RANDOM_KEY] = {"cpu": torch.get_rng_state()}
-            if self.device.type == "cuda":
-                checkpoint[RANDOM_KEY]["cuda"] = torch.cuda.get_rng_state(self.device)
+        # Dropout draws from its device's global generator: a fit that goes on from here is to draw what it would have
+        # drawn.
+        checkpoint[RANDOM_KEY] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            checkpoint[RANDOM_KEY]["cuda"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another method or variant, or of another version, other arguments or other data.
