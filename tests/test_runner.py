@@ -472,6 +472,38 @@ def test_a_run_survives_kill_and_interruption_and_goes_on(place, capsys, monkeyp
     assert "inter/l" in evaluate(checkpoint, ["inter/l"], [0], device="cpu")
 
 
+@linux
+def test_sigterm_ends_a_run_and_its_workers_with_its_own_code(place, capsys, monkeypatch):
+    monkeypatch.setattr(Task, "command", lambda self, *options: [sys.executable, "-c", SLEEPER, str(self.folder)])
+    begun = []
+
+    def terminate(self, running):
+        begun[:] = [path for task in running if (path := task.folder / "pid").is_file() and path.read_text()]
+        if begun:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "tick", terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_command.run(Path("tiny.yaml"), Path("store"), Path("runs"), ["constant"], slots=1) == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not alive(begun[0].read_text())
+
+
+def test_a_worker_that_is_told_to_end_does_not_count_as_done(tmp_path):
+    # Lightning puts a handler of its own in front, and ends with code 0.
+    code = """
+import signal
+from msabench.interruption import die_at_once
+die_at_once()
+ours = signal.getsignal(signal.SIGTERM)
+signal.signal(signal.SIGTERM, lambda number, frame: ours(number, frame))
+signal.raise_signal(signal.SIGTERM)
+"""
+    (ended,) = LocalExecutor([Slot()]).run(scripts(tmp_path, code), nothing)
+    assert ended.code == -signal.SIGTERM
+
+
 def test_a_job_whose_data_changed_since_it_was_planned_is_refused(place):
     planned = expand(read_suite(Path("tiny.yaml")))[1]
     task = Task(replace(planned, key=replace(planned.key, revision="another")), place / "run", place / "store")
