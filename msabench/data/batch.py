@@ -78,6 +78,27 @@ class Batch:
         """The same batch with everything removed that a deployed model would not see."""
         return replace(self, labels=None, index=None, complete=None, views=None)
 
+    def in_type(self, dtype: torch.dtype) -> Batch:
+        """The same batch with features of another type, e.g. that of a method's weights.
+
+        Args:
+            dtype: A floating type. Scores as labels change to it only if it is wider than theirs: what a label says is
+                not rounded.
+        """
+        if all(values.dtype == dtype for values in self.features.values()):
+            return self
+        labels = self.labels
+        if labels is not None and labels.is_floating_point():
+            labels = labels.to(torch.promote_types(labels.dtype, dtype))
+        first, second = self.views or (None, None)
+        return replace(
+            self,
+            features={modality: values.to(dtype) for modality, values in self.features.items()},
+            labels=labels,
+            complete=self.complete and self.complete.in_type(dtype),
+            views=(first.in_type(dtype), second.in_type(dtype)) if first and second else None,
+        )
+
     def to(self, device: object) -> Batch:
         """Copy every tensor to a device (a no-op for tensors that are there already)."""
 

@@ -346,6 +346,10 @@ class MSADataModule(pl.LightningDataModule):
             self._fixed_masks = {key: self.cell_masks(self.cells[batch.position], self.mask_seed, device=device)}
         return self._build(split, self._fixed_masks[key], batch.index, device, tokens)
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Give features the type of the weights: Lightning converts what loaders yield, and ours yield ``Rows``."""
+        return batch.in_type(self._method.dtype) if isinstance(batch, Batch) else batch
+
     def training_batch(
         self,
         index: Tensor,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from msabench.losses.distances import squared_distances
+
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Kernel widths, as multiples of the median squared distance (the family used by Long et al. 2015)."""
 
@@ -30,8 +32,7 @@ def mmd2(a: Tensor, b: Tensor, bandwidths: tuple[float, ...] = BANDWIDTHS, *, sc
         float ``()``, in [0, 2 * len(bandwidths)] up to rounding.
     """
     points = torch.cat([a, b])
-    # Distances by differences: products of large features would cancel, and equal points must have distance 0.
-    squared = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square()
+    squared = squared_distances(points, points)
     s = _median_of_pairs(squared.detach()) if scale is None else scale
     kernel = torch.stack([torch.exp(-squared / (width * s)) for width in bandwidths]).sum(0)
     n = len(a)

@@ -13,6 +13,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from msabench.nn.wide_buffers import WideBuffers
+
 JOINT = "joint"
 """The branch of all modalities together; its labels are the human ones."""
 
@@ -106,7 +108,7 @@ class PseudoLabels(nn.Module):
             branch.labels[index] = torch.where(n > 1, moved, old)
         self.visits[index] = n
         for name, branch in self._all().items():
-            branch.features[index] = features[name]
+            branch.features[index] = features[name].to(branch.features.dtype)
             branch.average(self.visits > 0, self.zero_is_positive)
 
     def _all(self) -> dict[str, _Branch]:
@@ -116,7 +118,7 @@ class PseudoLabels(nn.Module):
         return {name: branch for name, branch in self._all().items() if name != JOINT}
 
 
-class _Branch(nn.Module):
+class _Branch(WideBuffers):
     """What is remembered of one branch: labels and latest features of all clips, and the centres of two classes."""
 
     labels: Tensor

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from msabench.errors import MSABenchError
+from msabench.losses.distances import squared_distances
 
 
 def transport_cost(a: Tensor, b: Tensor, eps: float = 0.05, iterations: int = 50) -> Tensor:
@@ -32,7 +33,7 @@ def transport_cost(a: Tensor, b: Tensor, eps: float = 0.05, iterations: int = 50
     Raises:
         MSABenchError: ``eps`` or ``iterations`` is outside its range.
     """
-    cost = _squared_distances(a, b)
+    cost = squared_distances(a, b)
     return (sinkhorn_plan(cost, _scale(cost, eps), iterations) * cost).sum()
 
 
@@ -56,7 +57,7 @@ def sinkhorn_divergence(a: Tensor, b: Tensor, eps: float = 0.05, iterations: int
     Raises:
         MSABenchError: ``eps`` or ``iterations`` is outside its range.
     """
-    between = _squared_distances(a, b)
+    between = squared_distances(a, b)
     scale = _scale(between, eps)
 
     def entropic(cost: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ def sinkhorn_divergence(a: Tensor, b: Tensor, eps: float = 0.05, iterations: int
         divergence = torch.xlogy(plan, plan).sum() + math.log(plan.numel())
         return (plan * cost).sum() + scale * divergence
 
-    return entropic(between) - (entropic(_squared_distances(a, a)) + entropic(_squared_distances(b, b))) / 2
+    return entropic(between) - (entropic(squared_distances(a, a)) + entropic(squared_distances(b, b))) / 2
 
 
 @torch.no_grad()
@@ -93,11 +94,6 @@ def sinkhorn_plan(cost: Tensor, eps: Tensor | float, iterations: int) -> Tensor:
         u = log_rows - torch.logsumexp(kernel + v, dim=1, keepdim=True)
         v = log_columns - torch.logsumexp(kernel + u, dim=0, keepdim=True)
     return (kernel + u + v).exp()
-
-
-def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    # By differences: products of large features would cancel, and equal points must have distance 0.
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 def _scale(cost: Tensor, eps: float) -> Tensor:

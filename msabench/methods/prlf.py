@@ -427,8 +427,8 @@ class PRLF(MSAMethod):
         assert batch.labels is not None
         assert batch.index is not None
         with torch.no_grad():
-            self.importance[batch.index] = out.aux["importance"].half()
-            self.trace[batch.index] = out.aux["trace"].float()
+            self.importance[batch.index] = out.aux["importance"].to(self.importance.dtype)
+            self.trace[batch.index] = out.aux["trace"].to(self.trace.dtype)
             # Traces that this epoch has not come to are NaN.
             self.mean_weight.copy_(fusion_weight(self.trace, self.trace_before).nanmean(0))
         target = self.classes.of(batch.labels)
@@ -451,7 +451,7 @@ class PRLF(MSAMethod):
         Returns:
             float16 ``(epochs, n_train, 3)`` on the CPU, text, audio, vision; NaN where a clip was not trained on.
         """
-        return torch.stack([*self.past_importance, self.importance.cpu()])
+        return torch.stack([*self.past_importance, self.importance.cpu()]).half()
 
     def on_train_epoch_start(self) -> None:
         """Turn the page: this epoch's traces become those of the epoch before."""

@@ -345,7 +345,7 @@ class SMIL(MSAMethod):
             batch = data.training_batch(
                 index, 0, wants=("complete",), with_tokens=self.needs_tokens, device=self.device
             )
-            complete = self.complete_of(batch)
+            complete = self.complete_of(batch).in_type(self.dtype)
             found.append((self.extract(complete), _available(complete)))
         self.train()
         features, available = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -385,7 +385,8 @@ def cluster_centres(points: Tensor, clusters: int) -> Tensor:
     from sklearn.cluster import KMeans
 
     distinct = min(clusters, len(points.unique(dim=0)))
-    fitted = KMeans(distinct, n_init=10, random_state=0).fit(points.cpu().numpy())
+    found = points.to("cpu", torch.promote_types(points.dtype, torch.float32)).numpy()
+    fitted = KMeans(distinct, n_init=10, random_state=0).fit(found)
     centres = torch.from_numpy(fitted.cluster_centers_).to(points)
     return centres[torch.arange(clusters) % distinct]
 

@@ -52,7 +52,7 @@ class PredictionMetrics(Metric):
         self.labels.append(labels)
 
     def predictions(self) -> tuple[Tensor, Tensor]:
-        """Everything since the last reset: float32 predictions ``(N,)`` or ``(N, 4, 2)``, and labels.
+        """Everything since the last reset: float32 predictions ``(N,)`` or ``(N, 4, 2)``, and labels, scores in float32.
 
         Raises:
             MSABenchError: There was no update.
@@ -62,7 +62,8 @@ class PredictionMetrics(Metric):
         # Lists from updates; a tensor once torchmetrics has reduced the state.
         preds: Any = self.preds
         labels: Any = self.labels
-        return dim_zero_cat(preds).float(), dim_zero_cat(labels)
+        truth = dim_zero_cat(labels)
+        return dim_zero_cat(preds).float(), truth.float() if truth.is_floating_point() else truth
 
     def compute(self) -> dict[str, float]:
         """All metrics of the set, see ``functional.compute``.

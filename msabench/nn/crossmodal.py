@@ -86,9 +86,8 @@ class CrossmodalEncoder(nn.Module):
             key = value = self._dropped(embedded)
             if self.training and self.embed_dropout > 0:
                 value = self._dropped(embedded)
-        mask = _attention_mask(
-            target.shape[1], (target if source is None else source).shape[1], self.future_mask, target.device
-        )
+        keys = (target if source is None else source).shape[1]
+        mask = _attention_mask(target.shape[1], keys, self.future_mask, target.device, hidden.dtype)
         for depth, layer in enumerate(self.layers, start=1):
             hidden = layer(hidden, key, value, mask, last_only and depth == len(self.layers))
         return self.layer_norm(hidden)
@@ -97,7 +96,7 @@ class CrossmodalEncoder(nn.Module):
         scaled = self.scale * inputs
         if not self.positions:
             return scaled
-        codes = position_codes(inputs.shape[1], inputs.shape[2], inputs.device)
+        codes = position_codes(inputs.shape[1], inputs.shape[2], inputs.device, inputs.dtype)
         return scaled + (codes * (inputs[..., :1] != 0) if self.zero_is_pad else codes)
 
     def _dropped(self, embedded: Tensor) -> Tensor:
@@ -188,7 +187,7 @@ def _xavier_linear(in_features: int, out_features: int) -> nn.Linear:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def position_codes(steps: int, dim: int, device: torch.device) -> Tensor:
+def position_codes(steps: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Sinusoidal codes in fairseq's layout: first half sines, second half cosines, angles ``p * 10000^(-i/(D/2-1))``.
 
     Positions count from 1. An odd number of features gets a trailing zero.
@@ -197,22 +196,23 @@ def position_codes(steps: int, dim: int, device: torch.device) -> Tensor:
         steps: Number of steps T.
         dim: Features D, at least 4.
         device: Where the table is to be.
+        dtype: Its floating type; computed in float32 at least.
 
     Returns:
-        float32 ``(T, D)``, shared between callers: do not write to it.
+        ``(T, D)``, shared between callers: do not write to it.
     """
-    half = dim // 2
-    rates = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000) / (half - 1)))
-    angles = torch.arange(1, steps + 1, dtype=torch.float32)[:, None] * rates
+    half, wide = dim // 2, torch.promote_types(dtype, torch.float32)
+    rates = torch.exp(torch.arange(half, dtype=wide) * -(math.log(10000) / (half - 1)))
+    angles = torch.arange(1, steps + 1, dtype=wide)[:, None] * rates
     codes = torch.cat([angles.sin(), angles.cos()], dim=1)
-    return F.pad(codes, (0, dim - 2 * half)).to(device)
+    return F.pad(codes, (0, dim - 2 * half)).to(device, dtype)
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def _attention_mask(queries: int, keys: int, future_mask: bool, device: torch.device) -> Tensor:
+def _attention_mask(queries: int, keys: int, future_mask: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Additive mask ``(T, T_source)``: -inf where key j lies ahead of query i by more than ``|T_source - T|``."""
-    mask = torch.zeros(queries, keys)
+    mask = torch.zeros(queries, keys, dtype=dtype)
     if future_mask:
         ahead = torch.ones(queries, keys, dtype=torch.bool).triu(1 + abs(keys - queries))
         mask = mask.masked_fill(ahead, -math.inf)

@@ -59,7 +59,8 @@ def ctc_loss(scores: Tensor) -> Tensor:
     clips, steps, labels = scores.shape
     lengths = torch.full((clips,), steps), torch.full((clips,), labels - 1)
     targets = torch.arange(1, labels, device=scores.device).expand(clips, -1)
-    log_probs = scores.log_softmax(2).transpose(0, 1)
+    # In float32 at least: there is no kernel for less.
+    log_probs = scores.log_softmax(2, dtype=torch.promote_types(scores.dtype, torch.float32)).transpose(0, 1)
     return F.ctc_loss(log_probs, targets, *lengths, reduction="none", zero_infinity=True)
 
 

@@ -22,8 +22,8 @@ def sinusoidal_positions(length: int, dim: int) -> Tensor:
     Returns:
         float32 ``(T, D)`` in [-1, 1].
     """
-    rates = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))
-    angles = torch.arange(length).unsqueeze(1) * rates
+    rates = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / dim))
+    angles = torch.arange(length, dtype=torch.float32).unsqueeze(1) * rates
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :dim]
 
 

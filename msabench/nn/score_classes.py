@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from msabench.data.info import EMOTIONS, DataSpec
 from msabench.errors import MSABenchError
+from msabench.nn.wide_buffers import WideBuffers
 
 _SIMS_EDGES = (-0.7, -0.1, 0.1, 0.7)
 _SIMS_CENTRES = (-0.9, -0.4, 0.0, 0.4, 0.9)
@@ -50,7 +51,9 @@ class ScoreClasses(nn.Module):
     def of(self, labels: Tensor) -> Tensor:
         """Class of each label: float ``(B,)`` to int64 ``(B,)`` in [0, C)."""
         if self.sims:
-            return torch.bucketize(labels, torch.tensor(_SIMS_EDGES, device=labels.device))
+            # As labels are stored: -0.7 is on the edge in float32, and beside it once it is widened.
+            edges = torch.tensor(_SIMS_EDGES, dtype=torch.float32, device=labels.device)
+            return torch.bucketize(labels.float(), edges)
         return (labels.round() - self.centres[0]).clamp(0, self.n - 1).long()
 
     def score(self, logits: Tensor) -> Tensor:
@@ -58,7 +61,7 @@ class ScoreClasses(nn.Module):
         return logits.softmax(dim=-1) @ self.centres
 
 
-class LabelClasses(nn.Module):
+class LabelClasses(WideBuffers):
     """The labels of any corpus as classes: E questions of K classes each, for losses that need classes throughout.
 
     A score is one question, by its polarity or by ``ScoreClasses``; four emotions are four questions with two answers.
