@@ -38,7 +38,7 @@ def fitted(name: str, precision: str, folder: Path) -> tuple[MSAMethod, object, 
     method = build(name, data.spec)
     # Two epochs of a stage, since some methods remember the one before.
     epochs = 2 + sum(method.stage_epochs.values())
-    trainer = quiet_trainer(folder, epochs, precision=precision, limit_train_batches=1)
+    trainer = quiet_trainer(folder, epochs, precision=precision)
     trainer.fit(method, datamodule=data)
     return method, data, trainer
 

@@ -141,7 +141,7 @@ def test_rates_of_the_parts() -> None:
     rest = len(list(method.parameters())) - sum(counts)
     found = [(len(group["params"]), group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
     assert found == [(counts[0], 0.1, 0.2), (counts[1], 0.3, 0.0), (rest, 0.5, 1e-3)]
-    assert method.accumulate == 4
+    assert SelfMM(method.spec).accumulate == 4
 
 
 def test_resumed_training_goes_on_with_the_same_labels(tmp_path: Path) -> None:

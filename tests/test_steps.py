@@ -165,3 +165,59 @@ def test_logged_means_are_over_the_clips_of_a_turns_own_pass(tmp_path: Path) -> 
 def test_accumulate_must_be_positive() -> None:
     with pytest.raises(MSABenchError, match="accumulate 0 is not allowed; give at least 1"):
         Plain(data().spec, accumulate=0)
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "limit", "message"),
+    [
+        # 24 clips in batches of 5 are 5 batches.
+        (
+            Plain,
+            {"accumulate": 6},
+            1.0,
+            "plain takes its first step after 6 batches, but an epoch has 5, so it would never take one; "
+            "give a smaller data.batch_size or a smaller model.init_args.accumulate",
+        ),
+        (
+            Plain,
+            {"accumulate": 2},
+            1,
+            "after 2 batches, but an epoch has 1, .* or a larger trainer.limit_train_batches",
+        ),
+        (
+            Passes,
+            {"accumulate": 3},
+            1.0,
+            "after 3 batches, but pass 'bounds' of an epoch has 2, ",
+        ),
+        (
+            Passes,
+            {},
+            1,
+            "after 1 batches, but pass 'main' of an epoch has 0, so it would never take one; "
+            "give a smaller data.batch_size or a larger trainer.limit_train_batches",
+        ),
+    ],
+)
+def test_a_training_without_a_step_is_refused(
+    cls: type[Plain], settings: dict[str, Any], limit: float, message: str, tmp_path: Path
+) -> None:
+    source = data()
+    method = cls(source.spec, **settings)
+    method.pass_share = {"bounds": 0.3}
+    with pytest.raises(MSABenchError, match=message):
+        quiet_trainer(tmp_path, 1, limit_train_batches=limit).fit(method, datamodule=source)
+    # As many as there are will do.
+    enough = cls(source.spec, accumulate=2 if cls is Passes else 5)
+    enough.pass_share = {"bounds": 0.3}
+    before = enough.head.weight.detach().clone()
+    quiet_trainer(tmp_path, 1).fit(enough, datamodule=source)
+    assert not torch.equal(enough.head.weight, before)
+
+
+def test_the_trainers_own_accumulation_steps_at_the_end_of_an_epoch(tmp_path: Path) -> None:
+    source = data()
+    method = fresh(Plain, source)
+    before = method.head.weight.detach().clone()
+    quiet_trainer(tmp_path, 1, accumulate_grad_batches=100).fit(method, datamodule=source)
+    assert not torch.equal(method.head.weight, before)

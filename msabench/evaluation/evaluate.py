@@ -169,7 +169,7 @@ def _predict(
     preds, kept = [], []
     with torch.no_grad():
         for batch in batches:
-            out = method(batch.for_inference().in_type(method.dtype))
+            out = method(batch.for_inference().in_type(method.dtype))  # type: ignore[arg-type]
             preds.append(out.pred)
             if keep_representations:
                 if out.representation is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -71,7 +72,8 @@ class MSAMethod(pl.LightningModule, ABC):
             ``accumulate`` 1 may also leave it to the trainer.
         clip_by: Whether ``gradient_clip`` limits the norm of all gradients or the size of each.
         accumulate: Batches whose losses are summed, not averaged, before a step; batches left over at the end of an
-            epoch are dropped. So do several official codes; the trainer's ``accumulate_grad_batches`` averages.
+            epoch are dropped, and an epoch of fewer is refused. So do several official codes; the trainer's
+            ``accumulate_grad_batches`` averages, and steps at the end of an epoch whatever is left.
 
     Attributes:
         schedule: Stage -> its turns, in order. A method may set another one in its constructor.
@@ -395,8 +397,33 @@ class MSAMethod(pl.LightningModule, ABC):
 
     # Steps.
 
+    @property
+    def batches_before_a_step(self) -> int:
+        """Batches of a turn after which its optimiser steps for the first time."""
+        return self.accumulate
+
+    def _require_steps(self) -> None:
+        """Refuse a training in which an optimiser would never step."""
+        if not self._trains_anything or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        total, needed = int(self.trainer.num_training_batches), self.batches_before_a_step
+        of_pass = -(-total // self.passes)
+        for number, turn in enumerate(self.turns if self.passes > 1 else ("",)):
+            before_it_stops = math.ceil(self.pass_share.get(turn, 1.0) * of_pass)
+            found = max(min(total - number * of_pass, before_it_stops), 0)
+            if found < needed:
+                ways = ["a smaller data.batch_size"]
+                ways += ["a smaller model.init_args.accumulate"] if needed > 1 else []
+                ways += ["a larger trainer.limit_train_batches"] if total < len(self.trainer.train_dataloader) else []
+                raise MSABenchError(
+                    f"{self.info.name} takes its first step after {needed} batches, but "
+                    f"{f'pass {turn!r} of an epoch' if turn else 'an epoch'} has {found}, so it would never take one; "
+                    f"give {' or '.join(ways)}"
+                )
+
     def on_train_start(self) -> None:
-        """Refuse what would give other losses on several devices than on one."""
+        """Refuse what would train nothing, and what would give other losses on several devices than on one."""
+        self._require_steps()
         if self.trainer.world_size > 1 and (len(self.stages) > 1 or not self.automatic_optimization):
             settings = getattr(self.trainer.strategy, "_ddp_kwargs", {"find_unused_parameters": True})
             if not settings.get("find_unused_parameters"):

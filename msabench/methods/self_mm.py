@@ -97,6 +97,7 @@ class SelfMM(MSAMethod):
         licence="MIT",
         variants=("wo_unimodal",),
         smoke={
+            "accumulate": 2,
             "hidden_audio": 6,
             "hidden_vision": 6,
             "out_audio": 6,

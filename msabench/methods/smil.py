@@ -345,7 +345,7 @@ class SMIL(MSAMethod):
             batch = data.training_batch(
                 index, 0, wants=("complete",), with_tokens=self.needs_tokens, device=self.device
             )
-            complete = self.complete_of(batch).in_type(self.dtype)
+            complete = self.complete_of(batch).in_type(self.dtype)  # type: ignore[arg-type]
             found.append((self.extract(complete), _available(complete)))
         self.train()
         features, available = (torch.cat(parts) for parts in zip(*found, strict=True))

@@ -129,6 +129,7 @@ class TETFN(MSAMethod):
         licence="MIT",
         variants=("wo_unimodal",),
         smoke={
+            "accumulate": 2,
             "dim": 8,
             "heads": 2,
             "hidden_audio": 6,

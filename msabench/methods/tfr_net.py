@@ -363,6 +363,11 @@ class TFRNet(MSAMethod):
         """A trained text encoder has rates of its own."""
         return groups_by_part(self, [(self.text, self.text_rates)])
 
+    @property
+    def batches_before_a_step(self) -> int:
+        """One, where every batch ends with a step."""
+        return 1 if self.step_every_batch else super().batches_before_a_step
+
     def _step(self, optimizer: Any, batch: Batch, number: int) -> None:
         super()._step(optimizer, batch, number)
         if self.step_every_batch and self.accumulate > 1:

@@ -52,7 +52,7 @@ class PredictionMetrics(Metric):
         self.labels.append(labels)
 
     def predictions(self) -> tuple[Tensor, Tensor]:
-        """Everything since the last reset: float32 predictions ``(N,)`` or ``(N, 4, 2)``, and labels, scores in float32.
+        """Everything since the last reset: float32 predictions ``(N,)`` or ``(N, 4, 2)``, and labels, float32 or int64.
 
         Raises:
             MSABenchError: There was no update.
