@@ -558,9 +558,9 @@ class MSACLI(LightningCLI):
         """Print metrics by cell."""
         results = self.model.test_results
         keys = list(next(iter(results.values()), {}))
-        print(f"{'cell':<12}" + "".join(f"{key:>18}" for key in keys))
+        print(f"{'cell':<12}" + "".join(f"{key:>20}" for key in keys))
         for cell, values in results.items():
-            print(f"{cell:<12}" + "".join(f"{values[key]:>18.4f}" for key in keys))
+            print(f"{cell:<12}" + "".join(f"{values[key]:>20.4f}" for key in keys))
 
 
 def _as_seed(seed: int | bool) -> int:

@@ -15,10 +15,12 @@ from msabench.data import datamodule
 from msabench.data.datamodule import MSADataModule
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
-from msabench.evaluation import predictions
+from msabench.evaluation import command, predictions
 from msabench.evaluation.evaluate import CellPredictions, Evaluation, evaluate_grid
+from msabench.evaluation.record import CellRecord
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.metrics.spec import METRICS, metric_keys
 from msabench.missingness.conditions import GRIDS, Cell, parse_grid
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.patterns import mask_hash
@@ -234,3 +236,22 @@ def test_a_state_is_refused_on_other_data(monkeypatch):
         _ = rebuilt.corpus
     with pytest.raises(MSABenchError, match=r"data\.normalise 'none', the config says 'zscore'"):
         MSADataModule.from_state(state, normalise="zscore")
+
+
+@pytest.mark.parametrize(("metric_set", "default"), [("sentiment", "f1_non0"), ("sims", "f1"), ("emotions", "f1_mean")])
+def test_all_metrics_are_printed_in_lines_that_fit(metric_set: str, default: str) -> None:
+    keys = metric_keys(metric_set)
+    values = {key: 0.01 * number for number, key in enumerate(keys)}
+    hashes = {"mask_hash": "", "n": 1, "dropped": {}, "metrics": values}
+    records = [
+        CellRecord("", "inter/la+intra/0.3", 0, collapsed=True, **hashes),
+        CellRecord("", "inter/lav", None, collapsed=False, **hashes),
+    ]
+    blocks = [block.splitlines() for block in command._table(records, default).split("\n\n")]
+    heads = [block[0].split() for block in blocks]
+    assert heads[0][:5] == ["cell", "mask", "seed", "note", default]
+    printed = [name for head in heads for name in head if name in keys]
+    assert sorted(printed) == sorted(keys)
+    assert all(len(line) <= 100 for block in blocks for line in block)
+    found = [word for block in blocks for word in block[2].removeprefix("inter/lav").split()[1:]]
+    assert found == [METRICS[name].format(values[name]) for name in printed]

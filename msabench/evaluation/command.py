@@ -16,6 +16,9 @@ from msabench.provenance import portable
 KEPT = ("representations",)
 """What ``evaluate`` keeps on demand."""
 
+_COLUMNS = 100
+"""Characters of a printed line."""
+
 
 def evaluate(
     checkpoint: Path,
@@ -45,7 +48,7 @@ def evaluate(
             evaluated, for figures. If the store has the job already, only this is added, for any cells.
 
     Returns:
-        A table of the corpus's default metric and its fellows, one line per cell and mask seed.
+        A table of all metrics of the corpus, its default metric first, with a line per cell and mask seed.
 
     Raises:
         MSABenchError: The checkpoint, its data, a cell or the device is not usable, its training did not end, the job
@@ -147,17 +150,29 @@ def _places(data_state: dict[str, Any], root: Path | None, path: Path | None) ->
 
 
 def _table(records: Sequence[CellRecord], default_metric: str, unseen: Sequence[str]) -> str:
+    """All metrics, in as many blocks as the width takes."""
     # The default metric first; swapped F1 is for reading published numbers.
-    names = [name for name in records[0].metrics if not name.endswith("_swapped")]
-    names = sorted(names, key=lambda name: name != default_metric)[:8]
-    rows = [["cell", "mask seed", *names, "note"]]
-    for record in records:
-        seed = "-" if record.mask_seed is None else str(record.mask_seed)
-        rows.append([record.cell, seed, *(_shown(name, record.metrics[name]) for name in names), _note(record, unseen)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(f"{value:<{width}}" for value, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    names = sorted(records[0].metrics, key=lambda name: (name.endswith("_swapped"), name != default_metric))
+    cells = ["cell", *(record.cell for record in records)]
+    seeds = ["mask seed", *("-" if record.mask_seed is None else str(record.mask_seed) for record in records)]
+    notes = ["note", *(_note(record, unseen) for record in records)]
+    blocks: list[list[list[str]]] = [[cells, seeds, notes]]
+    for name in names:
+        column = [name, *(_shown(name, record.metrics[name]) for record in records)]
+        if sum(_width(other) + 2 for other in blocks[-1]) + _width(column) > _COLUMNS:
+            blocks.append([cells, seeds])
+        blocks[-1].append(column)
+    return "\n\n".join(
+        "\n".join(
+            "  ".join(f"{value:<{_width(column)}}" for value, column in zip(row, block, strict=True)).rstrip()
+            for row in zip(*block, strict=True)
+        )
+        for block in blocks
     )
+
+
+def _width(column: Sequence[str]) -> int:
+    return max(map(len, column))
 
 
 def _note(record: CellRecord, unseen: Sequence[str]) -> str:
