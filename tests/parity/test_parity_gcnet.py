@@ -34,7 +34,7 @@ KINDS = {"temporal": ("past", "now", "future"), "speaker": ("00", "01", "10", "1
 @pytest.fixture(scope="module")
 def official() -> Iterator[dict[str, ModuleType]]:
     folder = clone("MSABENCH_PARITY_GCNET") / "gcnet"
-    pytest.importorskip("torch_geometric", reason="the official graph convolutions are those of torch_geometric")
+    pytest.importorskip("torch_geometric", reason="needs torch_geometric, of the extra parity")
     with importing(folder):
         yield {name: importlib.import_module(name) for name in ("model", "graph", "loss")}
 
