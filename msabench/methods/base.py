@@ -153,6 +153,7 @@ class MSAMethod(pl.LightningModule, ABC):
         self._turn = ""
         self._frozen: list[nn.Module] = []
         self._random_state: dict[str, Tensor] | None = None
+        self._random_state_before = torch.get_rng_state()
         self._epoch_sums: dict[str, Tensor] = {}
         self._epoch_clips: dict[str, int] = {}
         self._val_metrics = PredictionMetrics(spec.metric_set)
@@ -340,14 +341,25 @@ class MSAMethod(pl.LightningModule, ABC):
         self._stage, self._turn = stage, ""
         self.prepare_stage(stage)
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Note where random draws have come to: on several devices Lightning then goes back to the seed."""
+        self._random_state_before = torch.get_rng_state()
+        return []
+
     def setup(self, stage: str) -> None:
-        """Begin a fit in the first stage, unless a checkpoint says otherwise.
+        """Begin a fit in the first stage, unless a checkpoint says otherwise; draw on as one device would.
 
         Raises:
-            MSABenchError: The trainer's epochs leave none for the last stage.
+            MSABenchError: The trainer's epochs leave none for the last stage, or several devices have nothing to train.
         """
         if stage != "fit":
             return
+        if self.trainer.world_size > 1 and not self._trains_anything:
+            raise MSABenchError(
+                f"{self.info.name} has no weights that {self.trainer.world_size} devices could train; fit it on one"
+            )
+        if self.trainer.world_size > 1:
+            torch.set_rng_state(self.trainer.strategy.broadcast(self._random_state_before))
         before, epochs = sum(self.stage_epochs.values()), self.trainer.max_epochs
         if epochs is not None and 0 <= epochs <= before and len(self.stages) > 1:
             raise MSABenchError(
@@ -414,7 +426,7 @@ class MSAMethod(pl.LightningModule, ABC):
             if found < needed:
                 ways = ["a smaller data.batch_size"]
                 ways += ["a smaller model.init_args.accumulate"] if needed > 1 else []
-                ways += ["a larger trainer.limit_train_batches"] if total < len(self.trainer.train_dataloader) else []
+                ways += ["a larger trainer.limit_train_batches"] if total < len(self.trainer.train_dataloader) else []  # type: ignore[arg-type]
                 raise MSABenchError(
                     f"{self.info.name} takes its first step after {needed} batches, but "
                     f"{f'pass {turn!r} of an epoch' if turn else 'an epoch'} has {found}, so it would never take one; "
@@ -609,13 +621,11 @@ class MSAMethod(pl.LightningModule, ABC):
     def _gathered(self, out: Output, batch: Batch) -> tuple[Output, Batch]:
         if self._trainer is None or self.trainer.world_size == 1:
             return out, batch
-        gathered_sizes = self.all_gather(torch.tensor(batch.size, device=self.device))
-        assert isinstance(gathered_sizes, Tensor)
-        sizes = gathered_sizes.tolist()
+        sizes = self.device_shares(batch.size)
 
         def gather(value: Any) -> Any:
             if isinstance(value, Tensor):
-                return self._gather_rows(value, sizes)
+                return self.gather_rows(value, sizes)
             if isinstance(value, dict):
                 return {key: gather(item) for key, item in value.items()}
             if isinstance(value, Batch):
@@ -627,7 +637,27 @@ class MSAMethod(pl.LightningModule, ABC):
         # Views stay behind: a loss that needs more of them than its own output must put it into ``aux``.
         return everything, replace(batch, views=None, **{name: gather(getattr(batch, name)) for name in for_loss})
 
-    def _gather_rows(self, rows: Tensor, sizes: list[int]) -> Tensor:
+    def device_shares(self, clips: int) -> list[int]:
+        """How many clips of the global batch each device holds.
+
+        Args:
+            clips: How many this one does.
+        """
+        if self._trainer is None or self.trainer.world_size == 1:
+            return [clips]
+        sizes = self.all_gather(torch.tensor(clips, device=self.device))
+        assert isinstance(sizes, Tensor)
+        return sizes.tolist()
+
+    def gather_rows(self, rows: Tensor, sizes: list[int]) -> Tensor:
+        """The rows of all clips of the global batch, with gradients, from those of the clips of each device.
+
+        Args:
+            rows: ``(B, ...)``, a row for each clip of this device.
+            sizes: ``device_shares(B)``.
+        """
+        if len(sizes) == 1:
+            return rows
         # Devices may hold different numbers of clips in the last batch: pad, gather, cut.
         padding = rows.new_zeros(max(sizes) - len(rows), *rows.shape[1:])
         gathered = self.all_gather(torch.cat([rows, padding]), sync_grads=rows.requires_grad)

@@ -156,6 +156,7 @@ class DMD(MSAMethod):
         code_commit="516d4e1",
         licence="MIT",
         smoke={
+            "accumulate": 2,
             "dim": 8,
             "heads": 2,
             "layers": 1,

@@ -38,7 +38,7 @@ Deviations:
        is.
     4. The inner step changes fc_1 and fc_2. The official code's also changes the encoder of the modality that is always
        there; here none is. Its inner learning rate falls to a tenth every 1000 of 8000 iterations, the outer one after
-       5000; both are constant here. On several devices the inner gradient is of the device's own clips.
+       5000; both are constant here.
     5. The task loss of complete clips counts after the inner step, with ``lambda_complete`` 1. The official code
        computes it and leaves it out (0); predictions from all modalities would then be nobody's concern after the
        warm-up.
@@ -249,9 +249,12 @@ class SMIL(MSAMethod):
         labels = batch.labels
         assert labels is not None
         both = stacked(batch, self.complete_of(batch))
-        features, available = self.extract(both), _available(both)
-        seen, whole = features.chunk(2)
-        here, everything = available.chunk(2)
+        # Halves and draws are those of the global batch, on each device the same; each returns its own clips' rows.
+        sizes = self.device_shares(batch.size)
+        seen, whole, here, everything = (
+            self.gather_rows(rows, sizes) for rows in (*self.extract(both).chunk(2), *_available(both).chunk(2))
+        )
+        labels, clips = self.gather_rows(labels, sizes), sum(sizes)
         versions = self.imagine(
             torch.cat([seen, whole, whole]), torch.cat([draw_missing(here), draw_missing(everything), everything])
         )
@@ -273,15 +276,16 @@ class SMIL(MSAMethod):
                 "gap1": (left[1] - right[1]).square().mean(1),
             }
 
-        first, second = slice(batch.size // 2), slice(batch.size // 2, None)
-        if batch.size == 1:
+        first, second = slice(clips // 2), slice(clips // 2, None)
+        if clips == 1:
             rows = half_step(second, second)
         else:
             forth, back = half_step(first, second), half_step(second, first)
             # In the order of the batch: its first half learns in the one and is tried in the other.
             rows = {name: torch.cat([back[name], forth[name]]) for name in forth}
             rows["train"] = torch.cat([forth["train"], back["train"]])
-        return Output(pred=rows.pop("pred"), aux=rows)
+        own = {name: row.split(sizes)[self.global_rank if len(sizes) > 1 else 0] for name, row in rows.items()}
+        return Output(pred=own.pop("pred"), aux=own)
 
     def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
         """L_train and the terms after the inner step, weighted; in the warm-up the task loss alone."""
