@@ -187,7 +187,7 @@ def _xavier_linear(in_features: int, out_features: int) -> nn.Linear:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def position_codes(steps: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def position_codes(steps: int, dim: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """Sinusoidal codes in fairseq's layout: first half sines, second half cosines, angles ``p * 10000^(-i/(D/2-1))``.
 
     Positions count from 1. An odd number of features gets a trailing zero.
