@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,16 +18,20 @@ import yaml
 from msabench.errors import MSABenchError
 from msabench.evaluation import predictions
 from msabench.evaluation.command import evaluate
+from msabench.evaluation.evaluate import evaluate_grid
 from msabench.evaluation.record import JobRecord
 from msabench.missingness.conditions import distinct, parse_grid
+from msabench.results.claims import sole_writer
 from msabench.results.store import ResultStore
 from msabench.runner import command as run_command
+from msabench.runner import job as job_module
 from msabench.runner.executor import (
     NOT_STARTED,
     RECORDED_FAILURE,
     RUNNING_ELSEWHERE,
     Finished,
     Task,
+    record_failure,
     run_folder,
     start,
 )
@@ -35,22 +39,12 @@ from msabench.runner.job import run_job
 from msabench.runner.local import ONE_THREAD, LocalExecutor, Slot, cpu_slots, gpu_slots, visible_gpus
 from msabench.runner.plan import duration, make_plan
 from msabench.runner.progress import Progress
-from msabench.runner.suite import Job, expand, read_suite
+from msabench.runner.suite import expand, read_suite
 from msabench.runner.worker import one_line
 from tests import records
+from tests.worker_scripts import Script, job, nothing, scripts
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends workers on Linux only")
-
-
-def job(**changes):
-    config = {"trainer": {"max_epochs": 10}, "data": {"dataset": "mosi"}}
-    settings = {"grid": ("inter",), "mask_seeds": (0,), "config": config}
-    own = {name: changes.pop(name) for name in ("grid", "mask_seeds", "problem", "config") if name in changes}
-    return Job(records.key(**changes), (), (), ("s",), **{**settings, **own})
-
-
-def nothing(running):
-    pass
 
 
 # Plans.
@@ -82,11 +76,51 @@ def test_a_plan_drops_what_the_store_has_and_estimates_the_rest(tmp_path):
     assert "1 min 40 s  (same config)" in text
     assert "6 min 40 s  (same method, scaled by clips x epochs)" in text
     assert "estimated time: unknown, since nothing comparable to 1 of the jobs is stored" in text
-    assert "cannot run: there is no file" in text
+    assert "cannot run: 1 of 4 jobs on mosi: there is no file" in text
     known = make_plan(jobs[:3], store)
     assert known.seconds(1) == pytest.approx(500.0)
     assert known.seconds(2) == pytest.approx(400.0), "no run is shorter than its longest job"
     assert make_plan(jobs[:1], store).seconds(4) == 0.0
+
+
+def test_estimates_come_from_any_store_at_hand_the_given_one_first(tmp_path):
+    ours, theirs, broken = (ResultStore(tmp_path / name) for name in ("ours", "theirs", "broken"))
+    for store, seconds, config_hash in ((ours, 10.0, "a" * 12), (theirs, 30.0, "a" * 12), (theirs, 70.0, "b" * 12)):
+        done = JobRecord(
+            records.key(config_hash=config_hash),
+            config=job().config,
+            train_seconds=seconds,
+            eval_seconds=0.0,
+            epochs=10,
+        )
+        store.add(done, records.cells(done.key, names=["inter/l"]))
+    (broken.folder / "mosi" / "mult").mkdir(parents=True)
+    (broken.folder / "mosi" / "mult" / f"{done.key.job_id}.jsonl").write_text("{")
+    longer = {"trainer": {"max_epochs": 20}, "data": {"dataset": "mosi"}}
+    jobs = [job(seed=2, config_hash=letter * 12) for letter in "ab"] + [
+        job(seed=2, config_hash="c" * 12, config=longer)
+    ]
+    assert [(p.seconds, p.basis) for p in make_plan(jobs, ours, [broken, theirs]).todo] == [
+        (10.0, "same config"),
+        (70.0, f"same config in {theirs.folder}"),
+        (20.0, "same method, scaled by clips x epochs"),
+    ]
+    (alone,) = make_plan(jobs[2:], ResultStore(tmp_path / "none"), [theirs]).todo
+    assert alone.seconds == pytest.approx(100.0)
+    assert alone.basis == f"same method in {theirs.folder}, scaled by clips x epochs"
+
+
+def test_where_nothing_can_run_the_plan_says_why_once(tmp_path):
+    jobs = [
+        job(seed=seed, dataset=dataset, problem=f"there is no file; get it with `msabench data fetch {dataset}`")
+        for dataset in ("mosi", "sims")
+        for seed in (1, 2, 3)
+    ]
+    assert make_plan(jobs, ResultStore(tmp_path)).describe(2).splitlines() == [
+        "nothing can run",
+        "cannot run: 3 of 6 jobs on mosi: there is no file; get it with `msabench data fetch mosi`",
+        "cannot run: 3 of 6 jobs on sims: there is no file; get it with `msabench data fetch sims`",
+    ]
 
 
 def test_a_plan_says_which_done_jobs_lack_cells(tmp_path):
@@ -135,23 +169,6 @@ def test_progress_counts_shows_epochs_and_estimates(tmp_path):
 
 
 # Slots and processes, with workers that need no torch.
-
-
-@dataclass(frozen=True)
-class Script(Task):
-    """A task that runs a few lines of Python instead of a job."""
-
-    code: str = ""
-
-    def prepare(self):
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def command(self, *options):
-        return [sys.executable, "-c", self.code, str(self.folder), *options]
-
-
-def scripts(tmp_path, *codes):
-    return [Script(job(seed=number), tmp_path / str(number), tmp_path, code=code) for number, code in enumerate(codes)]
 
 
 def test_exit_codes_signals_and_output(tmp_path):
@@ -556,7 +573,120 @@ def test_jobs_of_another_run_are_reported_but_not_recorded(place, capsys, monkey
     out, err = capsys.readouterr()
     assert "constant synth mixed seed 1: not run: another process is running this job" in out
     assert "not run: constant synth mixed seed 1: another process is running this job" in err
-    assert not Path("store").exists()
+    assert ResultStore(Path("store")).jobs() == []
+
+
+def test_a_job_that_another_run_is_doing_for_the_store_is_left_to_it(place, capsys, monkeypatch):
+    pytest.importorskip("fcntl", reason="no locks here")
+    monkeypatch.setattr(Task, "command", lambda self, *options: [sys.executable, "-c", SLEEPER, str(self.folder)])
+    (job,) = [j for j in expand(read_suite(Path("tiny.yaml"))) if j.key.method == "constant"]
+    holder = start(Task(job, Path("elsewhere"), Path("store")))
+    try:
+        assert start(Task(job, Path("mine"), Path("store"))).code == RUNNING_ELSEWHERE
+        assert [path.name for path in Path("mine").iterdir()] == [".lock"]
+        with pytest.raises(MSABenchError, match=f"another process is running job {job.key.job_id} for store"):
+            with sole_writer(Path("store"), job.key.job_id):
+                pass
+        # Recorded before the second run ends: it has nothing to complain of, and nothing to record.
+        monkeypatch.setattr(Progress, "ended", lambda *given: records_of(job, Path("store")))
+        assert run_command.run(Path("tiny.yaml"), Path("store"), Path("others"), ["constant"], slots=1) == 0
+    finally:
+        holder.kill()
+        holder.wait()
+    assert [record.status for record in ResultStore(Path("store")).jobs()] == ["ok"]
+    assert capsys.readouterr().err == ""
+    with pytest.raises(MSABenchError, match="is recorded already in store; records are never replaced"):
+        with sole_writer(Path("store"), job.key.job_id):
+            pass
+
+
+def records_of(job, store):
+    ResultStore(store).add(JobRecord(job.key), records.cells(job.key, names=map(str, distinct(parse_grid(job.grid)))))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_another_process_has_recorded_meanwhile_is_not_replaced(place, monkeypatch):
+    """Where locks do not work, two workers may train one job for one store."""
+    (job,) = [j for j in expand(read_suite(Path("tiny.yaml"))) if j.key.method == "constant"]
+    task = Task(job, Path("run"), Path("store"))
+    task.prepare()
+    kept = predictions.path_of(task.store, job.key)
+
+    def faster(*given, **settings):
+        kept.write_bytes(b"of the winner")
+        records_of(job, task.store)
+        return evaluate_grid(*given, **settings)
+
+    monkeypatch.setattr(job_module, "evaluate_grid", faster)
+    run_job(task, "cpu")
+    assert kept.read_bytes() == b"of the winner"
+    record_failure(task, "it was recorded already")
+    assert [record.status for record in ResultStore(task.store).jobs()] == ["ok"]
+
+
+def test_a_store_that_cannot_be_written_is_found_before_the_training(place, monkeypatch):
+    Path("file").touch()
+    monkeypatch.setattr(LocalExecutor, "run", None)
+    sentence = (
+        r"the store file/store cannot be written \(file/store: Not a directory\), so nothing was started; mend this"
+    )
+    with pytest.raises(MSABenchError, match=sentence):
+        run_command.run(Path("tiny.yaml"), Path("file/store"), Path("runs"), slots=1)
+    # One folder of it is another user's, or a node has not mounted it.
+    job = expand(read_suite(Path("tiny.yaml")))[1]
+    Path("store/predictions").mkdir(parents=True)
+    Path("store/predictions/synth").touch()
+    task = Task(job, Path("run"), Path("store"))
+    assert start(task).code == NOT_STARTED
+    task.prepare()
+    with pytest.raises(MSABenchError, match=r"the store store cannot be written \(store/predictions/synth/constant: "):
+        run_job(task, "cpu")
+
+
+@linux
+@pytest.mark.usefixtures("one_thread")
+def test_a_finished_training_is_not_repeated(place, capsys, monkeypatch):
+    job = expand(read_suite(Path("tiny.yaml")))[0]
+    clean, task = Task(job, Path("clean"), Path("other")), Task(job, Path("run"), Path("store"))
+    clean.prepare()
+    run_job(clean, "cpu")
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    task.prepare()
+    with monkeypatch.context() as patch:
+        patch.setattr(predictions, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            run_job(task, "cpu")
+    log = (task.folder / "metrics.csv").read_bytes()
+    capsys.readouterr()
+
+    def fit(*given, **settings):
+        raise AssertionError("trained again")
+
+    task.prepare()
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning.pytorch.Trainer.fit", fit)
+        # Of other code, of another training, or damaged: none of it is believed.
+        for name in ("fit.txt", "finished.json", "best.ckpt"):
+            before = (task.folder / name).read_bytes()
+            (task.folder / name).write_bytes(before[: len(before) // 2])
+            kept = {path.name: path.read_bytes() for path in task.folder.iterdir()}
+            with pytest.raises(AssertionError, match="trained again"):
+                run_job(task, "cpu")
+            assert not (task.folder / "best.ckpt").exists()
+            for path, content in {**kept, name: before}.items():
+                (task.folder / path).write_bytes(content)
+        run_job(task, "cpu")
+    assert "had ended already; it is evaluated and recorded" in capsys.readouterr().out
+    assert (task.folder / "metrics.csv").read_bytes() == log
+    assert not list(task.folder.glob("*.ckpt"))
+    first, second = (predictions.path_of(t.store, job.key).read_bytes() for t in (clean, task))
+    assert first == second
+    one, other = (ResultStore(t.store).jobs()[0] for t in (clean, task))
+    assert (one.epochs, one.best_epoch, one.val_task) == (other.epochs, other.best_epoch, other.val_task)
+    assert other.train_seconds > 0
 
 
 def test_a_job_that_cannot_start_is_recorded_with_its_reason(place, capsys, monkeypatch):
@@ -599,7 +729,14 @@ def test_jobs_without_data_fail_and_the_rest_goes_on(place, capsys, monkeypatch)
     assert run_command.run(Path("absent.yaml"), Path("store"), Path("runs"), slots=1) == 1
     out, err = capsys.readouterr()
     assert "constant synth complete seed 1111: done" in out
-    assert "failed: constant mosi complete seed 1111: there is no file" in err
+    assert "cannot run: 1 of 2 jobs on mosi: there is no file" in err
     # A record would name no revision, and the job that succeeds later would not clear it.
-    assert not Path("store").exists()
+    assert ResultStore(Path("store")).jobs() == []
     assert [path.name for path in Path("runs").iterdir()] == ["synth"]
+    # Without the other job there is nothing to start.
+    assert run_command.run(Path("absent.yaml"), Path("store"), Path("runs"), datasets=["mosi"], dry_run=True) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("nothing can run\ncannot run: 1 of 1 jobs on mosi: there is no file")
+    assert "get it with `msabench data fetch mosi --features mmsa-aligned`" in out
+    assert run_command.run(Path("absent.yaml"), Path("store"), Path("runs"), datasets=["mosi"]) == 1
+    assert capsys.readouterr().err == out

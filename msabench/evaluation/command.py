@@ -61,6 +61,7 @@ def evaluate(
     from msabench.evaluation.evaluate import evaluate_grid
     from msabench.evaluation.origin import origin
     from msabench.methods.checkpoint import load_checkpoint
+    from msabench.results.claims import require_writable, sole_writer
     from msabench.results.store import ResultStore
 
     cells = parse_grid(grid)
@@ -88,6 +89,7 @@ def evaluate(
             raise MSABenchError(f"job {made_by.key.job_id} is recorded already in {store}; records are never replaced")
         if not recorded:
             made_by.require(distinct(cells), mask_seeds)
+            require_writable(store, made_by.key)
     evaluation = evaluate_grid(
         method,
         datamodule,
@@ -106,7 +108,6 @@ def evaluate(
         representations.write(path, evaluation)
         lines.append(f"representations: {path}")
     if store is not None and made_by is not None and not recorded:
-        predictions.write(predictions.path_of(store, made_by.key), evaluation)
         record = JobRecord(
             key=made_by.key,
             config=portable(made_by.config),
@@ -116,7 +117,9 @@ def evaluate(
             **datamodule.corpus.record_fields(),
             **made_by.finished.record_fields(),
         )
-        lines.append(f"recorded: {ResultStore(store).add(record, records)}")
+        with sole_writer(store, made_by.key.job_id):
+            predictions.write(predictions.path_of(store, made_by.key), evaluation)
+            lines.append(f"recorded: {ResultStore(store).add(record, records)}")
     return "\n".join(lines)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import Literal
 
 from msabench.errors import MSABenchError
 from msabench.interruption import interruptible, signal_of
+from msabench.results.claims import require_writable
 from msabench.results.store import ResultStore
 from msabench.runner.executor import (
     RECORDED_FAILURE,
@@ -18,13 +18,19 @@ from msabench.runner.executor import (
     Executor,
     Finished,
     Task,
+    ended_by,
+    last_line,
     record_failure,
     run_folder,
 )
 from msabench.runner.local import LocalExecutor, cpu_slots, gpu_slots, visible_gpus
 from msabench.runner.plan import Plan, make_plan
 from msabench.runner.progress import Progress
+from msabench.runner.slurm import SlurmExecutor, array_slots, read_parameters
 from msabench.runner.suite import expand, read_suite, select
+
+STORES = (Path("leaderboard/results"), Path("benchmarks/costs"))
+"""Stores of the repository, whose records tell what jobs cost."""
 
 
 def run(
@@ -68,15 +74,24 @@ def run(
         143 if SIGTERM did.
 
     Raises:
-        MSABenchError: The suite or a filter is not allowed, or there is no such GPU.
+        MSABenchError: The suite or a filter is not allowed, there is no such GPU, the store cannot be written, or the
+            cluster refuses the jobs.
     """
     jobs = expand(select(read_suite(suite), methods, datasets, seeds))
-    plan = make_plan(jobs, ResultStore(store))
-    engine = _slurm(slurm, runs) if executor == "slurm" else _local(slots, devices, per_device)
+    plan = make_plan(jobs, ResultStore(store), _stores_at_hand(suite, store))
     if dry_run:
-        print(plan.describe(engine.slots))
+        cluster = executor == "slurm"
+        print(
+            plan.describe(array_slots(read_parameters(slurm)) if cluster else _local(slots, devices, per_device).slots)
+        )
         return 0
-    print(f"{len(jobs)} jobs, {len(plan.done)} done already, {len(plan.todo)} to run, {engine.slots} at a time")
+    if plan.todo and not plan.runnable:
+        print(plan.describe(0), file=sys.stderr)
+        return 1
+    engine = _slurm(slurm, runs) if executor == "slurm" else _local(slots, devices, per_device)
+    if plan.todo:
+        require_writable(store)
+    print(f"{len(jobs)} jobs, {len(plan.done)} done already, {len(plan.runnable)} to run, {engine.slots} at a time")
     for warning in plan.warnings():
         print(warning)
     failures: list[tuple[Task, str, str]] = []
@@ -89,7 +104,7 @@ def run(
     for task, word, error in failures:
         log = f"\n        log: {task.log}" if task.log.is_file() else ""
         print(f"{word}: {task.job.title}: {error}{log}", file=sys.stderr)
-    for warning in plan.warnings():
+    for warning in [*plan.problems(), *plan.warnings()]:
         print(warning, file=sys.stderr)
     there = sorted({job.key.dataset for job in jobs})
     print(f"records: {store}/<dataset>/<method>/   predictions: {store / 'predictions'}/")
@@ -143,16 +158,13 @@ def _execute(
     fail_fast: bool,
     failures: list[tuple[Task, str, str]],
 ) -> int:
-    tasks = [Task(entry.job, run_folder(runs, entry.job), store, keep_checkpoints) for entry in plan.todo]
-    progress = Progress(plan.todo, engine.slots, sys.stdout)
     # Jobs whose data are not here need no process to fail, and no record: it would name no revision and never clear.
-    for task in [task for task in tasks if task.job.problem]:
-        failures.append((task, "failed", task.job.problem))
-        progress.ended(task, task.job.problem)
-        if fail_fast:
-            return 1
+    if fail_fast and plan.problems():
+        return 1
+    tasks = [Task(entry.job, run_folder(runs, entry.job), store, keep_checkpoints) for entry in plan.runnable]
+    progress = Progress(plan.runnable, engine.slots, sys.stdout)
     try:
-        with contextlib.closing(engine.run([t for t in tasks if not t.job.problem], progress.tick)) as ended:
+        with contextlib.closing(engine.run(tasks, progress.tick)) as ended:
             for finished in ended:
                 error = _error_of(finished)
                 word = "not run" if finished.code == RUNNING_ELSEWHERE else "failed"
@@ -163,7 +175,10 @@ def _execute(
                         break
     finally:
         progress.clear()
-    return 1 if failures or plan.lacking else 0
+    # Another run may be through with them by now.
+    recorded = ResultStore(store).has
+    failures[:] = [(task, word, error) for task, word, error in failures if not recorded(task.job.key.job_id)]
+    return 1 if failures or plan.problems() or plan.lacking else 0
 
 
 def _error_of(finished: Finished) -> str:
@@ -178,9 +193,7 @@ def _error_of(finished: Finished) -> str:
             _record(task, finished.error)
         return finished.error
     if code < 0:
-        name = signal.Signals(-code).name
-        hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-        error = f"the worker was ended by {name}{hint}"
+        error = ended_by(code)
     else:
         error = f"the worker ended with code {code}: {_last_line(task) or 'no output'}"
     _record(task, error)
@@ -202,10 +215,16 @@ def _recorded_error(task: Task) -> str:
 
 def _last_line(task: Task) -> str:
     try:
-        lines = task.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return last_line(task.log.read_text(encoding="utf-8", errors="replace"))
     except OSError:
-        lines = []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return ""
+
+
+def _stores_at_hand(suite: Path, store: Path) -> list[ResultStore]:
+    """The repository's stores, in the working folder or around the suite, without the one that is given."""
+    around = [Path(), *suite.resolve().parents]
+    found = [next((root / name for root in around if (root / name).is_dir()), None) for name in STORES]
+    return [ResultStore(folder) for folder in found if folder is not None and folder.resolve() != store.resolve()]
 
 
 def _local(slots: int | None, devices: list[str] | None, per_device: int) -> Executor:
@@ -222,6 +241,4 @@ def _local(slots: int | None, devices: list[str] | None, per_device: int) -> Exe
 
 
 def _slurm(parameters: Path | None, runs: Path) -> Executor:
-    from msabench.runner.slurm import SlurmExecutor
-
     return SlurmExecutor.from_file(parameters, runs / "slurm")

@@ -1,28 +1,30 @@
 """What every executor shares: a job's run folder, the worker's command, and the protocol.
 
 A run folder is ``<runs>/<dataset>/<method>/<job_id>/`` with ``job.json`` (what to do), ``config.yaml`` (resolved
-config), ``log.txt`` (the worker's output), ``metrics.csv``, ``progress.json`` and, while the job runs or if
-checkpoints are kept, ``best.ckpt`` with ``finished.json``. Teachers that jobs share lie in
-``<runs>/<dataset>/<method>/stages/``. ``.lock`` is locked while a worker lives, so that two
-runs never share a folder.
+config), ``log.txt`` (the worker's output), ``metrics.csv``, ``progress.json`` and, until the job is recorded or if
+checkpoints are kept, ``best.ckpt`` with ``finished.json`` and ``fit.txt`` (what they came from). Teachers that jobs
+share lie in ``<runs>/<dataset>/<method>/stages/``. ``.lock`` is locked while a worker lives, so that two runs never
+share a folder; the claim on the job in its store (``msabench.results.claims``), so that two folders never share a job.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import yaml
 
-from msabench.evaluation.origin import FINISHED
+from msabench.errors import MSABenchError
 from msabench.evaluation.record import JobRecord
 from msabench.provenance import collect, portable
+from msabench.results.claims import claim, require_writable, try_lock
 from msabench.results.store import ResultStore
 from msabench.runner.suite import Job
 
@@ -30,10 +32,15 @@ RECORDED_FAILURE = 3
 """Exit code of a worker that has recorded its failure itself. Python exits with 1 or 2 for reasons of its own."""
 
 RUNNING_ELSEWHERE = 4
-"""Code of a task that was left to another process, which holds its run folder. Nothing is recorded for it."""
+"""Code of a task that was left to another process, which holds its claim or its run folder. Nothing is recorded."""
 
 NOT_STARTED = 5
 """Code of a task whose worker could not be started."""
+
+LOST = 6
+"""Code of a task whose worker ended, or never began, and could not say so itself."""
+
+BEST = "best.ckpt"
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,11 @@ class Task:
         return self.folder / "log.txt"
 
     def prepare(self) -> None:
-        """Make the run folder, with nothing left of an earlier attempt."""
+        """Make the run folder, with nothing left of an earlier attempt but a training that it may have finished."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("log.txt", "metrics.csv", "progress.json", "best.ckpt", FINISHED):
+        for name in ("log.txt", "progress.json"):
             (self.folder / name).unlink(missing_ok=True)
+        self.remove_checkpoints(keep=BEST)
         content = {
             "job": self.job.to_json(),
             "folder": str(self.folder),
@@ -70,6 +78,12 @@ class Task:
         }
         (self.folder / "job.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (self.folder / "config.yaml").write_text(yaml.safe_dump(self.job.config, sort_keys=False), encoding="utf-8")
+
+    def remove_checkpoints(self, keep: str = "") -> None:
+        """Delete the checkpoints in the run folder, that of a stage as well as the best, except the one to keep."""
+        for path in self.folder.glob("*.ckpt"):
+            if path.name != keep:
+                path.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Task:
@@ -103,14 +117,16 @@ def run_folder(runs: Path, job: Job) -> Path:
 
 
 def record_failure(task: Task, error: str) -> None:
-    """Add a failed job to its store.
+    """Add a failed job to its store, unless the store has the job: whatever went wrong then, it is done.
 
     Args:
         task: The task.
         error: One line.
     """
-    job = task.job
-    ResultStore(task.store).add_failure(
+    job, store = task.job, ResultStore(task.store)
+    if store.has(job.key.job_id):
+        return
+    store.add_failure(
         JobRecord(
             key=job.key,
             status="failed",
@@ -129,10 +145,10 @@ class Finished:
 
     Attributes:
         task: The task.
-        code: 0 for a job that is recorded, ``RUNNING_ELSEWHERE``, ``NOT_STARTED``, or the worker's exit code:
-            ``RECORDED_FAILURE``, another for a worker that could not record its end; minus the signal's number if a
-            signal ended it.
-        error: Why no worker was started, one line; empty if one was.
+        code: 0 for a job that is recorded, ``RUNNING_ELSEWHERE``, ``NOT_STARTED``, ``LOST``, or the worker's exit
+            code: ``RECORDED_FAILURE``, another for a worker that could not record its end; minus the signal's number
+            if a signal ended it.
+        error: Why no worker was started, or what else is known of its end than the worker says, one line; else empty.
     """
 
     task: Task
@@ -141,10 +157,10 @@ class Finished:
 
 
 def start(task: Task, *options: str, **settings: Any) -> subprocess.Popen[bytes] | Finished:
-    """Start a task's worker, alone in its run folder.
+    """Start a task's worker, alone in its run folder and with the claim on its job.
 
-    The folder is locked before anything in it changes. The worker inherits the lock and holds it to its end, however
-    it ends.
+    Folder and claim are locked before anything is changed. The worker inherits the locks and holds them to its end,
+    however it ends.
 
     Args:
         task: The task.
@@ -153,14 +169,16 @@ def start(task: Task, *options: str, **settings: Any) -> subprocess.Popen[bytes]
 
     Returns:
         The worker; or how the task ended without one, because another process runs the job or has recorded it since,
-        or because the folder cannot be written.
+        or because folder or store cannot be written.
     """
+    key = task.job.key
     try:
+        require_writable(task.store, key)
         task.folder.mkdir(parents=True, exist_ok=True)
-        with (task.folder / ".lock").open("wb") as lock:
-            if not _try_lock(lock):
+        with (task.folder / ".lock").open("wb") as lock, claim(task.store, key.job_id) as claimed:
+            if claimed is None or not try_lock(lock):
                 return Finished(task, RUNNING_ELSEWHERE, "another process is running this job")
-            if ResultStore(task.store).has(task.job.key.job_id):
+            if ResultStore(task.store).has(key.job_id):
                 return Finished(task, 0)
             task.prepare()
             with task.log.open("wb") as log:
@@ -169,25 +187,25 @@ def start(task: Task, *options: str, **settings: Any) -> subprocess.Popen[bytes]
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    pass_fds=[lock.fileno()] if os.name == "posix" else [],
+                    pass_fds=[lock.fileno(), claimed.fileno()] if os.name == "posix" else [],
                     **settings,
                 )
+    except MSABenchError as error:
+        return Finished(task, NOT_STARTED, str(error))
     except OSError as error:
         reason = error.strerror or error
         return Finished(task, NOT_STARTED, f"no worker could be started in {task.folder}: {reason}")
 
 
-def _try_lock(file: IO[bytes]) -> bool:
-    """Lock an open file; False if another process has. Where locking does not work, nothing is locked."""
-    try:
-        import fcntl
+def ended_by(code: int) -> str:
+    """In words, which signal a worker's negative exit code stands for."""
+    name = signal.Signals(-code).name
+    return f"the worker was ended by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
-        pass
-    return True
+
+def last_line(text: str) -> str:
+    """The last line that is not blank, without the space around it; empty if there is none."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 class Executor(Protocol):

@@ -10,18 +10,23 @@ import warnings
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from msabench.cli import build
+from msabench.cli import Built, build
 from msabench.errors import MSABenchError
 from msabench.evaluation import predictions
 from msabench.evaluation.evaluate import evaluate_grid
 from msabench.evaluation.origin import FINISHED, FinishedTraining
 from msabench.evaluation.record import JobRecord
+from msabench.methods.base import MSAMethod
 from msabench.methods.checkpoint import load_checkpoint
 from msabench.missingness.conditions import parse_grid
 from msabench.provenance import job_key, portable
+from msabench.results.claims import settle
 from msabench.results.store import ResultStore
-from msabench.runner.executor import Task
-from msabench.runner.stages import SharedStage
+from msabench.runner.executor import BEST, Task
+from msabench.runner.stages import SharedStage, fit_hash
+
+FIT = "fit.txt"
+"""Says by ``fit_hash`` which training ``best.ckpt`` beside it is of."""
 
 
 class SayEpoch(Callback):
@@ -42,12 +47,15 @@ class SayEpoch(Callback):
 def run_job(task: Task, accelerator: str = "auto") -> None:
     """Fit a job's method, evaluate it on the job's grid and store the result.
 
+    A training of the job that ended in the run folder before, under the same code and on the same kind of device, is
+    not repeated: then only what followed it was cut off.
+
     Args:
         task: The job with its folders.
         accelerator: Lightning's accelerator; one device of it is used.
 
     Raises:
-        MSABenchError: The job cannot run, has changed since it was planned, or is stored already.
+        MSABenchError: The job cannot run, or has changed since it was planned.
     """
     job = task.job
     if job.problem:
@@ -58,21 +66,17 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
     if found != job.key:
         changed = [name for name, value in vars(found).items() if value != getattr(job.key, name)]
         raise MSABenchError(f"{', '.join(changed)} of {job.title} changed since it was planned; run the suite again")
-    trainer.callbacks.insert(0, SayEpoch(task))  # type: ignore[attr-defined]
 
-    with warnings.catch_warnings():
-        # Log and job.json are in the run folder already.
-        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-        stage = SharedStage.of(built, task)
-        trainer.fit(built.model, datamodule=datamodule, ckpt_path=stage.trained() if stage else None, weights_only=True)
-        if stage:
-            stage.keep(task.folder)
-    checkpoint = task.folder / "best.ckpt"
-    finished = FinishedTraining.read(checkpoint)
+    ended = _ended_before(built, task)
+    if ended is None:
+        _fit(built, task)
+        ended = _read(task)
+    else:
+        print(f"the training in {task.folder} had ended already; it is evaluated and recorded")
+    method, finished = ended
 
-    task.say("evaluate", trainer.current_epoch, trainer.max_epochs)
+    task.say("evaluate", finished.epochs, trainer.max_epochs)
     device = trainer.strategy.root_device
-    method, _ = load_checkpoint(checkpoint)
     evaluation = evaluate_grid(method, datamodule, parse_grid(job.grid), job.mask_seeds, device=device)
     record = JobRecord(
         key=job.key,
@@ -85,13 +89,59 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
         **finished.record_fields(),
     )
     cells = evaluation.records(job.key.job_id)
-    predictions.write(predictions.path_of(task.store, job.key), evaluation)
-    # The record comes last: a job counts as done only when everything else of it is written.
-    ResultStore(task.store).add(record, cells)
+    store = ResultStore(task.store)
+    # Where locks do not work, another process may have been faster: what is stored is never replaced.
+    if store.has(job.key.job_id):
+        print(f"another process has recorded job {job.key.job_id} meanwhile; its result stays")
+    else:
+        path = predictions.path_of(task.store, job.key)
+        try:
+            predictions.write(path, evaluation)
+        except OSError as error:
+            raise MSABenchError(
+                f"{path} could not be written: {error.strerror or error}; the training in {task.folder} is kept, and "
+                "the same command goes on from there"
+            ) from error
+        # The record comes last: a job counts as done only when everything else of it is written.
+        store.add(record, cells)
+    settle(task.store, job.key.job_id)
     if not task.keep_checkpoint:
         (task.folder / FINISHED).unlink(missing_ok=True)
-        checkpoint.unlink(missing_ok=True)
-    task.say("done", trainer.current_epoch, trainer.max_epochs)
+        (task.folder / FIT).unlink(missing_ok=True)
+        task.remove_checkpoints()
+    task.say("done", finished.epochs, trainer.max_epochs)
+
+
+def _fit(built: Built, task: Task) -> None:
+    """Train; what earlier attempts left is deleted first, so that whatever then lies in the folder is of this one."""
+    (task.folder / FINISHED).unlink(missing_ok=True)
+    task.remove_checkpoints()
+    (task.folder / "metrics.csv").unlink(missing_ok=True)
+    (task.folder / FIT).write_text(fit_hash(built, task), encoding="utf-8")
+    built.trainer.callbacks.insert(0, SayEpoch(task))  # type: ignore[attr-defined]
+    with warnings.catch_warnings():
+        # Log and job.json are in the run folder already.
+        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+        stage = SharedStage.of(built, task)
+        start = stage.trained() if stage else None
+        built.trainer.fit(built.model, datamodule=built.datamodule, ckpt_path=start, weights_only=True)
+        if stage and start is None:
+            stage.keep(task.folder)
+
+
+def _ended_before(built: Built, task: Task) -> tuple[MSAMethod, FinishedTraining] | None:
+    """What ``_read`` gives, if the folder holds a whole training that would come out the same today."""
+    try:
+        made_by = (task.folder / FIT).read_text(encoding="utf-8")
+        return _read(task) if made_by == fit_hash(built, task) else None
+    except (OSError, MSABenchError):
+        return None
+
+
+def _read(task: Task) -> tuple[MSAMethod, FinishedTraining]:
+    """The trained method and how its training ended."""
+    checkpoint = task.folder / BEST
+    return load_checkpoint(checkpoint)[0], FinishedTraining.read(checkpoint)
 
 
 def _placement(task: Task, accelerator: str) -> list[str]:

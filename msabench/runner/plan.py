@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from msabench.data.info import DATASETS
 from msabench.data.synthetic import DEFAULT_SIZE
+from msabench.errors import MSABenchError
 from msabench.evaluation.record import JobRecord
 from msabench.missingness.conditions import distinct, parse_grid
 from msabench.results.store import ResultStore
@@ -45,28 +47,30 @@ class Plan:
     done: tuple[Job, ...]
     lacking: tuple[Job, ...] = ()
 
+    @property
+    def runnable(self) -> tuple[Planned, ...]:
+        """Those of ``todo`` that nothing stands in the way of."""
+        return tuple(planned for planned in self.todo if not planned.job.problem)
+
     def seconds(self, slots: int) -> float | None:
-        """Estimated wall time of the whole run; None if a job's is unknown."""
-        costs = [planned.seconds for planned in self.todo]
+        """Estimated wall time of all that can run; None if a job's is unknown."""
+        costs = [planned.seconds for planned in self.runnable]
         if any(cost is None for cost in costs):
             return None
         # No run is shorter than its longest job.
         return max(sum(c for c in costs if c) / max(slots, 1), *(c or 0.0 for c in costs), 0.0)
 
     def describe(self, slots: int) -> str:
-        """The plan in words, one line per job to run."""
+        """The plan in words, one line per job that can run, one per reason why others cannot."""
+        if self.todo and not self.runnable:
+            return "\n".join(["nothing can run", *self.problems(), *self.warnings()])
         lines = [f"{len(self.todo)} of {len(self.todo) + len(self.done)} jobs to run, {slots} at a time"]
-        for planned in self.todo:
-            job = planned.job
-            if job.problem:
-                note = f"cannot run: {job.problem}"
-            elif planned.seconds is None:
-                note = planned.basis
-            else:
-                note = f"{duration(planned.seconds)}  ({planned.basis})"
-            lines.append(f"  {job.key.job_id}  {job.title:<50} {note}")
+        for planned in self.runnable:
+            note = planned.basis if planned.seconds is None else f"{duration(planned.seconds)}  ({planned.basis})"
+            lines.append(f"  {planned.job.key.job_id}  {planned.job.title:<50} {note}")
+        lines += self.problems()
         total = self.seconds(slots)
-        unknown = sum(planned.seconds is None for planned in self.todo)
+        unknown = sum(planned.seconds is None for planned in self.runnable)
         if self.todo:
             lines.append(
                 f"estimated time: {duration(total)}"
@@ -74,6 +78,13 @@ class Plan:
                 else f"estimated time: unknown, since nothing comparable to {unknown} of the jobs is stored"
             )
         return "\n".join([*lines, *self.warnings()])
+
+    def problems(self) -> list[str]:
+        """Why jobs cannot run, each reason once."""
+        held_up = [planned.job for planned in self.todo if planned.job.problem]
+        counts = Counter((job.key.dataset, job.problem) for job in held_up)
+        of = f"of {len(self.todo)} jobs on"
+        return [f"cannot run: {count} {of} {dataset}: {problem}" for (dataset, problem), count in counts.items()]
 
     def warnings(self) -> list[str]:
         """What the user should know besides."""
@@ -86,19 +97,32 @@ class Plan:
         ]
 
 
-def make_plan(jobs: Iterable[Job], store: ResultStore) -> Plan:
+def make_plan(jobs: Iterable[Job], store: ResultStore, others: Sequence[ResultStore] = ()) -> Plan:
     """Compare jobs with a store.
 
     Args:
         jobs: The suite's jobs.
         store: Where records are.
+        others: Stores to take estimates from where ``store`` has nothing comparable; those that cannot be read are
+            passed over.
+
+    Raises:
+        MSABenchError: A record of ``store`` is malformed.
     """
-    records = [record for record in store.jobs() if record.status == "ok"]
+    records = _finished(store)
     have = {record.key.job_id for record in records}
     jobs = list(jobs)
     done = tuple(job for job in jobs if job.key.job_id in have)
     todo = [job for job in jobs if job.key.job_id not in have]
-    return Plan(tuple(_estimates(todo, records)), done, _lacking(done, store))
+    known = [_costs("", records)]
+    for other in others if todo else ():
+        with suppress(MSABenchError, OSError):
+            known.append(_costs(f" in {other.folder}", _finished(other)))
+    return Plan(tuple(_estimate(job, known) for job in todo), done, _lacking(done, store))
+
+
+def _finished(store: ResultStore) -> list[JobRecord]:
+    return [record for record in store.jobs() if record.status == "ok"]
 
 
 def duration(seconds: float) -> str:
@@ -128,7 +152,25 @@ def _asked(job: Job) -> set[tuple[str, int | None]]:
     return {(str(cell), seed) for cell in cells for seed in (job.mask_seeds if cell.is_random else (None,))}
 
 
-def _estimates(jobs: Sequence[Job], records: Sequence[JobRecord]) -> list[Planned]:
+Costs = tuple[str, dict[tuple[str, str], list[float]], dict[str, list[float]]]
+"""Where some costs are from, in words; (revision, config) -> seconds of jobs; method -> seconds per clip and epoch."""
+
+
+def _estimate(job: Job, known: Sequence[Costs]) -> Planned:
+    """Estimate a job from the costs that some stores know; earlier ones count more."""
+    key, work = job.key, _work(job.config)
+    if job.problem:
+        return Planned(job, 0.0, "cannot run")
+    for place, same, _ in known:
+        if costs := same[key.revision, key.config_hash]:
+            return Planned(job, fmean(costs), f"same config{place}")
+    for place, _, rates in known:
+        if work and (costs := rates[key.method]):
+            return Planned(job, work * fmean(costs), f"same method{place}, scaled by clips x epochs")
+    return Planned(job, None, "unknown, nothing comparable stored")
+
+
+def _costs(place: str, records: Sequence[JobRecord]) -> Costs:
     same: dict[tuple[str, str], list[float]] = defaultdict(list)
     rates: dict[str, list[float]] = defaultdict(list)
     for record in records:
@@ -139,18 +181,7 @@ def _estimates(jobs: Sequence[Job], records: Sequence[JobRecord]) -> list[Planne
         work = _work(record.config, record.epochs)
         if work:
             rates[record.key.method].append(cost / work)
-    planned = []
-    for job in jobs:
-        costs, work = same[job.key.revision, job.key.config_hash], _work(job.config)
-        if job.problem:
-            planned.append(Planned(job, 0.0, "cannot run"))
-        elif costs:
-            planned.append(Planned(job, fmean(costs), "same config"))
-        elif work and rates[job.key.method]:
-            planned.append(Planned(job, work * fmean(rates[job.key.method]), "same method, scaled by clips x epochs"))
-        else:
-            planned.append(Planned(job, None, "unknown, nothing comparable stored"))
-    return planned
+    return place, same, rates
 
 
 def _work(config: dict[str, Any], epochs: int | None = None) -> float | None:

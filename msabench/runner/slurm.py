@@ -1,7 +1,17 @@
-"""Runs jobs on a SLURM cluster: an array of the same workers, through submitit (extra ``msabench[slurm]``)."""
+"""Runs jobs on a SLURM cluster: an array of the same workers, through submitit (extra ``msabench[slurm]``).
+
+submitit writes the array, submits it and brings results back. What becomes of an element that leaves no result is asked
+here: ``squeue`` knows those that wait or run, ``sacct``, where accounting is on, how the others ended.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -11,10 +21,18 @@ import yaml
 
 from msabench.data.files import text_of
 from msabench.errors import MSABenchError
-from msabench.runner.executor import Finished, Task, start
+from msabench.results.store import ResultStore
+from msabench.runner.executor import LOST, Finished, Task, ended_by, last_line, start
 from msabench.runner.local import ONE_THREAD
 
 POLL_SECONDS = 1.0
+QUEUE_SECONDS = 15.0
+"""Time between two questions to the controller, which serves the whole cluster."""
+
+LOST_POLLS = 5
+"""Answers of squeue without an element after which it has ended, with a result or not. One is not enough: a shared
+file system may show the result later than the queue forgets the job."""
+
 DEFAULTS: dict[str, Any] = {
     "timeout_min": 240,
     # More tasks would make Lightning believe that it trains on several devices.
@@ -23,6 +41,71 @@ DEFAULTS: dict[str, Any] = {
     "slurm_array_parallelism": 32,
     "slurm_setup": [f"export {name}={value}" for name, value in ONE_THREAD.items()],
 }
+
+REFUSALS = {
+    "partition": "set slurm_partition",
+    "array": "the cluster allows fewer jobs in an array; choose some by --methods, --datasets or --seeds",
+    "contact": "the controller is down or not to be reached from here; try again later",
+    "limit": "ask for less, or choose fewer jobs by --methods, --datasets or --seeds",
+    "node configuration": "ask for less by mem_gb, cpus_per_task or gpus_per_node",
+    "account": "set slurm_account",
+}
+"""Word in sbatch's refusal -> the way out."""
+
+ENDINGS = {
+    "OUT_OF_MEMORY": "raise mem_gb",
+    "TIMEOUT": "raise timeout_min",
+    "DEADLINE": "",
+    "NODE_FAIL": "run again",
+    "BOOT_FAIL": "run again",
+    "PREEMPTED": "run again",
+    "CANCELLED": "",
+    "FAILED": "",
+}
+"""Ends of a job in sacct that have a cause outside of it, the telling ones first -> the way out."""
+
+
+def read_parameters(path: Path | None) -> dict[str, Any]:
+    """Read and check a YAML file with parameters of ``submitit.AutoExecutor``; needs neither submitit nor a cluster.
+
+    Args:
+        path: The file; None for none.
+
+    Returns:
+        The parameters over ``DEFAULTS``.
+
+    Raises:
+        MSABenchError: The file is missing, is no mapping, or has a value that is not allowed.
+    """
+    if path is None:
+        return dict(DEFAULTS)
+    if not path.is_file():
+        raise MSABenchError(f"there is no file {path} with parameters of submitit")
+    try:
+        content = yaml.safe_load(text_of(path))
+    except yaml.YAMLError as error:
+        raise MSABenchError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise MSABenchError(f"{path} must be a mapping of submitit's parameters, e.g. timeout_min: 60")
+    settings = {**DEFAULTS, **content}
+    for name in ("tasks_per_node", "nodes"):
+        if settings.get(name, 1) != 1:
+            raise MSABenchError(
+                f"{name} {settings[name]!r} in {path} is not allowed; a job is one process, so leave it out"
+            )
+    for name in ("slurm_setup", "slurm_teardown"):
+        lines = settings.get(name, [])
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            raise MSABenchError(f"{name} {lines!r} in {path} is not allowed; give a list of shell commands")
+    for name in ("slurm_array_parallelism", "timeout_min"):
+        if type(settings[name]) is not int or settings[name] < 1:
+            raise MSABenchError(f"{name} {settings[name]!r} in {path} is not allowed; give a positive whole number")
+    return settings
+
+
+def array_slots(parameters: dict[str, Any]) -> int:
+    """How many elements of the array run at a time, if the cluster has room."""
+    return int(parameters["slurm_array_parallelism"])
 
 
 class SlurmExecutor:
@@ -34,7 +117,7 @@ class SlurmExecutor:
         cluster: ``slurm``, or ``local`` to try it without a cluster.
 
     Raises:
-        MSABenchError: submitit is not installed or does not know a parameter.
+        MSABenchError: submitit is not installed or does not know a parameter, or this is no machine of a cluster.
     """
 
     def __init__(self, folder: Path, parameters: dict[str, Any] | None = None, cluster: str = "slurm") -> None:
@@ -46,47 +129,192 @@ class SlurmExecutor:
         try:
             self._engine = submitit.AutoExecutor(folder=folder, cluster=cluster)
             self._engine.update_parameters(**settings)
-        except (NameError, TypeError, ValueError, RuntimeError) as error:
-            raise MSABenchError(f"submitit refuses the cluster or its parameters: {error}") from error
-        self.slots = int(settings["slurm_array_parallelism"])
+        except (AssertionError, NameError, TypeError, ValueError, RuntimeError) as error:
+            raise MSABenchError(_parameter_problem(str(error))) from error
+        self.slots = array_slots(settings)
+        self._queue = Queue() if cluster == "slurm" else None
 
     @classmethod
     def from_file(cls, parameters: Path | None, folder: Path) -> SlurmExecutor:
         """Make an executor with parameters from a YAML mapping; None for the defaults alone.
 
         Raises:
-            MSABenchError: The file is missing or is no mapping; or as in the constructor.
+            MSABenchError: As in ``read_parameters`` and in the constructor.
         """
-        if parameters is None:
-            return cls(folder)
-        if not parameters.is_file():
-            raise MSABenchError(f"there is no file {parameters} with parameters of submitit")
-        content = yaml.safe_load(text_of(parameters))
-        if not isinstance(content, dict):
-            raise MSABenchError(f"{parameters} must be a mapping of submitit's parameters, e.g. timeout_min: 60")
-        return cls(folder, content)
+        return cls(folder, read_parameters(parameters))
 
     def run(self, tasks: Sequence[Task], tick: Callable[[Sequence[Task]], None]) -> Generator[Finished, None, None]:
-        """See ``Executor.run``; closing the iterator early cancels what has not ended."""
-        jobs = list(zip(self._engine.map_array(run_task, tasks), tasks, strict=True)) if tasks else []
+        """See ``Executor.run``; closing the iterator early cancels what has not ended.
+
+        Raises:
+            MSABenchError: The cluster refuses the array.
+        """
+        jobs = list(zip(self._submit(tasks), tasks, strict=True)) if tasks else []
         try:
             while jobs:
-                ended = [(job, task) for job, task in jobs if job.done()]
+                if self._queue:
+                    self._queue.poll([job.job_id for job, _ in jobs])
+                ended = [(job, task) for job, task in jobs if self._has_ended(job)]
                 jobs = [(job, task) for job, task in jobs if (job, task) not in ended]
-                tick([task for job, task in jobs if job.state == "RUNNING"])
+                tick([task for job, task in jobs if self._runs(job)])
                 for job, task in ended:
-                    # An exception is the cluster's doing, e.g. a lost node or the time limit.
-                    yield Finished(task, 1) if job.exception() is not None else Finished(task, *job.result())
+                    yield self._finished(job, task)
                 if jobs and not ended:
                     time.sleep(POLL_SECONDS)
         finally:
             for job, _ in jobs:
-                job.cancel()
+                with contextlib.suppress(OSError):
+                    job.cancel(check=False)
+
+    def _submit(self, tasks: Sequence[Task]) -> Sequence[Any]:
+        try:
+            # submitit prints sbatch's words as well.
+            with contextlib.redirect_stderr(io.StringIO()):
+                jobs: Sequence[Any] = self._engine.map_array(run_task, tasks)
+        except (OSError, RuntimeError) as error:
+            reason = last_line(str(error)).removeprefix("sbatch: error: ") or type(error).__name__
+            way_out = next((f"; {hint}" for word, hint in REFUSALS.items() if word in reason.lower()), "")
+            raise MSABenchError(f"SLURM refuses the array of {len(tasks)} jobs: {reason}{way_out}") from error
+        return jobs
+
+    def _has_ended(self, job: Any) -> bool:
+        if self._queue is None:
+            return bool(job.done())
+        if self._queue.has_forgotten(job.job_id):
+            return True
+        # Why a signal ended the worker is known once the whole element has ended.
+        return _result(job) is not None and not _killed(job)
+
+    def _runs(self, job: Any) -> bool:
+        return bool(job.state == "RUNNING") if self._queue is None else self._queue.runs(job.job_id)
+
+    def _finished(self, job: Any, task: Task) -> Finished:
+        result = _result(job)
+        if isinstance(result, tuple):
+            code, error = result
+            if code >= 0:
+                return Finished(task, code, error)
+            return Finished(task, code, f"{ended_by(code)}{self._cause(job)}")
+        # The record counts, whatever became of the process that wrote it.
+        if ResultStore(task.store).has(task.job.key.job_id):
+            return Finished(task, 0)
+        if result is not None:
+            what = "the time limit was reached; raise timeout_min" if "timed-out" in result else last_line(result)
+            return Finished(task, LOST, f"{what}{self._cause(job)}")
+        return Finished(task, LOST, f"the job left no result{self._cause(job, lost=True)}")
+
+    def _cause(self, job: Any, lost: bool = False) -> str:
+        """What accounting and the element's log say of its end, with the log's place."""
+        state = self._queue.end_of(job.job_id) if self._queue else ""
+        words = []
+        if state:
+            words.append(f"SLURM says {state}" + (f", so {ENDINGS[state]}" if ENDINGS[state] else ""))
+        elif lost:
+            words.append("squeue no longer knows it and sacct does not say why")
+        log = next((path for path in (job.paths.stderr, job.paths.stdout) if _log_words(path)), None)
+        words.append(
+            f"it said: {_log_words(log)}; its log: {log}"
+            if log
+            else f"there is no log {job.paths.stderr}, so see whether the nodes share this folder"
+        )
+        return "".join(f"; {word}" for word in words)
+
+
+class Queue:
+    """What SLURM says of the elements of an array."""
+
+    def __init__(self) -> None:
+        self._asked = -float("inf")
+        self._states: dict[str, str] = {}
+        self._absent: dict[str, int] = {}
+        self._silent = False
+
+    def poll(self, job_ids: Sequence[str]) -> None:
+        """Ask for the elements that wait or run, if it is time to. An answer that fails to come counts for nothing."""
+        if time.monotonic() - self._asked < QUEUE_SECONDS:
+            return
+        # Of the user, since squeue fails for ids that it has forgotten.
+        said, problem = _ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T")
+        self._asked = time.monotonic()
+        if problem and not self._silent:
+            print(f"squeue does not answer ({problem}); waiting until it does", file=sys.stderr)
+        self._silent = bool(problem)
+        if problem:
+            return
+        self._states = dict(line.strip().split("|", 1) for line in said.splitlines() if "|" in line)
+        self._absent = {name: 0 if name in self._states else self._absent.get(name, 0) + 1 for name in job_ids}
+
+    def runs(self, job_id: str) -> bool:
+        """Whether an element runs."""
+        return self._states.get(job_id) == "RUNNING"
+
+    def has_forgotten(self, job_id: str) -> bool:
+        """Whether an element neither waits nor runs any more."""
+        return self._absent.get(job_id, 0) >= LOST_POLLS
+
+    def end_of(self, job_id: str) -> str:
+        """How accounting says that an element or a step of it ended, one of ``ENDINGS``; empty if it does not say."""
+        said, _ = _ask("sacct", "--noheader", "--parsable2", f"--jobs={job_id}", "--format=State")
+        # "CANCELLED by 1000"
+        states = {line.split()[0] for line in said.splitlines() if line.strip()}
+        return next((state for state in ENDINGS if state in states), "")
 
 
 def run_task(task: Task) -> tuple[int, str]:
     """Run a task on the node that SLURM chose; returns code and error of ``Finished``."""
-    started = start(task)
+    started = start(task, "--parent", str(os.getpid()))
     if isinstance(started, Finished):
         return started.code, started.error
-    return started.wait(), ""
+    try:
+        return started.wait(), ""
+    finally:
+        # submitit raises in here when the time limit is near.
+        started.kill()
+        started.wait()
+
+
+def _ask(*command: str) -> tuple[str, str]:
+    """Output of a command, and why there is none."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "", str(error)
+    if done.returncode:
+        return "", last_line(done.stderr) or f"code {done.returncode}"
+    return done.stdout, ""
+
+
+def _result(job: Any) -> tuple[int, str] | str | None:
+    """What ``run_task`` returned, the traceback of what it raised, or None while there is neither."""
+    if not job.paths.result_pickle.exists():
+        return None
+    problem = job.exception()
+    # submitit puts the traceback between rules.
+    return job.result() if problem is None else re.split("-{20,}", str(problem))[1]
+
+
+def _killed(job: Any) -> bool:
+    result = _result(job)
+    return isinstance(result, tuple) and result[0] < 0
+
+
+def _parameter_problem(said: str) -> str:
+    """Reword what submitit says of a parameter, which may be a page long."""
+    if 'detect "srun"' in said:
+        return "there is no srun here, so this is no machine of a SLURM cluster; log in to one, or leave --executor out"
+    wrong = re.search(r'Parameter "(\w+)" expected type (.*) \(but value: "(.*)"\)', said)
+    if wrong:
+        kinds = " or ".join(re.findall(r"'(\w+)'", wrong[2]))
+        return f"{wrong[1]} {wrong[3]!r} is not allowed; submitit expects {kinds}"
+    first = said.partition("\n")[0].partition(" Valid arguments")[0].rstrip(".")
+    return f"submitit refuses the cluster or its parameters: {first}"
+
+
+def _log_words(path: Path) -> str:
+    """What a log says of the end: the words of SLURM's own daemon if there are any, else its last line."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    said = [line for line in lines if line.startswith(("slurmstepd:", "srun: error:"))]
+    return last_line("\n".join(said or lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 
 import msabench
 from msabench.cli import Built
+from msabench.data.files import sha256_of
 from msabench.evaluation.record import canonical_hash
+from msabench.methods.base import CHECKPOINT_KEY
 from msabench.provenance import config_hash
 from msabench.runner.executor import Task
 
@@ -23,14 +26,18 @@ FOLDER = "stages"
 class SharedStage:
     """The last of a method's leading stages that do not depend on the regime.
 
+    Its checkpoints are ``<stage>-<key>-<checksum>.ckpt``. The checksum is over key and content, so that a file which is
+    damaged, half-written or another training's is recognised, and trained again.
+
     Attributes:
         stage: Its name.
-        path: Where its checkpoint is kept. The name is a hash of all that the weights depend on: the config without the
-            regime, seed, corpus, code, torch, kind of device.
+        folder: Where its checkpoints are kept.
+        key: Hash of all that the weights depend on, ``fit_hash`` without the regime.
     """
 
     stage: str
-    path: Path
+    folder: Path
+    key: str
 
     @classmethod
     def of(cls, built: Built, task: Task) -> SharedStage | None:
@@ -49,32 +56,68 @@ class SharedStage:
         # A plateau is looked for in val/task, which is measured under the regime.
         if not leading or method.lr_patience is not None:
             return None
-        data = built.config["data"]
-        protocol = {**(data.get("missing") or {}), "regime": "complete"}
-        key = canonical_hash(
-            {
-                "config": config_hash({**built.config, "data": {**data, "missing": protocol}}),
-                "seed": task.job.key.seed,
-                "revision": built.datamodule.corpus.revision,
-                "code": _code(),
-                "torch": torch.__version__,
-                "device": built.trainer.strategy.root_device.type,
-                "threads": torch.get_num_threads(),
-            },
-            16,
-        )
-        return cls(leading[-1], task.folder.parent / FOLDER / f"{leading[-1]}-{key}.ckpt")
+        return cls(leading[-1], task.folder.parent / FOLDER, fit_hash(built, task, regime="complete"))
 
     def trained(self) -> Path | None:
-        """The checkpoint, if a job has left it."""
-        return self.path if self.path.is_file() else None
+        """The checkpoint, if a job has left it; files that are not what they were are deleted."""
+        for path in sorted(self.folder.glob(f"{self.stage}-{self.key}-*.ckpt")):
+            if path == self._path(path):
+                return path
+            print(f"{path} is damaged, so stage {self.stage} is not taken from there")
+            path.unlink(missing_ok=True)
+        return None
 
     def keep(self, folder: Path) -> None:
-        """Keep what a training left in its run folder for the jobs that follow."""
+        """Keep the stage's checkpoint for the jobs that follow; without it they train the stage themselves.
+
+        Args:
+            folder: Run folder of a training that has trained the stage itself. One that went on from a shared
+                checkpoint has none to give.
+        """
         left = folder / f"{self.stage}.ckpt"
-        if left.is_file():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            left.replace(self.path)
+        if not left.is_file() or self.trained():
+            return
+        try:
+            made_in = torch.load(left, map_location="cpu", weights_only=True)[CHECKPOINT_KEY]["stage"]
+            if made_in != self.stage:
+                raise ValueError(f"it was saved in stage {made_in!r}")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            left.replace(self._path(left))
+        except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+            print(f"{left} is not kept for other jobs: {error}")
+
+    def _path(self, content: Path) -> Path:
+        """Where a checkpoint with the content of a file belongs."""
+        checksum = hashlib.sha256(f"{self.key}/{sha256_of(content)}".encode()).hexdigest()[:16]
+        return self.folder / f"{self.stage}-{self.key}-{checksum}.ckpt"
+
+
+def fit_hash(built: Built, task: Task, regime: str | None = None) -> str:
+    """Hash of all that the weights of a job's training depend on.
+
+    That is its config, seed, corpus, this package's code, torch, kind of device and threads: two trainings with one
+    hash end with the same weights.
+
+    Args:
+        built: The job's method, data and trainer.
+        task: The job.
+        regime: Training regime instead of the job's.
+    """
+    data = built.config["data"]
+    missing = data.get("missing") or {}
+    protocol = missing if regime is None else {**missing, "regime": regime}
+    return canonical_hash(
+        {
+            "config": config_hash({**built.config, "data": {**data, "missing": protocol}}),
+            "seed": task.job.key.seed,
+            "revision": built.datamodule.corpus.revision,
+            "code": _code(),
+            "torch": torch.__version__,
+            "device": built.trainer.strategy.root_device.type,
+            "threads": torch.get_num_threads(),
+        },
+        16,
+    )
 
 
 @lru_cache

@@ -19,7 +19,9 @@ from typing import NoReturn
 
 from msabench.errors import MSABenchError
 from msabench.interruption import die_at_once
-from msabench.runner.executor import RECORDED_FAILURE, Task, record_failure
+from msabench.runner.executor import RECORDED_FAILURE, Task, last_line, record_failure
+
+NOT_RECORDED = 1
 
 _PR_SET_PDEATHSIG = 1
 
@@ -55,7 +57,11 @@ def main(arguments: list[str]) -> int:
             traceback.print_exc()
             # The parent shows the log's last line.
             print(one_line(error), file=sys.stderr, flush=True)
-        record_failure(task, one_line(error))
+        try:
+            record_failure(task, one_line(error))
+        except MSABenchError:
+            # The parent, to which the same store may be open, shows and records the log's last line.
+            return NOT_RECORDED
         return RECORDED_FAILURE
     return 0
 
@@ -72,7 +78,7 @@ def die_with(parent: int) -> None:
 
 def one_line(error: Exception) -> str:
     """An error's last line, with its type unless it is meant for users."""
-    text = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
+    text = last_line(str(error))
     if isinstance(error, MSABenchError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
