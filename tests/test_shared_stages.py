@@ -76,15 +76,55 @@ def test_a_shared_teacher_changes_no_number(method: str, tmp_path: Path) -> None
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_what_an_earlier_attempt_left_is_no_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Jobs are killed, code changes in between, disks fill up: numbers stay those of a clean run."""
+    complete, mixed, inter = jobs(tmp_path, "hrlf", "complete", "mixed", "inter")
+    folder = tmp_path / "runs" / "synth" / "hrlf"
+    clean = {job.key.job_id: run(tmp_path / "clean", job) for job in (mixed, inter)}
+    run(tmp_path, complete)
+    (shared,) = (folder / FOLDER).iterdir()
+    kept, other = shared.read_bytes(), torch.load(shared, weights_only=True)
+    for weights in other["state_dict"].values():
+        weights.zero_()
+    # A job was killed after its teacher.
+    left = run_folder(tmp_path / "runs", mixed)
+    left.mkdir()
+    torch.save(other, left / "teacher.ckpt")
+    foreign = (left / "teacher.ckpt").read_bytes()
+    assert run(tmp_path, mixed) == clean[mixed.key.job_id]
+    assert [path.read_bytes() for path in (folder / FOLDER).iterdir()] == [kept]
+
+    for content in (kept[: len(kept) // 2], foreign):
+        shared.write_bytes(content)
+        capsys.readouterr()
+        again = Task(inter, run_folder(tmp_path / "runs", inter), tmp_path / f"store{len(content)}")
+        again.prepare()
+        run_job(again, "cpu")
+        assert f"{shared} is damaged, so stage teacher is not taken from there" in capsys.readouterr().out
+        assert path_of(again.store, inter.key).read_bytes() == clean[inter.key.job_id]
+        (shared,) = (folder / FOLDER).iterdir()
+        assert shared.read_bytes() != content
+
+
+def test_only_what_loads_and_belongs_to_the_stage_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage = SharedStage("teacher", tmp_path / FOLDER, "0" * 16)
+    for content, problem in (({"msabench": {"stage": "task"}}, "it was saved in stage 'task'"), (b"PK", "")):
+        left = tmp_path / "teacher.ckpt"
+        left.write_bytes(content) if isinstance(content, bytes) else torch.save(content, left)
+        stage.keep(tmp_path)
+        assert stage.trained() is None
+        assert f"{left} is not kept for other jobs: {problem}" in capsys.readouterr().out
+
+
 def test_what_changes_the_teacher_changes_its_name(tmp_path: Path) -> None:
-    def path(**changes: object) -> Path | None:
+    def key(**changes: object) -> str | None:
         (job,) = jobs(tmp_path, "corrkd", "mixed", **changes)
         task = Task(job, run_folder(tmp_path / "runs", job), tmp_path / "store")
         stage = SharedStage.of(build(list(job.config_files), list(job.overrides)), task)
-        return stage.path if stage else None
+        return stage.key if stage else None
 
-    plain = path()
-    assert plain == path()
+    plain = key()
+    assert plain == key()
     for changes in ({"data.length": 9}, {"model.init_args.lr": 0.5}, {"data.normalise": "zscore"}):
-        assert path(**changes) not in (plain, None)
-    assert path(**{"model.init_args.lr_patience": 2}) is None, "a plateau is looked for under the regime"
+        assert key(**changes) not in (plain, None)
+    assert key(**{"model.init_args.lr_patience": 2}) is None, "a plateau is looked for under the regime"
