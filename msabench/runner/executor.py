@@ -24,7 +24,7 @@ import yaml
 from msabench.errors import MSABenchError
 from msabench.evaluation.record import JobRecord
 from msabench.provenance import collect, portable
-from msabench.results.claims import claim, require_writable, try_lock
+from msabench.results.claims import claim, require_writable, settle, try_lock
 from msabench.results.store import ResultStore
 from msabench.runner.suite import Job
 
@@ -179,6 +179,7 @@ def start(task: Task, *options: str, **settings: Any) -> subprocess.Popen[bytes]
             if claimed is None or not try_lock(lock):
                 return Finished(task, RUNNING_ELSEWHERE, "another process is running this job")
             if ResultStore(task.store).has(key.job_id):
+                settle(task.store, key.job_id)
                 return Finished(task, 0)
             task.prepare()
             with task.log.open("wb") as log:
