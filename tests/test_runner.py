@@ -110,6 +110,17 @@ def test_estimates_come_from_any_store_at_hand_the_given_one_first(tmp_path):
     assert alone.basis == f"same method in {theirs.folder}, scaled by clips x epochs"
 
 
+def test_stores_at_hand_are_those_of_the_working_folder_or_around_the_suite(tmp_path, monkeypatch):
+    committed, costs = tmp_path / "repository/leaderboard/results", tmp_path / "repository/benchmarks/costs"
+    for folder in (committed, costs, tmp_path / "here/benchmarks/costs"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    suite = tmp_path / "repository/benchmarks/suites/demo.yaml"
+    found = run_command._stores_at_hand(suite, Path("store"))
+    assert [store.folder for store in found] == [committed, Path("benchmarks/costs")]
+    assert [store.folder for store in run_command._stores_at_hand(suite, committed)] == [Path("benchmarks/costs")]
+
+
 def test_where_nothing_can_run_the_plan_says_why_once(tmp_path):
     jobs = [
         job(seed=seed, dataset=dataset, problem=f"there is no file; get it with `msabench data fetch {dataset}`")
@@ -457,8 +468,9 @@ def test_a_run_survives_kill_and_interruption_and_goes_on(place, capsys, monkeyp
     # Nothing is done twice.
     assert run_command.run(Path("tiny.yaml"), store, runs, ["constant"]) == 0
     assert "1 jobs, 1 done already, 0 to run" in capsys.readouterr().out
-    assert run_command.run(Path("tiny.yaml"), store, runs, ["lf_dnn"], dry_run=True) == 0
-    assert "1 of 2 jobs to run" in capsys.readouterr().out
+    # A plan needs no cluster.
+    assert run_command.run(Path("tiny.yaml"), store, runs, ["lf_dnn"], executor="slurm", dry_run=True) == 0
+    assert "1 of 2 jobs to run, 32 at a time" in capsys.readouterr().out
 
     # The same job in another process, alone, gives the same bytes.
     alone = Task(good, place / "alone", place / "other", keep_checkpoint=True)
