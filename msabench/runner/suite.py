@@ -263,7 +263,7 @@ def _resolver() -> Resolver:
     return resolve
 
 
-_SOURCE = ("features", "root", "cache", "path", "task", "size", "length", "all_zero")
+_SOURCE = ("features", "root", "cache", "path", "task", "size", "length", "clip_labels", "all_zero")
 
 
 def _open(data: dict[str, Any]) -> tuple[str, str | None, str]:
