@@ -286,8 +286,25 @@ def test_missing_weights_name_the_three_ways_out(tmp_path: Path, monkeypatch: py
     for name in (str(tmp_path / "nowhere"), str(tmp_path / "empty"), "msabench/no-such-bert"):
         with pytest.raises(MSABenchError) as raised:
             TextInput(spec, name)
-        for way in (repr(name), "precomputed features", "local folder", "hub cache"):
+        for way in (repr(name), "text_encoder=null", "local folder", "hub cache"):
             assert way in str(raised.value)
+
+
+def test_the_hub_is_asked_once_where_there_is_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+
+    asked = []
+
+    def unreachable(self: object, name: str, **settings: object) -> None:
+        asked.append(name)
+        raise httpx.ConnectError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waits {seconds} s to ask again"))
+    spec = data_module(random_corpus()).spec
+    with pytest.raises(MSABenchError, match="text_encoder 'msabench/no-such-bert' cannot be loaded"):
+        TextInput(spec, "msabench/no-such-bert")
+    assert asked == ["msabench/no-such-bert"]
 
 
 def test_folder_without_or_with_broken_weights_is_refused(bert: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -172,6 +173,26 @@ def parameter_groups(method: nn.Module, text_lr: float | None) -> list[dict[str,
     ]
 
 
+HUB_SECONDS = 10.0
+"""How long the hub may take to answer whether it has a model."""
+
+
+def _hub_answers(name: str) -> bool:
+    """Whether the hub can be asked for a model now, found out with one question."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except (HfHubHTTPError, HFValidationError):
+        # It says what is wrong, and so will the download.
+        return True
+    except Exception:
+        # No network, no answer in time, or told to stay offline: each client library has errors of its own.
+        return False
+    return True
+
+
 def _load_bert(name: str) -> nn.Module:
     # Importing transformers takes seconds; runs on precomputed features never need it.
     from safetensors import SafetensorError
@@ -182,19 +203,23 @@ def _load_bert(name: str) -> nn.Module:
     # It reports the heads of pretraining, which nobody asked for, as unexpected; what matters is checked below.
     logging.set_verbosity_error()
     try:
-        model_type = AutoConfig.from_pretrained(name).model_type
+        # Without an answer, transformers would ask five times more before it looks into the cache.
+        here = Path(name).is_dir() or not _hub_answers(name)
+        model_type = AutoConfig.from_pretrained(name, local_files_only=here).model_type
         if model_type != "bert":
             raise MSABenchError(
                 f"text_encoder {name!r} is a {model_type}, but the token ids of the files are BERT's; "
                 "choose a BERT such as bert-base-uncased"
             )
         loaded: Any = BertModel.from_pretrained(
-            name, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True
+            name, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True, local_files_only=here
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise MSABenchError(
-            f"text_encoder {name!r} cannot be loaded; set it to null for precomputed features, give a local folder "
-            "with config.json and the weights, or run on a machine with network or with the model in its hub cache"
+            f"text_encoder {name!r} cannot be loaded; give a local folder with config.json and the weights "
+            "(--model.init_args.text_encoder=FOLDER), run on a machine with network or with the model in its hub "
+            "cache, or take the file's precomputed features (--model.init_args.text_encoder=null "
+            "--data.missing.level=vectors)"
         ) from error
     finally:
         logging.set_verbosity(verbosity)

@@ -187,7 +187,7 @@ def doubts(frame: pd.DataFrame, protocol: Mapping[str, str]) -> list[str]:
     if unseen:
         found.append(f"no training clip had {' or '.join(unseen)}")
     blind = frame.groupby("cell")["blind"].max()
-    many = {Cell.parse(cell): share for cell, share in blind.items() if share >= MANY_BLIND}
+    many = {Cell.parse(str(cell)): share for cell, share in blind.items() if share >= MANY_BLIND}
     if many:
         shares = ", ".join(f"{100 * many[cell]:.0f} % in {cell}" for cell in sorted(many))
         found.append(
