@@ -65,6 +65,7 @@ VERBS = {
     "leaderboard readme": Verb(
         "msabench.leaderboard.command:readme", "write the leaderboard's README from the records"
     ),
+    "store verify": Verb("msabench.results.verify:verify", "say what of a store is damaged"),
     "data list": Verb("msabench.data.commands:data_list", "list corpora, feature files, and what is here"),
     "data fetch": Verb("msabench.data.commands:data_fetch", "download a corpus, or say how to get it"),
     "data convert": Verb("msabench.data.commands:data_convert", "convert a feature file into the fast store"),

@@ -11,6 +11,7 @@ import inspect
 import logging
 import math
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -47,6 +48,7 @@ from msabench.missingness.config import MissingConfig
 from msabench.missingness.patterns import Clips, dropped_share, mask_hash
 from msabench.parser_messages import sentence
 from msabench.provenance import collect, config_hash, first_difference, what_is_trained
+from msabench.results.store import default_store
 from msabench.run_folder import RunFolder, RunLogger
 from msabench.trainer_settings import require_selection
 
@@ -548,7 +550,8 @@ class MSACLI(LightningCLI):
         best = self.trainer.checkpoint_callback
         if isinstance(best, KeepBest) and best.best_model_path:
             print(f"best epoch's checkpoint: {best.best_model_path}")
-            print(f"next: msabench evaluate --checkpoint {best.best_model_path} --store leaderboard/results")
+            place = f"--checkpoint {shlex.quote(best.best_model_path)} --store {shlex.quote(str(default_store()))}"
+            print(f"next: msabench evaluate {place}")
 
     def after_predict(self) -> None:
         """Say where the predictions lie."""

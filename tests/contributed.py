@@ -1,6 +1,5 @@
 """Stores as contributors send them: records, and the predictions that they are made of."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,8 @@ from msabench.missingness.conditions import Cell
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.patterns import Clips, cell_masks, dropped_share, mask_hash
 from msabench.provenance import job_key
-from msabench.results.store import ResultStore
+from msabench.results.store import INDEX_NAME, ResultStore
+from tests.records import rewrite
 
 SIZE, LENGTH = (12, 8, 20), 8
 CELLS = ("inter/l", "inter/lav", "intra/0.5")
@@ -90,15 +90,12 @@ def contribute(
 
 
 def edit(folder, job, change, line=0):
-    """Change one line of a job's file; ``change`` gets it as plain data and may return the file's new name."""
-    path = Path(folder) / job.key.dataset / job.key.method / f"{job.key.job_id}.jsonl"
-    lines = [json.loads(text) for text in path.read_text().splitlines()]
-    change(lines[line])
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+    """Change one line of a job's file, with checksums that fit; ``change`` gets it as plain data."""
+    rewrite(Path(folder) / job.key.dataset / job.key.method / f"{job.key.job_id}.jsonl", change, line)
 
 
 def files_of(folder):
     """Every file below a folder but the derived index, with its bytes."""
     folder = Path(folder)
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".index.parquet"]
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != INDEX_NAME]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}

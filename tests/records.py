@@ -1,7 +1,10 @@
 """Builders of records for the tests of store, summaries and tables."""
 
+import json
+
 from msabench.evaluation.record import CellRecord, JobKey, JobRecord
 from msabench.missingness.conditions import GRIDS, Cell, distinct
+from msabench.results.store import CHECKSUMS, PREDICTIONS, file_checksum, sealed
 
 PAPER = distinct(GRIDS["paper"])
 
@@ -52,3 +55,12 @@ def add(store, value=lambda cell, mask_seed: 0.5, *, cell_options=None, job=None
 def fail(store, error="RuntimeError: out of memory", **changes):
     """Add a failed job."""
     return store.add_failure(JobRecord(key(**changes), status="failed", error=error))
+
+
+def rewrite(path, change, line=0):
+    """Change one line of a record file, with checksums that fit; ``change`` gets the line as plain data."""
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    change(lines[line])
+    del lines[0][CHECKSUMS]
+    folder, below = path.parents[2], path.relative_to(path.parents[2])
+    path.write_bytes(sealed(lines, file_checksum((folder / PREDICTIONS / below).with_suffix(".parquet"))))

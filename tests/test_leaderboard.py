@@ -33,7 +33,7 @@ from msabench.results.aggregate import jobs_by_row
 from msabench.results.intervals import intervals
 from msabench.results.regime_changes import COMPLETE, identity, pairs_of
 from msabench.results.rows import jobs_hash
-from msabench.results.store import DEFAULT_STORE, ResultStore
+from msabench.results.store import COMMITTED_STORE, ResultStore
 from msabench.results.stored_intervals import FILENAME, read_intervals, update_intervals
 from msabench.tables import build as tables
 from tests import site_store
@@ -43,7 +43,7 @@ from tests.simulated_store import simulate
 
 REPOSITORY = Path(__file__).parents[1]
 STORE, PUBLISHED, README = (
-    REPOSITORY / path for path in (DEFAULT_STORE, DEFAULT_PUBLISHED, Path("leaderboard/README.md"))
+    REPOSITORY / path for path in (COMMITTED_STORE, DEFAULT_PUBLISHED, Path("leaderboard/README.md"))
 )
 
 
@@ -493,7 +493,7 @@ def test_building_twice_gives_the_same_bytes(site, tmp_path):
             assert path.read_bytes() == (tmp_path / "out" / path.relative_to(site)).read_bytes(), path
 
 
-def test_a_site_of_one_corpus_and_of_none(folder, tmp_path):
+def test_a_site_of_one_corpus(folder, tmp_path):
     site_store.make(folder)
     out = tmp_path / "out"
     words = ["leaderboard", "build", "--out", str(out), "--store", str(folder), "--published", str(PUBLISHED)]
@@ -501,9 +501,17 @@ def test_a_site_of_one_corpus_and_of_none(folder, tmp_path):
     assert "CMU-MOSI:" not in (out / "data" / "results.js").read_text()
     with pytest.raises(MSABenchError, match=r"unknown dataset in .* 'sims'; allowed: mosi, synth"):
         dispatch([*words, "--datasets", "sims"])
-    build_site(out, tmp_path / "nothing", PUBLISHED)
-    assert "holds no records" in (out / "results.html").read_text()
     assert "none: nothing was run on it" in (out / "index.html").read_text()
+
+
+def test_a_mistyped_store_makes_no_site(tmp_path):
+    words = ["leaderboard", "build", "--out", str(tmp_path / "out"), "--published", str(PUBLISHED), "--store"]
+    with pytest.raises(MSABenchError, match=r"^there is no store nowhere; `msabench run --suite SUITE --store` makes"):
+        dispatch([*words, "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MSABenchError, match=r"empty holds no records; make some with `msabench run --suite SUITE --"):
+        dispatch([*words, str(tmp_path / "empty")])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_malformed_record_or_number_leaves_the_old_site(site, folder, tmp_path):

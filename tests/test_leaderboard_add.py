@@ -140,6 +140,8 @@ def test_predictions_that_are_missing_or_of_other_cells(given_, store, tmp_path)
     job = contribute(less, cells=("inter/l",))
     more = contribute(tmp_path / "more", cells=("inter/l", "inter/a"))
     predictions.path_of(tmp_path / "more", more.key).replace(predictions.path_of(less, job.key))
+    refused(less, store, "is damaged: it is not the file that its record has the checksum of")
+    edit(less, job, lambda entry: None)
     refused(less, store, "there are predictions, but no record of inter/a")
 
 

@@ -17,7 +17,7 @@ from msabench.published.layouts import PAPER_TABLES, paper_tables
 from msabench.published.numbers import PAPERS, load_published
 from msabench.published.tables import with_datasets
 from msabench.registry import methods
-from msabench.results.store import ResultStore
+from msabench.results.store import STORE_VARIABLE, ResultStore
 from msabench.tables import build, reproductions
 from msabench.tables.command import table as verb
 from msabench.tables.output import FORMATS
@@ -42,8 +42,13 @@ def store(folder):
     return ResultStore(folder)
 
 
+@pytest.fixture(autouse=True)
+def no_default_store(monkeypatch):
+    monkeypatch.setenv(STORE_VARIABLE, "nowhere")
+
+
 def table(*arguments, **options):
-    return verb(*arguments, **{"published": PUBLISHED, "width": WIDE, "store": Path("nowhere"), **options})
+    return verb(*arguments, **{"published": PUBLISHED, "width": WIDE, **options})
 
 
 def sentiment(value, **more):
@@ -516,8 +521,8 @@ def test_on_the_command_line(capsys):
     words = ["table", "--paper", "umdf", "--table", "1", "--datasets", "mosi", "--published", str(PUBLISHED)]
     assert dispatch([*words, "--show", "published", "--format", "csv"]) == 0
     assert capsys.readouterr().out.count("\n") == 1 + 112
-    assert dispatch(["table", "--datasets", "sims", "--papers", "none", "--store", "nowhere"]) == 0
-    assert "sims: no records" in capsys.readouterr().out
+    assert dispatch(["table", "--datasets", "sims", "--papers", "recap"]) == 0
+    assert "sims: no records in nowhere" in capsys.readouterr().out
 
 
 # Printed and fast.

@@ -420,7 +420,11 @@ def command_methods():
 
 
 def test_nothing_stored_is_said_plainly(store, folder, capsys):
-    assert "holds no records; make some with `msabench run" in table(store=folder)
+    with pytest.raises(MSABenchError, match=r"^there is no store .*results; `msabench run --suite SUITE --store` makes"):
+        table(store=folder)
+    folder.mkdir()
+    with pytest.raises(MSABenchError, match=r"results holds no records; make some with `msabench run --suite SUITE --s"):
+        table(store=folder)
     filled(store)
     text = table(["mosi", "mosei"], store=folder, width=WIDE)
     assert f"mosei: no records in {folder}; make some with `msabench run" in text
@@ -498,6 +502,7 @@ def test_metric_sets(store, folder):
     ],
 )
 def test_unknown_names_are_refused(store, folder, arguments, message):
+    folder.mkdir()
     for _ in range(2):
         with pytest.raises(MSABenchError, match=message):
             table(store=folder, **arguments)

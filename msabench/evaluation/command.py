@@ -37,7 +37,7 @@ def evaluate(
         checkpoint: Checkpoint of msabench fit or msabench run, e.g. runs/.../best.ckpt.
         grid: Grids (inter, intra, paper) and cells such as inter/la or intra/0.3.
         mask_seeds: Seeds of the test holes; cells with random holes are evaluated once for each.
-        store: Result store to add records and predictions to; None only prints. Needs finished.json and the job.json
+        store: Result store to add records and predictions to, e.g. runs/store; None only prints. Needs finished.json and the job.json
             or config.yaml beside the checkpoint, and every cell and mask seed of the job (outside a suite, the grid
             paper and mask seeds 0 1 2), and refuses a job that the store has.
         root: Data folder, if it is not the one of the training.
@@ -62,7 +62,7 @@ def evaluate(
     from msabench.evaluation.origin import origin
     from msabench.methods.checkpoint import load_checkpoint
     from msabench.results.claims import require_writable, sole_writer
-    from msabench.results.store import ResultStore
+    from msabench.results.store import ResultStore, store_to_write
 
     cells = parse_grid(grid)
     for word in keep:
@@ -70,6 +70,9 @@ def evaluate(
             raise one_of("thing to keep", word, KEPT)
     if keep and store is None:
         raise MSABenchError(f"keep {' '.join(keep)} needs a store to keep it in; give --store")
+    if store is not None:
+        store = store_to_write(store)
+        ResultStore(store).sweep()
     if batch_size is not None and batch_size < 1:
         raise MSABenchError(f"batch_size {batch_size} is not allowed; give a positive number")
     try:

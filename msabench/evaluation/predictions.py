@@ -7,8 +7,10 @@ Columns: ``id`` and ``cell`` (strings), ``mask_seed`` (int64, null for cells wit
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +24,19 @@ from msabench.data.info import EMOTIONS
 from msabench.errors import MSABenchError
 from msabench.evaluation.record import JobKey
 from msabench.metrics import functional
+from msabench.results.store import PREDICTIONS, recorded_checksum
 
 if TYPE_CHECKING:
     from msabench.evaluation.evaluate import Evaluation
+
+MAX_ROWS = 20_000_000
+"""Rows of a file: 34 cells of 588,000 clips."""
+
+MAX_BYTES = 1 << 30
+"""Bytes of a file, and of what it unpacks to."""
+
+MAX_NAME = 1000
+"""Bytes of an id or a cell's name."""
 
 
 @dataclass
@@ -46,9 +58,18 @@ class StoredCell:
     preds: NDArray[np.float32]
 
 
+_WORD = pa.dictionary(pa.int32(), pa.string())
+_COLUMNS = {"id": _WORD, "cell": _WORD, "mask_seed": pa.int64()}
+_SCORES = {"label": pa.float32(), "pred": pa.float32()}
+_EMOTIONS = {
+    **{f"label_{emotion}": pa.int64() for emotion in EMOTIONS},
+    **{f"pred_{emotion}_{outcome}": pa.float32() for emotion in EMOTIONS for outcome in (0, 1)},
+}
+
+
 def path_of(store: Path, key: JobKey) -> Path:
     """Where a store keeps a job's predictions."""
-    return store / "predictions" / key.dataset / key.method / f"{key.job_id}.parquet"
+    return store / PREDICTIONS / key.dataset / key.method / f"{key.job_id}.parquet"
 
 
 def write(path: Path, evaluation: Evaluation) -> None:
@@ -88,27 +109,83 @@ def write(path: Path, evaluation: Evaluation) -> None:
 def read(path: Path) -> list[StoredCell]:
     """Read a job's predictions, in the order they were written.
 
+    The file is read only as far as its size, its number of rows and its columns are admissible, since stores also come
+    from contributors.
+
     Args:
         path: A file that ``write`` made.
 
     Raises:
-        MSABenchError: There is no such file or it holds no predictions.
+        MSABenchError: There is no such file, it holds no predictions, or it is not what the record beside it has the
+            checksum of.
     """
     if not path.is_file():
         raise MSABenchError(f"there are no predictions {path}; predictions stay on the machine that made them")
+    expected = recorded_checksum(path)
     try:
-        table = pq.read_table(path)
-        cells, ids = table["cell"].to_pylist(), table["id"].to_pylist()
-        seeds = table["mask_seed"].to_pylist()
-        labels, preds = _values(table)
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise MSABenchError(f"{path} holds no predictions of msabench ({str(error).splitlines()[0]})") from error
-    groups = list(zip(cells, seeds, strict=True))
-    starts = [row for row in range(len(groups)) if row == 0 or groups[row] != groups[row - 1]]
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise _unfit(path, f"it has {size} bytes; allowed are {MAX_BYTES}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise MSABenchError(f"{path} cannot be read: {error.strerror or error}") from error
+    if expected is not None and hashlib.sha256(content).hexdigest() != expected:
+        raise MSABenchError(
+            f"{path} is damaged: it is not the file that its record has the checksum of; restore it, or delete it with "
+            "its record and run the job again"
+        )
+    try:
+        return _cells(path, content)
+    except (pa.ArrowException, OSError, KeyError, ValueError, MemoryError) as error:
+        raise _unfit(path, (str(error).splitlines() or [type(error).__name__])[0]) from error
+
+
+def _cells(path: Path, content: bytes) -> list[StoredCell]:
+    file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=["id", "cell"])
+    about, schema = file.metadata, file.schema_arrow
+    allowed = [_COLUMNS | columns for columns in (_SCORES, _EMOTIONS)]
+    if dict(zip(schema.names, schema.types, strict=True)) not in allowed or len(schema) != len(set(schema.names)):
+        raise _unfit(path, f"its columns are {', '.join(f'{field.name} ({field.type})' for field in schema)}"[:1000])
+    if not 0 < about.num_rows <= MAX_ROWS:
+        raise _unfit(path, f"it has {about.num_rows} rows; allowed are 1 to {MAX_ROWS}")
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    unpacked = sum(group.column(number).total_uncompressed_size for group in groups for number in range(len(schema)))
+    if unpacked > MAX_BYTES:
+        raise _unfit(path, f"it unpacks to {unpacked} bytes; allowed are {MAX_BYTES}")
+    table = file.read()
+    for name in schema.names:
+        if name != "mask_seed" and table[name].null_count:
+            raise _unfit(path, f"{name} is empty in {table[name].null_count} rows")
+    labels, preds = _values(table)
+    cell_names, cells = _words(path, table["cell"])
+    id_names, ids = _words(path, table["id"])
+    no_seed = table["mask_seed"].is_null().to_numpy()
+    seeds = table["mask_seed"].fill_null(0).to_numpy()
+    changes = (np.diff(cells) != 0) | (np.diff(seeds) != 0) | (np.diff(no_seed))
+    bounds = [0, *(np.flatnonzero(changes) + 1).tolist(), len(cells)]
     return [
-        StoredCell(cells[start], seeds[start], ids[start:end], labels[start:end], preds[start:end])
-        for start, end in zip(starts, [*starts[1:], len(groups)], strict=True)
+        StoredCell(
+            cell_names[cells[start]],
+            None if no_seed[start] else int(seeds[start]),
+            id_names[ids[start:end]].tolist(),
+            labels[start:end],
+            preds[start:end],
+        )
+        for start, end in pairwise(bounds)
     ]
+
+
+def _words(path: Path, column: pa.ChunkedArray) -> tuple[NDArray[np.object_], NDArray[np.int32]]:
+    """The different words of a dictionary column, and which of them each row has."""
+    whole = column.unify_dictionaries().combine_chunks()
+    words = np.array(whole.dictionary.to_pylist(), dtype=object)
+    longest = max(map(len, words), default=0)
+    if longest > MAX_NAME:
+        raise _unfit(path, f"it has a name of {longest} characters; allowed are {MAX_NAME}")
+    return words, whole.indices.to_numpy()
+
+
+def _unfit(path: Path, why: str) -> MSABenchError:
+    return MSABenchError(f"{path} holds no predictions of msabench ({why})")
 
 
 def stored_metrics(metric_set: str, labels: NDArray[Any], preds: NDArray[Any]) -> dict[str, float | None]:

@@ -11,7 +11,8 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 has no checksums."""
 
 MANY_BLIND = 0.05
 """From this share of clips without any observed frame on, tables say so: 5 % answered blind can move F1 by points."""

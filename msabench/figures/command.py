@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from msabench.errors import MSABenchError, one_of
-from msabench.results.store import DEFAULT_STORE
+from msabench.results.store import store_to_read
 
 if TYPE_CHECKING:
     from msabench.figures.sheet import Picture
@@ -35,7 +35,8 @@ def figures(
     band: Literal["intervals", "std", "none"] | None = None,
     cost: Literal["parameters", "seconds"] | None = None,
     checkpoints: list[str] | None = None,
-    store: Path = DEFAULT_STORE,
+    store: Path | None = None,
+    committed: bool = False,
     out: Path = Path("figures"),
 ) -> str:
     """Draw figures of stored results as PDF and PNG, one for each corpus and protocol.
@@ -53,7 +54,8 @@ def figures(
             seeds, needs records only) or none.
         cost: parameters (default) or seconds.
         checkpoints: Checkpoints for importance, e.g. runs/synth/prlf/JOB/best.ckpt.
-        store: Folder of the result store.
+        store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
+        committed: Read the records in git, leaderboard/results, instead.
         out: Folder for the figures.
 
     Returns:
@@ -81,6 +83,7 @@ def figures(
 
     from msabench.figures.sheet import drawing, save
 
+    place = store_to_read(store, committed)
     with drawing():
         if kind == "importance":
             from msabench.figures.importance import importance
@@ -88,7 +91,7 @@ def figures(
             draws: list[Callable[[], Picture]] = [lambda: importance([Path(path) for path in checkpoints or ()])]
         else:
             draws = _of_store(
-                kind, datasets, methods, variants, metric, cells, band or "intervals", cost or "parameters", store
+                kind, datasets, methods, variants, metric, cells, band or "intervals", cost or "parameters", place
             )
         paths: list[Path] = []
         problems: list[MSABenchError] = []

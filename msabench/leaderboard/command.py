@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from msabench.published.numbers import DEFAULT_PUBLISHED
-from msabench.results.store import DEFAULT_STORE
+from msabench.results.store import COMMITTED_STORE, store_to_read
 
 DEFAULT_README = Path("leaderboard/README.md")
 
 
 def build(
     out: Path = Path("site"),
-    store: Path = DEFAULT_STORE,
+    store: Path = COMMITTED_STORE,
     published: Path = DEFAULT_PUBLISHED,
     datasets: list[str] | None = None,
 ) -> str:
@@ -28,14 +28,14 @@ def build(
         The text to print.
 
     Raises:
-        MSABenchError: A corpus has no records, a file is malformed, a library is lacking, or the folder is not ours.
+        MSABenchError: There are no records, a corpus has none, a file is malformed, a library is lacking, or the folder is not ours.
     """
     from msabench.leaderboard.site import build_site
 
-    return build_site(out, store, published, datasets)
+    return build_site(out, store_to_read(store), published, datasets)
 
 
-def intervals(store: Path = DEFAULT_STORE, datasets: list[str] | None = None, anew: bool = False) -> str:
+def intervals(store: Path = COMMITTED_STORE, datasets: list[str] | None = None, anew: bool = False) -> str:
     """Make the intervals that build and readme show, out of the store's predictions, and keep them beside the records.
 
     Only what is lacking is made. Rows whose predictions are not here stay without an interval.
@@ -50,15 +50,15 @@ def intervals(store: Path = DEFAULT_STORE, datasets: list[str] | None = None, an
         The text to print.
 
     Raises:
-        MSABenchError: A corpus has no records, or a file is malformed.
+        MSABenchError: There is no such store, a corpus has no records, or a file is malformed.
     """
     from msabench.results.store import ResultStore
     from msabench.results.stored_intervals import update_intervals
 
-    return "\n".join(update_intervals(ResultStore(store), datasets, anew))
+    return "\n".join(update_intervals(ResultStore(store_to_read(store)), datasets, anew))
 
 
-def readme(store: Path = DEFAULT_STORE, out: Path = DEFAULT_README, check: bool = False) -> str:
+def readme(store: Path = COMMITTED_STORE, out: Path = DEFAULT_README, check: bool = False) -> str:
     """Write the leaderboard's README from the records.
 
     Args:
@@ -70,14 +70,14 @@ def readme(store: Path = DEFAULT_STORE, out: Path = DEFAULT_README, check: bool 
         The text to print.
 
     Raises:
-        MSABenchError: A record file is malformed, or the file is out of date.
+        MSABenchError: There is no such store, a record file is malformed, or the file is out of date.
     """
     from msabench.leaderboard.readme import write_readme
 
-    return write_readme(store, out, check)
+    return write_readme(store_to_read(store), out, check)
 
 
-def add(records: Path, store: Path = DEFAULT_STORE) -> str:
+def add(records: Path, store: Path = COMMITTED_STORE) -> str:
     """Check a contributor's records and admit them: all of them, or none.
 
     Args:

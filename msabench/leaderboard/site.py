@@ -24,7 +24,7 @@ from msabench.leaderboard.regime_page import write_regimes
 from msabench.leaderboard.vendored import copy_libraries, licence_texts
 from msabench.registry import methods as registered
 from msabench.results.aggregate import DRAWS, LEVEL
-from msabench.results.store import ResultStore
+from msabench.results.store import ResultStore, no_records
 from msabench.results.stored_intervals import read_intervals
 from msabench.tables.costs import HEADER, LEGEND, cost_rows
 
@@ -44,11 +44,13 @@ def build_site(out: Path, store: Path, published: Path, datasets: Sequence[str] 
         What was built, one sentence.
 
     Raises:
-        MSABenchError: A corpus has no records, a file is malformed, or the folder may not be replaced.
+        MSABenchError: There are no records, a corpus has none, a file is malformed, or the folder may not be replaced.
     """
     results = ResultStore(store)
     failures = results.failures()
     jobs = [*(job for job in results.jobs() if job.status == "ok"), *failures]
+    if not jobs:
+        raise no_records(store)
     held = sorted({job.key.dataset for job in jobs}, key=_place)
     for name in datasets or ():
         if name not in held:
@@ -64,7 +66,7 @@ def build_site(out: Path, store: Path, published: Path, datasets: Sequence[str] 
         numbers = to_json(groups, {name: read_intervals(store, name) for name in shown})
         _write_numbers(folder, numbers)
         _write_overview(writer, groups, jobs, built)
-        writer.write("results.html", "results.html", "results", has_records=bool(groups))
+        writer.write("results.html", "results.html", "results")
         write_regimes(writer, store, shown)
         cells: dict[str, list[str]] = {}
         for job_id, cell in zip(frame["job_id"], frame["cell"], strict=True):

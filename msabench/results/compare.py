@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msabench.errors import MSABenchError, nearest, one_of
 from msabench.results.aggregate import DRAWS
-from msabench.results.store import DEFAULT_STORE
+from msabench.results.store import store_to_read
 from msabench.tables.spec import FLOOR
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def compare(
     methods: list[str] | None = None,
     variants: list[str] | None = None,
     cells: list[str] = ["avg_missing", "avg_intra"],  # noqa: B006  the command line shows the default
-    store: Path = DEFAULT_STORE,
+    store: Path | None = None,
+    committed: bool = False,
     format: Literal["text", "markdown", "csv"] = "text",
     draws: int = DRAWS,
 ) -> str:
@@ -41,7 +42,8 @@ def compare(
         variants: Variants to compare; only default if not given.
         cells: Averages (avg_missing, avg_intra, avg_intra_to_1), grids (inter, intra, paper) and cells (inter/la,
             intra/0.3). Ranks are over the cells that averages are made of.
-        store: Folder of the result store.
+        store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
+        committed: Read the records in git, leaderboard/results, instead.
         format: How to print; csv is unrounded.
         draws: Resamples of the bootstrap.
 
@@ -62,9 +64,10 @@ def compare(
     from msabench.results.selection import cells_of
 
     wanted = cells_of(cells)
-    found = _selections(baseline, datasets, metric, methods, variants, store)
+    folder = store_to_read(store, committed)
+    found = _selections(baseline, datasets, metric, methods, variants, folder)
     compared = [
-        compare_rows(selection, place, wanted, store, draws)
+        compare_rows(selection, place, wanted, folder, draws)
         for selection, place in found
         if place is not None and len(selection.table.rows) > 1
     ]
@@ -76,7 +79,7 @@ def compare(
             f"baseline {baseline!r} has no records beside others under one protocol; here are: {', '.join(there)}"
             + (f"; did you mean {close}?" if close and close != baseline else "")
         )
-    ranked = _ranked([selection for selection, _ in found], wanted, store, draws)
+    ranked = _ranked([selection for selection, _ in found], wanted, folder, draws)
     if format == "csv":
         # Remarks inside would no longer be CSV.
         warnings = [line for selection, _ in found for line in selection.table.warnings]

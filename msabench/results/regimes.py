@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msabench.errors import MSABenchError, one_of
 from msabench.results.aggregate import DRAWS, LEVEL
-from msabench.results.store import DEFAULT_STORE
+from msabench.results.store import store_to_read
 from msabench.tables.marks import FIDELITIES, UNSEEN
 from msabench.tables.render import DAGGER, PILCROW, grid_csv, grid_markdown, grid_text
 from msabench.tables.spec import AVERAGE_MEANINGS, FLOOR
@@ -38,7 +38,8 @@ def regimes(
     cells: list[str] = list(CELLS),  # noqa: B006  the command line shows the default
     before: str = "complete",
     after: str = "mixed",
-    store: Path = DEFAULT_STORE,
+    store: Path | None = None,
+    committed: bool = False,
     format: Literal["text", "markdown", "csv"] = "text",
 ) -> str:
     """Show what training under one regime instead of another changes, method by method.
@@ -51,7 +52,8 @@ def regimes(
         cells: Averages (avg_missing, avg_intra), grids and cells. Methods are ordered by their gain in the last one.
         before: The regime to compare with, as tables print it.
         after: The other regime.
-        store: Folder of the result store.
+        store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
+        committed: Read the records in git, leaderboard/results, instead.
         format: How to print; csv is unrounded.
 
     Returns:
@@ -67,9 +69,10 @@ def regimes(
     from msabench.results.stored_intervals import read_intervals
 
     wanted = cells_of(cells)
-    selections = select(store, datasets, methods, metric, variants)
+    place = store_to_read(store, committed)
+    selections = select(place, datasets, methods, metric, variants)
     found = [
-        regime_changes(selection, wanted, before, after, read_intervals(store, selection.table.dataset), store)
+        regime_changes(selection, wanted, before, after, read_intervals(place, selection.table.dataset), place)
         for selection in selections
     ]
     found = [part for part in found if part.methods]

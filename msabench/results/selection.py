@@ -12,7 +12,7 @@ from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import metric_spec
 from msabench.results.aggregate import AVERAGES, jobs_by_row
 from msabench.results.rows import key_of
-from msabench.results.store import ResultStore
+from msabench.results.store import ResultStore, no_records
 from msabench.tables.spec import FLOOR, Row, Table, columns_of
 
 
@@ -149,10 +149,7 @@ def cells_of(names: Sequence[str]) -> tuple[str, ...]:
 
 def _datasets(asked: Sequence[str] | None, held: list[str], store: Path) -> list[str]:
     if not held:
-        raise MSABenchError(
-            f"{store} holds no records; make some with `msabench run --suite SUITE --store {store}` "
-            "(see `msabench suites`)"
-        )
+        raise no_records(store)
     for name in asked or ():
         if name not in held:
             if name not in DATASETS:

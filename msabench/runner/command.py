@@ -11,7 +11,7 @@ from typing import Literal
 from msabench.errors import MSABenchError
 from msabench.interruption import interruptible, signal_of
 from msabench.results.claims import require_writable
-from msabench.results.store import ResultStore
+from msabench.results.store import ResultStore, store_to_read, store_to_write
 from msabench.runner.executor import (
     RECORDED_FAILURE,
     RUNNING_ELSEWHERE,
@@ -35,7 +35,7 @@ STORES = (Path("leaderboard/results"), Path("benchmarks/costs"))
 
 def run(
     suite: Path,
-    store: Path = Path("leaderboard/results"),
+    store: Path | None = None,
     runs: Path = Path("runs"),
     methods: list[str] | None = None,
     datasets: list[str] | None = None,
@@ -55,7 +55,7 @@ def run(
 
     Args:
         suite: Suite file, e.g. benchmarks/suites/demo.yaml.
-        store: Folder of the result store.
+        store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
         runs: Folder for logs, configs and checkpoints, one folder per job below <dataset>/<method>/.
         methods: Only these methods of the suite.
         datasets: Only these corpora of the suite.
@@ -78,6 +78,7 @@ def run(
             cluster refuses the jobs.
     """
     jobs = expand(select(read_suite(suite), methods, datasets, seeds))
+    store = store_to_write(store)
     plan = make_plan(jobs, ResultStore(store), _stores_at_hand(suite, store))
     if dry_run:
         cluster = executor == "slurm"
@@ -91,6 +92,7 @@ def run(
     engine = _slurm(slurm, runs) if executor == "slurm" else _local(slots, devices, per_device)
     if plan.todo:
         require_writable(store)
+    ResultStore(store).sweep()
     print(f"{len(jobs)} jobs, {len(plan.done)} done already, {len(plan.runnable)} to run, {engine.slots} at a time")
     for warning in plan.warnings():
         print(warning)
@@ -112,20 +114,22 @@ def run(
     return code
 
 
-def suites(folder: Path = Path("benchmarks/suites"), store: Path = Path("leaderboard/results")) -> str:
+def suites(folder: Path = Path("benchmarks/suites"), store: Path | None = None, committed: bool = False) -> str:
     """List the suites of a folder with their number of jobs, and how much of the papers' tables they cover.
 
     Args:
         folder: Where to look.
-        store: Folder of the result store, for what was run.
+        store: Folder of the result store, for what was run; runs/store, or what MSABENCH_STORE names, if not given.
+        committed: Look at the records in git, leaderboard/results, instead.
 
     Raises:
-        MSABenchError: There is no such folder or no suite in it.
+        MSABenchError: There is no such folder, no suite in it, or no such store.
     """
     from msabench.published.layouts import PAPER_TABLES
     from msabench.runner.coverage import coverage, coverage_grid, reasons
     from msabench.tables.render import grid_text
 
+    results = ResultStore(store_to_read(store, committed))
     rows, found = [], []
     for path in sorted(folder.glob("*.yaml")):
         try:
@@ -139,7 +143,7 @@ def suites(folder: Path = Path("benchmarks/suites"), store: Path = Path("leaderb
         rows.append(f"{path}: {counts}" + (f"; {suite.description}" if suite.description else ""))
     if not rows:
         raise MSABenchError(f"there are no suites in {folder}; go to the repository's root or name another folder")
-    finished = [job for job in ResultStore(store).jobs() if job.status == "ok"] if store.is_dir() else []
+    finished = [job for job in results.jobs() if job.status == "ok"]
     covered = coverage(PAPER_TABLES, found, finished)
     head = "Rows of the papers' tables, and those that a suite here has a job for:"
     return "\n".join([*rows, "", head, "", grid_text(coverage_grid(covered)), *_block(reasons(covered))])

@@ -13,7 +13,7 @@ from msabench.evaluation.record import JobRecord
 from msabench.metrics.spec import METRICS, metric_keys, metric_spec
 from msabench.published.layouts import paper_tables
 from msabench.published.numbers import DEFAULT_PUBLISHED
-from msabench.results.store import DEFAULT_STORE, ResultStore
+from msabench.results.store import ResultStore, no_records, store_to_read
 from msabench.tables.output import FORMATS, Report, printed
 from msabench.tables.paper import SHOW
 from msabench.tables.paper_report import Request, add_following, add_paper, followed
@@ -30,7 +30,8 @@ def table(
     metric: str | None = None,
     grid: list[str] | None = None,
     format: Literal["text", "markdown", "latex", "csv", "html"] = "text",
-    store: Path = DEFAULT_STORE,
+    store: Path | None = None,
+    committed: bool = False,
     per_seed: bool = False,
     intervals: bool = False,
     width: int | None = None,
@@ -53,7 +54,8 @@ def table(
         grid: Grids (inter, intra, paper) and cells (inter/la, intra/0.3) as columns of result tables; paper if not
             given.
         format: How to print; csv is unrounded, one number a line; html is a fragment.
-        store: Folder of the result store.
+        store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
+        committed: Read the records in git, leaderboard/results, instead.
         per_seed: Whether each training seed is a row of its own in result tables.
         intervals: Whether result tables print bootstrap intervals instead of standard deviations.
         width: Characters in a line of text; the terminal's if not given.
@@ -67,15 +69,17 @@ def table(
         The text to print.
 
     Raises:
-        MSABenchError: A dataset, method, metric, cell, paper or table is unknown, or a file is malformed.
+        MSABenchError: A dataset, method, metric, cell, paper or table is unknown, there is no such store or nothing to
+            print, or a file is malformed.
     """
     if format not in FORMATS:
         raise one_of("format", format, FORMATS)
     if show not in SHOW:
         raise one_of("show", show, SHOW)
     width = width or shutil.get_terminal_size((120, 24)).columns
-    request = Request(datasets, methods, metric, show, published, ResultStore(store))
-    report = Report(title=f"Records in {store}")
+    place = store_to_read(store, committed)
+    request = Request(datasets, methods, metric, show, published, ResultStore(place))
+    report = Report(title=f"Records in {place}")
     if paper is not None:
         options = {"grid": grid, "per_seed": per_seed, "intervals": intervals, "papers": papers}
         for name in options:
@@ -115,6 +119,8 @@ def _add_results(
     for name in datasets or ():
         if name not in DATASETS and name not in held:
             raise one_of("dataset", name, [*DATASETS, *(name for name in held if name not in DATASETS)])
+    if not held and not published:
+        raise no_records(store)
     shown, remarks = _shown(frame, list(dict.fromkeys(datasets)) if datasets else None, held, metric, store)
     report.remarks += remarks
     for name in shown:
@@ -146,7 +152,7 @@ def _shown(
     from msabench.tables.build import metric_set_in
 
     if not asked and not held:
-        return [], [f"{store} holds no records; make some with `msabench run --suite SUITE` (see `msabench suites`)."]
+        return [], [f"{no_records(store)}."]
     remarks = [
         f"{name}: no records in {store}; make some with `msabench run --suite SUITE --datasets {name}` "
         "(see `msabench suites`)."

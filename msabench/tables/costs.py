@@ -11,7 +11,7 @@ from typing import Literal
 from msabench.errors import MSABenchError, one_of
 from msabench.evaluation.record import JobRecord
 from msabench.missingness.conditions import GRIDS, distinct
-from msabench.results.store import DEFAULT_STORE, ResultStore
+from msabench.results.store import ResultStore, no_records, store_to_read
 from msabench.tables.render import grid_csv, grid_markdown, grid_text
 
 HEADER = (
@@ -32,7 +32,8 @@ def costs(
     methods: list[str] | None = None,
     variants: list[str] | None = None,
     format: Literal["text", "markdown", "csv"] = "text",
-    store: Path = DEFAULT_STORE,
+    store: Path | None = None,
+    committed: bool = False,
 ) -> str:
     """Print parameters, seconds and memory of every recorded method.
 
@@ -41,7 +42,8 @@ def costs(
         methods: Methods to show; all if not given.
         variants: Variants to show; only default if not given.
         format: How to print.
-        store: Folder of the result store.
+        store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
+        committed: Read the records in git, leaderboard/results, instead.
 
     Returns:
         The text to print.
@@ -49,16 +51,17 @@ def costs(
     Raises:
         MSABenchError: The store has no finished job of a dataset, method or variant, or a record file is malformed.
     """
-    results = ResultStore(store)
+    place = store_to_read(store, committed)
+    results = ResultStore(place)
     jobs = [job for job in results.jobs() if job.status == "ok"]
     if not jobs:
-        raise MSABenchError(f"{store} holds no finished jobs; make some with `msabench run --suite SUITE`")
+        raise no_records(place)
     wanted = {"dataset": datasets, "method": methods, "variant": variants or ["default"]}
     for name, values in wanted.items():
         there = sorted({getattr(job.key, name) for job in jobs})
         for value in values or ():
             if value not in there:
-                raise one_of(f"{name} in {store}", value, there)
+                raise one_of(f"{name} in {place}", value, there)
         jobs = [job for job in jobs if values is None or getattr(job.key, name) in values]
     situations = Counter(results.frame()["job_id"].tolist())
     grid = [list(HEADER), *cost_rows(jobs, situations)]
