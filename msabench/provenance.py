@@ -80,6 +80,9 @@ DISPLAY_CALLBACKS = (
 )
 """Callbacks that only show something; they are not hashed."""
 
+CALLBACKS = "lightning.pytorch.callbacks"
+"""Module of ``DISPLAY_CALLBACKS``."""
+
 
 def collect(device: str = "cpu") -> dict[str, Any]:
     """Describe code, versions and machine.
@@ -154,7 +157,7 @@ def what_is_trained(config: dict[str, Any]) -> dict[str, Any]:
     data["missing"] = {"regime": missing.label, **_protocol(missing)}
     if trainer.get("callbacks"):
         given = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else [trainer["callbacks"]]
-        trainer["callbacks"] = [c for c in given if _class_name(c) not in DISPLAY_CALLBACKS] or None
+        trainer["callbacks"] = [c for c in given if not is_display(c)] or None
     return {
         **_without(config, (*IGNORED_KEYS[""], "data", "trainer", "model")),
         "data": _without(data, IGNORED_KEYS["data"]),
@@ -266,9 +269,12 @@ def _without(section: dict[str, Any], keys: tuple[str, ...], keep_none: bool = F
     return {k: v for k, v in section.items() if k not in keys and (keep_none or v is not None)}
 
 
-def _class_name(callback: Any) -> str:
+def is_display(callback: Any) -> bool:
+    """Whether a callback of a resolved config is one of Lightning's that only show something."""
     path = callback.get("class_path", "") if isinstance(callback, dict) else callback
-    return str(path).rpartition(".")[2]
+    module, _, name = str(path).rpartition(".")
+    # Lightning's own modules may be named in full; a class of the same name from elsewhere may do anything.
+    return name in DISPLAY_CALLBACKS and (not module or f"{module}.".startswith(f"{CALLBACKS}."))
 
 
 def _version(package: str) -> str | None:

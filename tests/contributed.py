@@ -45,6 +45,7 @@ def contribute(
     holes=None,
     labels=None,
     provenance=HERE,
+    config=None,
 ):
     """Add a finished job with its predictions to a store.
 
@@ -59,11 +60,12 @@ def contribute(
         holes: Hash of masks by (cell, mask seed), in place of the corpus's.
         labels: Labels in place of the corpus's.
         provenance: What the job says of its code.
+        config: Its config in place of ``config_of``.
 
     Returns:
         The job.
     """
-    config = config_of(dataset, method, seed, variant)
+    config = config or config_of(dataset, method, seed, variant)
     here = dataset == "synth"
     corpus = open_corpus("synth", size=SIZE, length=LENGTH) if here else None
     ids = list(corpus.splits["test"].ids) if corpus else [f"clip{number}" for number in range(SIZE[2])]

@@ -4,7 +4,6 @@ The numbers mean nothing. They are a pure function of the arguments, so that two
 """
 
 import hashlib
-import json
 import math
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from msabench.evaluation.record import CellRecord, JobKey, JobRecord, canonical_
 from msabench.metrics.spec import METRICS, metric_keys
 from msabench.missingness.conditions import GRIDS, Cell, distinct
 from msabench.registry import methods as registered
+from msabench.results.store import sealed
 
 CELLS = (*map(str, distinct(GRIDS["paper"])), "intra/1.0")
 """The 17 distinct test situations of the papers: those of the grid ``paper``, and FSRF's rate 1.0."""
@@ -58,7 +58,7 @@ def simulate(folder, methods=25, datasets=CORPORA, seeds=SEEDS, cells=CELLS, met
                         lines.append(_cell(job.key, cell, mask_seed, values).to_json())
                 path = Path(folder) / dataset / method / f"{job.key.job_id}.jsonl"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+                path.write_bytes(sealed(lines))
                 written += len(lines) - 1
     return written
 

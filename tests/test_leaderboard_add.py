@@ -1,6 +1,10 @@
 """Admission of contributed records: what is checked, what is refused, and that nothing enters by halves."""
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -10,7 +14,9 @@ from msabench.errors import MSABenchError
 from msabench.evaluation import predictions
 from msabench.leaderboard import admit as admission
 from msabench.leaderboard.admit import admit
-from msabench.results.store import ResultStore
+from msabench.leaderboard.own_form import form_problems
+from msabench.results.store import COMMITTED_STORE, ResultStore
+from tests import contributed
 from tests.contributed import contribute, edit, files_of
 from tests.records import add, fail
 
@@ -277,3 +283,141 @@ def test_nothing_to_admit(given_, store, tmp_path):
     contribute(given_)
     with pytest.raises(MSABenchError, match="is the store itself"):
         admit(given_, tmp_path / "x" / ".." / "given")
+
+
+# Hostile submissions.
+
+
+def replace_predictions(given_, job, columns, **options):
+    """Put a parquet file in place of a job's predictions, with a record that fits it."""
+    pq.write_table(pa.table(columns), predictions.path_of(given_, job.key), **options)
+    edit(given_, job, lambda entry: None)
+
+
+def words(*values):
+    return pa.DictionaryArray.from_arrays(pa.array([0] * len(values), pa.int32()), [values[0]] if values else [])
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({}, "it has 0 rows; allowed are 1 to 5000000"),
+        ({"pred": pa.array(["high"])}, "mask_seed (int64), label (float), pred (string)"),
+        ({"pred": pa.array([0.5], pa.float64())}, "mask_seed (int64), label (float), pred (double)"),
+        ({"id": pa.array(["clip"])}, "its columns are id (string), cell (dictionary<values=string, indices=int32"),
+        ({"more": pa.array([1.0], pa.float32())}, "pred (float), more (float)"),
+        ({"pred": pa.array([None], pa.float32())}, "pred is empty in 1 rows"),
+        ({"id": words("clip").take(pa.array([None], pa.int32()))}, "id is empty in 1 rows"),
+        ({"id": words("x" * 5000)}, "it has a name of 5000 characters; allowed are 1000"),
+    ],
+)
+def test_predictions_that_are_none(given_, store, columns, said):
+    job = contribute(given_)
+    empty = not columns
+    columns = {
+        "id": words("clip"),
+        "cell": words("inter/l"),
+        "mask_seed": pa.array([None], pa.int64()),
+        "label": pa.array([1.0], pa.float32()),
+        "pred": pa.array([1.0], pa.float32()),
+        **columns,
+    }
+    if empty:
+        columns = {name: column.slice(0, 0) for name, column in columns.items()}
+    replace_predictions(given_, job, columns)
+    whole = refused(given_, store, "problems: 1\n", ".parquet holds no predictions of msabench (", said)
+    assert whole.count("\n") == 1
+
+
+def test_predictions_of_millions_of_rows_are_refused_unread(given_, store, monkeypatch):
+    job = contribute(given_)
+    path = predictions.path_of(given_, job.key)
+    million = pq.read_table(path).take(pa.array(np.zeros(1_000_000, np.int64)))
+    with pq.ParquetWriter(path, million.schema, compression="zstd") as writer:
+        for _ in range(6):
+            writer.write_table(million)
+    edit(given_, job, lambda entry: None)
+    assert path.stat().st_size < 1 << 20
+    monkeypatch.setattr(predictions.pq.ParquetFile, "read", None)
+    refused(given_, store, "problems: 1\n", "it has 6000000 rows; allowed are 1 to 5000000")
+
+
+def test_predictions_that_unpack_to_gigabytes_are_refused_unread(given_, store, monkeypatch):
+    job = contribute(given_)
+    monkeypatch.setattr(predictions, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(predictions.pq.ParquetFile, "read", None)
+    columns = {
+        "id": pa.DictionaryArray.from_arrays(pa.array(np.arange(2), pa.int32()), ["x" * 80_000, "y" * 80_000]),
+        "cell": words("inter/l", "inter/l"),
+        "mask_seed": pa.nulls(2, pa.int64()),
+        "label": pa.array([1.0, 1.0], pa.float32()),
+        "pred": pa.array([1.0, 1.0], pa.float32()),
+    }
+    replace_predictions(given_, job, columns, compression="zstd", write_statistics=False)
+    refused(given_, store, "problems: 1\n", "it unpacks to ", " bytes; allowed are 100000")
+
+
+def test_a_record_of_300_megabytes_is_refused_unread(given_, store):
+    job = contribute(given_)
+    with (given_ / "synth" / "constant" / f"{job.key.job_id}.jsonl").open("r+b") as file:
+        file.truncate(300 << 20)
+    refused(given_, store, "problems: 1\n", "has 314572800 bytes; a record has at most 16777216")
+
+
+FOREIGN = {"class_path": "evil.RichProgressBar", "init_args": {}}
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "said"),
+    [
+        ("trainer", {"logger": {"class_path": "evil.Logger"}}, "trainer.logger {'class_path': 'evil.Logger'} is not all"),
+        ("trainer", {"logger": "evil.Logger"}, "trainer.logger 'evil.Logger' is not allowed in records; allowed: null, T"),
+        ("trainer", {"profiler": "simple"}, "trainer.profiler 'simple' is not allowed in records; allowed: null"),
+        ("trainer", {"profiler": {"class_path": "evil.P"}}, "class 'evil.P' is from elsewhere; allowed: msabench, lightn"),
+        ("trainer", {"default_root_dir": "/home/x"}, "trainer.default_root_dir '/home/x' is a place on one machine"),
+        ("trainer", {"model_registry": "x"}, "trainer.model_registry 'x' is not allowed in records; allowed: null"),
+        ("trainer", {"strategy": {"class_path": "evil.S"}}, "trainer.strategy {'class_path': 'evil.S'} is not allowed; g"),
+        ("trainer", {"accelerator": "evil.Accelerator"}, "class 'evil.Accelerator' is from elsewhere"),
+        ("trainer", {"plugins": ["evil.Plugin"]}, "class 'evil.Plugin' is from elsewhere"),
+        ("trainer", {"callbacks": [FOREIGN]}, "class 'evil.RichProgressBar' is from elsewhere"),
+        ("trainer", {"callbacks": ["evil.RichProgressBar"]}, "class 'evil.RichProgressBar' is from elsewhere"),
+        (
+            "trainer",
+            {"callbacks": [{"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"x": "os.abort"}}]},
+            "class 'os.abort' is from elsewhere",
+        ),
+        (
+            "trainer",
+            {"callbacks": [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"d": "/etc"}}]},
+            "trainer holds '/etc', a place on one machine",
+        ),
+        ("data", {"cache": "/tmp/x"}, "data.cache '/tmp/x' is a place on one machine, which records leave out"),
+        ("data", {"grid": [{"class_path": "evil.Grid"}]}, "data.grid [{'class_path': 'evil.Grid'}] is not allowed; give"),
+        (None, {"wandb": True}, "wandb True is not allowed in records; allowed: null, False"),
+        ("model.init_args", {"text_encoder": "/home/x/bert"}, "text_encoder '/home/x/bert' is not allowed; allowed: a na"),
+        ("model.init_args", {"spec": {"class_path": "evil.Spec"}}, "model.init_args.spec {'class_path': 'evil.Spec'} is"),
+    ],
+)
+def test_a_config_that_may_not_be_published(given_, store, section, change, said):
+    config = contributed.config_of("synth", "umdf", 1)
+    place = config
+    for word in section.split(".") if section else ():
+        place = place[word]
+    place.update(change)
+    contribute(given_, method="umdf", seed=1, config=config)
+    refused(given_, store, "its config is not as records keep it: ", said)
+
+
+def test_what_a_config_may_hold(given_, store):
+    config = contributed.config_of("synth", "umdf", 1)
+    stop = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val/task"}}
+    bar = {"class_path": "lightning.pytorch.callbacks.RichProgressBar", "init_args": {}}
+    config["trainer"] |= {"callbacks": [stop, bar], "logger": False, "strategy": "ddp", "devices": [0, 1]}
+    config["model"]["init_args"]["text_encoder"] = "bert-base-uncased@0123456789ab"
+    contribute(given_, method="umdf", seed=1, config=config)
+    assert "admitted 1 jobs" in admit(given_, store)
+
+
+def test_the_committed_configs_have_the_form_that_is_asked_for():
+    jobs = ResultStore(Path(__file__).parents[1] / COMMITTED_STORE).jobs()
+    assert [problem for job in jobs for problem in form_problems(job.config)] == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ from msabench.data.info import DATASETS, dataset_info
 from msabench.errors import MSABenchError
 from msabench.evaluation import predictions
 from msabench.evaluation.record import CellRecord, JobRecord
+from msabench.leaderboard.own_form import form_problems
 from msabench.metrics.functional import is_collapsed
 from msabench.missingness.conditions import Cell
 from msabench.provenance import job_key
 from msabench.registry import methods
-from msabench.results.store import PREDICTIONS
+from msabench.results.store import RecordFile, ResultStore
 
 TOLERANCE = 1e-9
 """Relative difference that two machines' sums may have."""
@@ -56,23 +56,16 @@ def read_submissions(folder: Path) -> tuple[list[Submission], int]:
     Returns:
         Its finished jobs, and the number of failed attempts.
     """
-    found: list[Submission] = []
-    failed = 0
-    for path in sorted(folder.glob("*/*/*.jsonl")):
-        if path.parts[-3] == PREDICTIONS or path.name.startswith("."):
-            continue
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        job = JobRecord.from_json(lines[0])
-        if job.status == "ok":
-            cells = [CellRecord.from_json(line) for line in lines[1:]]
-            found.append(Submission(job, cells, predictions.path_of(folder, job.key), []))
-        else:
-            failed += 1
-    return found, failed
+    files = [file for _, file in ResultStore(folder).files() if isinstance(file, RecordFile)]
+    finished = [file for file in files if file.job.status == "ok"]
+    submissions = [
+        Submission(file.job, file.cells, predictions.path_of(folder, file.job.key), []) for file in finished
+    ]
+    return submissions, len(files) - len(finished)
 
 
 def registration_problems(submission: Submission) -> Iterator[str]:
-    """What of the key is unknown here, or does not follow from the config.
+    """What of the key is unknown here or does not follow from the config, and what of the config may not be published.
 
     Yields:
         One sentence per problem.
@@ -100,6 +93,8 @@ def registration_problems(submission: Submission) -> Iterator[str]:
         # Another version is said above; configs do not hold it.
         if field != "method_version" and getattr(key, field) != value:
             yield f"{name}: its key has {field} {getattr(key, field)!r}, its config gives {value!r}"
+    for problem in form_problems(submission.job.config):
+        yield f"{name}: its config is not as records keep it: {problem}"
 
 
 def prediction_problems(submission: Submission) -> Iterator[str]:
