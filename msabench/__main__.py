@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from msabench import __version__
-from msabench.errors import MSABenchError, one_of
+from msabench.errors import MSABenchError, one_of, printable
 from msabench.interruption import interruptible, signal_of
 
 TRAINING_VERBS = {
@@ -123,7 +123,7 @@ def _call(name: str, verb: Verb, words: list[str]) -> int:
     function = verb.load()
     result = function(**arguments_of(name, function, words))
     if isinstance(result, str):
-        print(result)
+        print(printable(result))
         return 0
     return result if isinstance(result, int) else 0
 
@@ -226,18 +226,19 @@ def _outcome(words: list[str], debug: bool) -> int:
     except MSABenchError as error:
         if debug:
             traceback.print_exc()
-        print(f"msabench: {error}", file=sys.stderr)
+        print(f"msabench: {printable(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if debug:
             traceback.print_exc()
-        print(f"msabench: {error}", file=sys.stderr)
+        print(f"msabench: {printable(str(error))}", file=sys.stderr)
         return 2
     except Exception as error:
         if debug:
             traceback.print_exc()
         else:
-            print(f"msabench: {type(error).__name__}: {error} (--debug shows the traceback)", file=sys.stderr)
+            text = printable(f"{type(error).__name__}: {error}")
+            print(f"msabench: {text} (--debug shows the traceback)", file=sys.stderr)
         return 1
 
 

@@ -10,6 +10,7 @@ import argparse
 import inspect
 import logging
 import math
+import pickle
 import re
 import shlex
 import shutil
@@ -44,10 +45,11 @@ from msabench.evaluation.evaluate import CellPredictions, Evaluation
 from msabench.evaluation.origin import FINISHED, FinishedTraining
 from msabench.evaluation.predictions import write as write_predictions
 from msabench.methods.base import MSAMethod
+from msabench.methods.checkpoint import refused
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.patterns import Clips, dropped_share, mask_hash
 from msabench.parser_messages import sentence
-from msabench.provenance import collect, config_hash, first_difference, what_is_trained
+from msabench.provenance import MAX_SEED, collect, config_hash, first_difference, what_is_trained
 from msabench.results.store import default_store
 from msabench.run_folder import RunFolder, RunLogger
 from msabench.trainer_settings import require_selection
@@ -567,6 +569,8 @@ class MSACLI(LightningCLI):
 
 
 def _as_seed(seed: int | bool) -> int:
+    if not isinstance(seed, bool) and not 0 <= seed <= MAX_SEED:
+        raise MSABenchError(f"seed_everything {seed} is not allowed; give a number from 0 to {MAX_SEED}")
     if isinstance(seed, bool):
         raise MSABenchError(f"seed_everything {seed} is not allowed; give a number, so that the run can be repeated")
     return seed
@@ -708,6 +712,8 @@ def quiet() -> None:
 def _one_sentence() -> Iterator[None]:
     try:
         yield
+    except pickle.UnpicklingError as error:
+        raise refused("the file given as ckpt_path") from error
     except (argparse.ArgumentError, ValueError) as error:
         cause: BaseException | None = error
         while cause is not None:

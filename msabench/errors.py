@@ -1,9 +1,15 @@
-"""The one exception that users are meant to see."""
+"""The one exception that users are meant to see, and how text gets to their terminal."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+# Controls, surrogates and marks of direction: they move the cursor, recolour, reorder, or cannot be encoded.
+_UNPRINTABLE = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
 
 
 class MSABenchError(Exception):
@@ -36,3 +42,11 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
         folded.setdefault(name.casefold(), name)
     close = get_close_matches(word.casefold(), folded, n=1)
     return folded[close[0]] if close else None
+
+
+def printable(text: str) -> str:
+    """Text that does nothing to a terminal: characters that would are spelled out, as in ``\\x1b``.
+
+    Names and errors in records come from anywhere.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

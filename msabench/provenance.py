@@ -23,6 +23,9 @@ from msabench.missingness.config import MissingConfig
 PACKAGES = ("torch", "lightning", "torchmetrics", "transformers", "numpy", "pandas", "pyarrow", "safetensors")
 """Packages whose versions are recorded."""
 
+MAX_SEED = 2**32 - 1
+"""What Lightning takes as a seed."""
+
 PATH_KEYS = {"data": ("path", "root", "cache"), "trainer": ("default_root_dir",)}
 """Settings that name places on one machine. Left out of hashes and of records."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from msabench.__main__ import TRAINING_VERBS, VERBS, Verb, arguments_of, dispatch, main, overview
@@ -246,6 +248,30 @@ def test_a_checkpoint_of_another_method_is_refused(elsewhere: Path) -> None:
     )
     (elsewhere / "broken.ckpt").write_bytes(b"PK\x03\x04 not a checkpoint")
     assert "broken.ckpt" in refused("evaluate", "--checkpoint", "broken.ckpt")
+
+
+def test_a_checkpoint_that_could_run_code_is_refused_without_advice_to_load_it(elsewhere: Path) -> None:
+    torch.save({"state_dict": argparse.Namespace()}, "code.ckpt")
+    rest = (
+        "is not a checkpoint of msabench: it is damaged, or holds more than tensors and plain values, which could run"
+    )
+    assert refused("evaluate", "--checkpoint", "code.ckpt").startswith(f"code.ckpt {rest}")
+    config = ["--config", str(CONFIGS / "lf_dnn_synth.yaml"), *TINY, "--ckpt_path", "code.ckpt"]
+    for verb in ("fit", "validate"):
+        said = refused(verb, *config)
+        assert said.startswith(f"the file given as ckpt_path {rest}")
+        assert "weights_only" not in said
+
+
+def test_numbers_that_cannot_be_are_refused_early(elsewhere: Path) -> None:
+    config = [CONFIGS / "lf_dnn_synth.yaml"]
+    with pytest.raises(
+        MSABenchError, match=f"^seed_everything {2**70} is not allowed; give a number from 0 to 42949672"
+    ):
+        resolve(config, [f"--seed_everything={2**70}"])
+    assert refused("fit", "--config", str(config[0]), "--data.size=[0,0,0]").startswith(
+        "size [0, 0, 0] of synth is not"
+    )
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])

@@ -387,7 +387,7 @@ def test_more_lines_than_can_be_told_apart_are_refused(store: Path, tmp_path: Pa
 def test_every_option_belongs_to_a_kind() -> None:
     import inspect
 
-    given = set(inspect.signature(figures).parameters) - {"kind", "store", "out"}
+    given = set(inspect.signature(figures).parameters) - {"kind", "store", "committed", "out"}
     assert given == {name for names in OPTIONS.values() for name in names}
 
 

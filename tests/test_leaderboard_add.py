@@ -370,20 +370,40 @@ FOREIGN = {"class_path": "evil.RichProgressBar", "init_args": {}}
 @pytest.mark.parametrize(
     ("section", "change", "said"),
     [
-        ("trainer", {"logger": {"class_path": "evil.Logger"}}, "trainer.logger {'class_path': 'evil.Logger'} is not all"),
-        ("trainer", {"logger": "evil.Logger"}, "trainer.logger 'evil.Logger' is not allowed in records; allowed: null, T"),
+        (
+            "trainer",
+            {"logger": {"class_path": "evil.Logger"}},
+            "trainer.logger {'class_path': 'evil.Logger'} is not all",
+        ),
+        (
+            "trainer",
+            {"logger": "evil.Logger"},
+            "trainer.logger 'evil.Logger' is not allowed in records; allowed: null, T",
+        ),
         ("trainer", {"profiler": "simple"}, "trainer.profiler 'simple' is not allowed in records; allowed: null"),
-        ("trainer", {"profiler": {"class_path": "evil.P"}}, "class 'evil.P' is from elsewhere; allowed: msabench, lightn"),
+        (
+            "trainer",
+            {"profiler": {"class_path": "evil.P"}},
+            "class 'evil.P' is from elsewhere; allowed: msabench, lightn",
+        ),
         ("trainer", {"default_root_dir": "/home/x"}, "trainer.default_root_dir '/home/x' is a place on one machine"),
         ("trainer", {"model_registry": "x"}, "trainer.model_registry 'x' is not allowed in records; allowed: null"),
-        ("trainer", {"strategy": {"class_path": "evil.S"}}, "trainer.strategy {'class_path': 'evil.S'} is not allowed; g"),
+        (
+            "trainer",
+            {"strategy": {"class_path": "evil.S"}},
+            "trainer.strategy {'class_path': 'evil.S'} is not allowed; g",
+        ),
         ("trainer", {"accelerator": "evil.Accelerator"}, "class 'evil.Accelerator' is from elsewhere"),
         ("trainer", {"plugins": ["evil.Plugin"]}, "class 'evil.Plugin' is from elsewhere"),
         ("trainer", {"callbacks": [FOREIGN]}, "class 'evil.RichProgressBar' is from elsewhere"),
         ("trainer", {"callbacks": ["evil.RichProgressBar"]}, "class 'evil.RichProgressBar' is from elsewhere"),
         (
             "trainer",
-            {"callbacks": [{"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"x": "os.abort"}}]},
+            {
+                "callbacks": [
+                    {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"x": "os.abort"}}
+                ]
+            },
             "class 'os.abort' is from elsewhere",
         ),
         (
@@ -392,10 +412,22 @@ FOREIGN = {"class_path": "evil.RichProgressBar", "init_args": {}}
             "trainer holds '/etc', a place on one machine",
         ),
         ("data", {"cache": "/tmp/x"}, "data.cache '/tmp/x' is a place on one machine, which records leave out"),
-        ("data", {"grid": [{"class_path": "evil.Grid"}]}, "data.grid [{'class_path': 'evil.Grid'}] is not allowed; give"),
+        (
+            "data",
+            {"grid": [{"class_path": "evil.Grid"}]},
+            "data.grid [{'class_path': 'evil.Grid'}] is not allowed; give",
+        ),
         (None, {"wandb": True}, "wandb True is not allowed in records; allowed: null, False"),
-        ("model.init_args", {"text_encoder": "/home/x/bert"}, "text_encoder '/home/x/bert' is not allowed; allowed: a na"),
-        ("model.init_args", {"spec": {"class_path": "evil.Spec"}}, "model.init_args.spec {'class_path': 'evil.Spec'} is"),
+        (
+            "model.init_args",
+            {"text_encoder": "/home/x/bert"},
+            "text_encoder '/home/x/bert' is not allowed; allowed: a na",
+        ),
+        (
+            "model.init_args",
+            {"spec": {"class_path": "evil.Spec"}},
+            "model.init_args.spec {'class_path': 'evil.Spec'} is",
+        ),
     ],
 )
 def test_a_config_that_may_not_be_published(given_, store, section, change, said):

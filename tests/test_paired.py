@@ -282,8 +282,13 @@ def test_bad_input_is_one_sentence(store: Path, arguments: dict[str, object], me
 
 
 def test_an_empty_store_and_absent_predictions_are_one_sentence(store: Path) -> None:
-    with pytest.raises(MSABenchError, match=r"holds no records; make some with `msabench run --suite SUITE --store"):
+    with pytest.raises(
+        MSABenchError, match=r"there is no store .*none; `msabench run --suite SUITE --store` makes one"
+    ):
         compare("mult", store=store / "none")
+    (store.parent / "empty").mkdir()
+    with pytest.raises(MSABenchError, match=r"holds no records; make some with `msabench run --suite SUITE --store"):
+        compare("mult", store=store.parent / "empty")
     for path in (store / "predictions").rglob("*.parquet"):
         path.unlink()
     with pytest.raises(MSABenchError, match=r"there are no predictions .* run the suite into a store of your own"):

@@ -223,7 +223,9 @@ def test_hostile_records_are_refused_in_a_sentence(folder, job):
 
 def test_what_a_killed_process_left_is_swept_once_it_is_old(folder, job):
     kept = predictions.path_of(folder, job.key)
-    old, young, foreign = (kept.with_name(name) for name in (f".{kept.name}.{'a' * 16}", f".{kept.name}.{'b' * 16}", ".x"))
+    old, young, foreign = (
+        kept.with_name(name) for name in (f".{kept.name}.{'a' * 16}", f".{kept.name}.{'b' * 16}", ".x")
+    )
     index = folder / f"{INDEX_NAME}.{'c' * 16}.tmp"
     record = record_of(folder, job).with_name(f".{job.key.job_id}.jsonl.{'d' * 16}.tmp")
     for path in (old, young, foreign, index, record):
@@ -241,15 +243,26 @@ def test_which_store_is_meant(tmp_path, monkeypatch):
     monkeypatch.delenv(STORE_VARIABLE, raising=False)
     assert str(default_store()) == "runs/store"
     monkeypatch.setenv(STORE_VARIABLE, "mine")
-    assert default_store() == store_to_write(None) == store_to_read(None) == tmp_path.joinpath("mine").relative_to(tmp_path)
+    assert (
+        default_store()
+        == store_to_write(None)
+        == store_to_read(None)
+        == tmp_path.joinpath("mine").relative_to(tmp_path)
+    )
     with pytest.raises(MSABenchError, match="^store x and committed cannot both be given; leave one out$"):
         store_to_read(tmp_path.relative_to(tmp_path) / "x", committed=True)
-    with pytest.raises(MSABenchError, match="^there is no store leaderboard/results; go to the root of a clone of msabe"):
+    with pytest.raises(
+        MSABenchError, match="^there is no store leaderboard/results; go to the root of a clone of msabe"
+    ):
         store_to_read(None, committed=True)
     COMMITTED_STORE.mkdir(parents=True)
     assert store_to_read(None, committed=True) == COMMITTED_STORE
     for given in (COMMITTED_STORE, tmp_path / "leaderboard" / "x" / ".." / "results"):
-        with pytest.raises(MSABenchError, match="holds the committed records, which `msabench leaderboard add` alone adds"):
+        with pytest.raises(
+            MSABenchError, match="holds the committed records, which `msabench leaderboard add` alone adds"
+        ):
             store_to_write(given)
-    with pytest.raises(MSABenchError, match="^mine holds no records; make some with .*; --committed reads those in a clo"):
+    with pytest.raises(
+        MSABenchError, match="^mine holds no records; make some with .*; --committed reads those in a clo"
+    ):
         table()

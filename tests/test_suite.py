@@ -166,9 +166,10 @@ ENTRY = {"method": "constant", "dataset": "synth"}
         ({"grid": ["none"]}, "unknown grid 'none'"),
         ({"grid": "paper"}, "grid of suite s.yaml must be a list"),
         ({"seeds": []}, "seeds of suite s.yaml must be distinct numbers"),
+        ({"seeds": [2**70]}, f"seeds of suite s.yaml must be distinct numbers from 0 to 4294967295, .* not .{2**70}."),
         ({"seeds": [1, 1]}, "seeds of suite s.yaml must be distinct numbers"),
         ({"seeds": [True]}, "seeds of suite s.yaml must be a list of int"),
-        ({"mask_seeds": [-1]}, "mask_seeds of suite s.yaml must be distinct numbers from 0 on"),
+        ({"mask_seeds": [-1]}, "mask_seeds of suite s.yaml must be distinct numbers from 0 to"),
         ({"configs": "nowhere"}, "there is no config folder"),
     ],
 )

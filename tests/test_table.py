@@ -4,12 +4,13 @@ import csv
 import io
 import math
 import re
+import sys
 from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from msabench.__main__ import dispatch
+from msabench.__main__ import dispatch, main
 from msabench.errors import MSABenchError
 from msabench.figures.words import caption
 from msabench.leaderboard.groups import build_groups, to_json
@@ -22,6 +23,7 @@ from msabench.results.selection import select
 from msabench.results.store import ResultStore
 from msabench.tables import build, command
 from msabench.tables.output import FORMATS
+from msabench.tables.render import csv_field
 from msabench.tables.sheet import ranked
 from msabench.tables.spec import _PARTS, columns_of
 from tests.html_rows import parsed
@@ -420,10 +422,14 @@ def command_methods():
 
 
 def test_nothing_stored_is_said_plainly(store, folder, capsys):
-    with pytest.raises(MSABenchError, match=r"^there is no store .*results; `msabench run --suite SUITE --store` makes"):
+    with pytest.raises(
+        MSABenchError, match=r"^there is no store .*results; `msabench run --suite SUITE --store` makes"
+    ):
         table(store=folder)
     folder.mkdir()
-    with pytest.raises(MSABenchError, match=r"results holds no records; make some with `msabench run --suite SUITE --s"):
+    with pytest.raises(
+        MSABenchError, match=r"results holds no records; make some with `msabench run --suite SUITE --s"
+    ):
         table(store=folder)
     filled(store)
     text = table(["mosi", "mosei"], store=folder, width=WIDE)
@@ -536,3 +542,29 @@ def test_records_of_an_unregistered_corpus_and_method(store, folder):
 
 def test_help_needs_no_pandas():
     assert "pd" not in vars(command)
+
+
+def test_names_from_records_do_nothing_to_terminals_and_spreadsheets(store, folder, capsys):
+    add(store, method="=cmd|'/C calc'!A0", regime="@SUM(1)", variant="-1+2")
+    add(store, method="\x1b[31mred\u202e", variant="-")
+    assert dispatch(["table", "--store", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "\\x1b[31mred\\u202e" in out
+    assert not set("\x1b\u202e") & set(out)
+    rows = list(csv.DictReader(io.StringIO(table(store=folder, format="csv"))))
+    assert {row["method"] for row in rows} == {"'=cmd|'/C calc'!A0", "\x1b[31mred\u202e"}
+    assert {row["regime"] for row in rows} == {"'@SUM(1)", "mixed"}
+    assert {row["variant"] for row in rows} == {"'-1+2", "-"}
+    with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["msabench", "table", "--store", "a\x1b[31m"])
+        sys.exit(main())
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("msabench: there is no store a\\x1b[31m;")
+
+
+@pytest.mark.parametrize(
+    ("field", "written"),
+    [("-0.5", "-0.5"), ("+1e-3", "+1e-3"), ("-", "-"), ("-x", "'-x"), ("=1", "'=1"), ("a=1", "a=1"), (-1.5, "-1.5")],
+)
+def test_fields_of_a_csv(field, written):
+    assert csv_field(field) == written

@@ -190,8 +190,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            # A full disk is reported without saying where.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync(path.parent)
 

@@ -365,7 +365,12 @@ def generate(
 
 
 def revision(size: tuple[int, int, int] = DEFAULT_SIZE, length: int = DEFAULT_LENGTH) -> str:
-    """Revision of a generated corpus, e.g. ``r1-1284x229x686-T50``."""
+    """Revision of a generated corpus, e.g. ``r1-1284x229x686-T50``.
+
+    Raises:
+        MSABenchError: ``size`` or ``length`` is out of range.
+    """
+    _check(size, length)
     return f"{REVISION}-{'x'.join(map(str, size))}-T{length}"
 
 

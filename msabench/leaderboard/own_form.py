@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from msabench.provenance import IGNORED_KEYS, first_difference, is_display, portable
+from msabench.provenance import IGNORED_KEYS, first_difference, portable
 
 PACKAGES = ("msabench", "lightning.pytorch", "torch.optim", "torch.nn")
 """Where classes of a config may come from."""

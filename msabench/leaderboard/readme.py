@@ -24,8 +24,8 @@ training seeds of the mean over test masks. The row `{FLOOR}` answers the same f
 learnt nothing there. Below each corpus stands what seeing missing data in training changes, method by method
 (`msabench regimes`).
 
-Other metrics: `msabench table --datasets synth --metric corr`. Intervals, curves, the exact command behind each record
-and the audit of published numbers: `msabench leaderboard build`.
+Other metrics: `msabench table --datasets synth --metric corr --committed`. Intervals, curves, the exact command
+behind each record and the audit of published numbers: `msabench leaderboard build`.
 
 | folder | what |
 |---|---|

@@ -58,9 +58,7 @@ def read_submissions(folder: Path) -> tuple[list[Submission], int]:
     """
     files = [file for _, file in ResultStore(folder).files() if isinstance(file, RecordFile)]
     finished = [file for file in files if file.job.status == "ok"]
-    submissions = [
-        Submission(file.job, file.cells, predictions.path_of(folder, file.job.key), []) for file in finished
-    ]
+    submissions = [Submission(file.job, file.cells, predictions.path_of(folder, file.job.key), []) for file in finished]
     return submissions, len(files) - len(finished)
 
 

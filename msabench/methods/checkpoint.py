@@ -16,6 +16,14 @@ from msabench.registry import method_class
 DATA_KEY = "MSADataModule"
 
 
+def refused(path: Path | str) -> MSABenchError:
+    """The error for a file that torch does not read as tensors and plain values; its own would advise to unpickle it."""
+    return MSABenchError(
+        f"{path} is not a checkpoint of msabench: it is damaged, or holds more than tensors and plain values, which could "
+        "run code and is not loaded"
+    )
+
+
 def load_checkpoint(path: Path) -> tuple[MSAMethod, dict[str, Any]]:
     """Rebuild a trained method.
 
@@ -33,9 +41,12 @@ def load_checkpoint(path: Path) -> tuple[MSAMethod, dict[str, Any]]:
         raise MSABenchError(f"there is no checkpoint {path}; give a file such as runs/.../best.ckpt")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, KeyError, ValueError) as error:
+        raise refused(path) from error
+    try:
         made_by, data_state = checkpoint[CHECKPOINT_KEY], checkpoint[DATA_KEY]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, TypeError) as error:
-        raise MSABenchError(f"{path} is not a checkpoint of msabench ({str(error).splitlines()[0]})") from error
+    except (KeyError, TypeError) as error:
+        raise MSABenchError(f"{path} is not a checkpoint of msabench (it lacks {error})") from error
     cls = method_class(made_by["method"])
     if cls.info.method_version != made_by["method_version"]:
         raise MSABenchError(

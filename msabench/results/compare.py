@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from msabench.errors import MSABenchError, nearest, one_of
+from msabench.errors import MSABenchError, nearest, one_of, printable
 from msabench.results.aggregate import DRAWS
 from msabench.results.store import store_to_read
 from msabench.tables.spec import FLOOR
@@ -84,7 +84,7 @@ def compare(
         # Remarks inside would no longer be CSV.
         warnings = [line for selection, _ in found for line in selection.table.warnings]
         for remark in (*comparison_text.remarks(without, baseline, ranked), *dict.fromkeys(warnings)):
-            print(remark, file=sys.stderr)
+            print(printable(remark), file=sys.stderr)
         return comparison_text.as_csv(compared, ranked)
     return comparison_text.as_text(compared, without, baseline, ranked, draws, markdown=format == "markdown")
 

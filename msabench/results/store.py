@@ -121,7 +121,9 @@ def store_to_read(store: Path | None, committed: bool = False) -> Path:
         return default_store()
     if not chosen.is_dir():
         committed = chosen == COMMITTED_STORE
-        hint = "go to the root of a clone of msabench" if committed else "`msabench run --suite SUITE --store` makes one"
+        hint = (
+            "go to the root of a clone of msabench" if committed else "`msabench run --suite SUITE --store` makes one"
+        )
         raise MSABenchError(f"there is no store {chosen}; {hint}")
     return chosen
 
@@ -590,7 +592,9 @@ def _plain(value: Any, where: str) -> Any:
     raise MSABenchError(f"{where} is a {type(value).__name__}; records hold numbers, strings, lists and mappings")
 
 
-def _check_job(path: Path, lines: list[dict[str, Any]], folder: Path, *, first_only: bool = False) -> tuple[JobRecord, list[CellRecord]]:
+def _check_job(
+    path: Path, lines: list[dict[str, Any]], folder: Path, *, first_only: bool = False
+) -> tuple[JobRecord, list[CellRecord]]:
     """Check a file's lines and read them; the error names file and line."""
     if not lines:
         raise MSABenchError(f"{path} is empty; delete it and run the job again")

@@ -46,7 +46,9 @@ def verify(store: Path | None = None, committed: bool = False) -> str:
         elif checksum is not None and checksum != recorded:
             damaged.append(f"{file} is damaged: it is not the file that its record has the checksum of")
     remarks = [
-        f"{path} belongs to no record" for path in sorted((place / PREDICTIONS).glob("*/*/*.parquet")) if path not in known
+        f"{path} belongs to no record"
+        for path in sorted((place / PREDICTIONS).glob("*/*/*.parquet"))
+        if path not in known
     ]
     if results.index_is_damaged():
         remarks.append(f"{place / INDEX_NAME} is damaged or of another version; it is rebuilt when the store is read")

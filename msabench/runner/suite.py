@@ -40,7 +40,7 @@ from msabench.errors import MSABenchError, one_of
 from msabench.evaluation.record import JobKey
 from msabench.missingness.conditions import parse_grid
 from msabench.missingness.config import MissingConfig
-from msabench.provenance import job_key
+from msabench.provenance import MAX_SEED, job_key
 
 SUITE_KEYS = ("name", "description", "grid", "mask_seeds", "seeds", "overrides", "configs", "include", "jobs")
 ENTRY_KEYS = ("method", "dataset", "variants", "regimes", "seeds", "config", "overrides")
@@ -363,6 +363,6 @@ def _listed(value: Any, kind: type, where: str) -> list[Any]:
 
 def _seeds(value: Any, where: str) -> list[int]:
     seeds = _listed(value, int, where)
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise MSABenchError(f"{where} must be distinct numbers from 0 on, at least one, not {value!r}")
+    if not seeds or min(seeds) < 0 or max(seeds) > MAX_SEED or len(set(seeds)) < len(seeds):
+        raise MSABenchError(f"{where} must be distinct numbers from 0 to {MAX_SEED}, at least one, not {value!r}")
     return seeds

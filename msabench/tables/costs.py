@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from msabench.errors import MSABenchError, one_of
+from msabench.errors import one_of
 from msabench.evaluation.record import JobRecord
 from msabench.missingness.conditions import GRIDS, distinct
 from msabench.results.store import ResultStore, no_records, store_to_read

@@ -14,6 +14,7 @@ from msabench.published.tables import PaperColumn, recorded_cell
 from msabench.results.aggregate import PROTOCOL
 from msabench.tables.marks import in_words, most_seeds
 from msabench.tables.paper import PaperLine, PaperView, Reproduced
+from msabench.tables.render import csv_field
 from msabench.tables.spec import Entry, Row, Table
 
 COLUMNS = (
@@ -51,7 +52,7 @@ def render_csv(records: Iterable[Record]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({name: csv_field(value) for name, value in record.items()} for record in records)
     return out.getvalue().rstrip("\n")
 
 

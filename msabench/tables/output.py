@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from msabench.errors import printable
 from msabench.tables.long_csv import paper_records, render_csv, result_records
 from msabench.tables.paper import PaperView
 from msabench.tables.paper_sheet import paper_sheet
@@ -76,7 +77,7 @@ def _as_csv(report: Report) -> str:
     warnings = [(table.title, line) for table in report.tables for line in table.warnings]
     warnings += [(view.table.title, line) for view in report.views for line in view.warnings]
     said = [*report.remarks, *(f"{title}: {line}" for title, line in dict.fromkeys(warnings))]
-    print("\n".join(said), end="\n" if said else "", file=sys.stderr)
+    print(printable("\n".join(said)), end="\n" if said else "", file=sys.stderr)
     records = [record for table in report.tables for record in result_records(table)]
     return render_csv([*records, *(record for view in report.views for record in paper_records(view))])
 

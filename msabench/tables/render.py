@@ -254,8 +254,21 @@ def grid_text(grid: Grid) -> str:
 def grid_csv(grid: Grid) -> str:
     """A plain grid as CSV, header first."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(grid)
+    csv.writer(out, lineterminator="\n").writerows(map(csv_field, row) for row in grid)
     return out.getvalue().rstrip("\n")
+
+
+def csv_field(value: object) -> str:
+    """A field of a CSV: text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    text = str(value)
+    # A dash alone is a gap; signed numbers are numbers.
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")) or text == "-":
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 def grid_markdown(grid: Grid) -> str:
