@@ -45,7 +45,7 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
 
 
 def printable(text: str) -> str:
-    """Text that does nothing to a terminal: characters that would are spelled out, as in ``\\x1b``.
+    """Text that does nothing to a terminal: characters that would are spelled out.
 
     Names and errors in records come from anywhere.
     """

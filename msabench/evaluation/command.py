@@ -37,9 +37,9 @@ def evaluate(
         checkpoint: Checkpoint of msabench fit or msabench run, e.g. runs/.../best.ckpt.
         grid: Grids (inter, intra, paper) and cells such as inter/la or intra/0.3.
         mask_seeds: Seeds of the test holes; cells with random holes are evaluated once for each.
-        store: Result store to add records and predictions to, e.g. runs/store; None only prints. Needs finished.json and the job.json
-            or config.yaml beside the checkpoint, and every cell and mask seed of the job (outside a suite, the grid
-            paper and mask seeds 0 1 2), and refuses a job that the store has.
+        store: Result store to add records and predictions to, e.g. runs/store; None only prints. Needs
+            finished.json and the job.json or config.yaml beside the checkpoint, and every cell and mask seed of the
+            job (outside a suite, the grid paper and mask seeds 0 1 2), and refuses a job that the store has.
         root: Data folder, if it is not the one of the training.
         path: Feature file, if it has moved since the training; it must be the same file.
         batch_size: Clips per forward pass; None lets the device decide.

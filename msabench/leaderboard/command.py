@@ -28,7 +28,8 @@ def build(
         The text to print.
 
     Raises:
-        MSABenchError: There are no records, a corpus has none, a file is malformed, a library is lacking, or the folder is not ours.
+        MSABenchError: There are no records, a corpus has none, a file is malformed, a library is lacking, or the folder
+            is not ours.
     """
     from msabench.leaderboard.site import build_site
 

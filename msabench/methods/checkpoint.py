@@ -17,10 +17,10 @@ DATA_KEY = "MSADataModule"
 
 
 def refused(path: Path | str) -> MSABenchError:
-    """The error for a file that torch does not read as tensors and plain values; its own would advise to unpickle it."""
+    """The error for a file that torch does not read as plain values, in place of its advice to unpickle it."""
     return MSABenchError(
-        f"{path} is not a checkpoint of msabench: it is damaged, or holds more than tensors and plain values, which could "
-        "run code and is not loaded"
+        f"{path} is not a checkpoint of msabench: it is damaged, or holds more than tensors and plain values, which "
+        "could run code and is not loaded"
     )
 
 

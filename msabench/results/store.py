@@ -99,7 +99,8 @@ def store_to_write(store: Path | None) -> Path:
     chosen = store or default_store()
     if chosen.resolve() == COMMITTED_STORE.resolve():
         raise MSABenchError(
-            f"{chosen} holds the committed records, which `msabench leaderboard add` alone adds to; give another --store"
+            f"{chosen} holds the committed records, which `msabench leaderboard add` alone adds to; give another "
+            "--store"
         )
     return chosen
 
