@@ -10,21 +10,37 @@ from pathlib import Path
 import pytest
 
 from msabench import registry
-from msabench.__main__ import TRAINING_VERBS, VERBS, arguments_of
+from msabench.__main__ import TRAINING_VERBS, VERBS, arguments_of, dispatch
 from msabench.cli import resolve
+from msabench.errors import MSABenchError
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((REPOSITORY / "docs").glob("*.md"))
 
 
+PREDICTIONS = "needs predictions"
+"""What stands behind a command in a block that only works on the machine that made the predictions."""
+
+READING = ("table", "compare", "regimes", "figures", "audit", "costs", "methods", "suites", "data list", "store verify")
+"""Verbs that read what is there and end at once."""
+
+MENTIONED = ("compare", "figures")
+"""Verbs that need options and stand alone where a sentence speaks of them."""
+
+
 def commands() -> list[tuple[str, str]]:
     """(page, command line) for every ``msabench`` command in a block or in backticks."""
+    return [(page, line.partition("#")[0].strip()) for page, line in _lines()]
+
+
+def _lines() -> list[tuple[str, str]]:
+    """The same with what stands behind a command as a remark."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE))
         inline = re.findall(r"`(msabench [^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
-        lines = [line.split("#")[0].strip() for line in blocks.splitlines() if line.startswith("msabench ")]
+        lines = [line for line in blocks.splitlines() if line.startswith("msabench ")]
         found += [(page.name, line) for line in [*lines, *inline]]
     return found
 
@@ -46,6 +62,38 @@ def test_command_is_understood(page: str, line: str, monkeypatch: pytest.MonkeyP
     placeholders = any(word in ("FILE", "DATASET", "NAME", "foo") for word in rest)
     if rest and not placeholders:
         arguments_of(name, VERBS[name].load(), rest)
+
+
+def readings() -> list[tuple[str, str]]:
+    """(command line, remark) of every command that reads what is there, each once."""
+    found = {}
+    for _, line in _lines():
+        command, _, remark = line.partition("#")
+        given = command.removeprefix("msabench ").strip()
+        if given.startswith(READING) and given not in MENTIONED:
+            found[command.strip()] = remark.strip()
+    return list(found.items())
+
+
+@pytest.mark.parametrize(("line", "remark"), readings())
+def test_a_command_that_reads_does_what_the_page_says(
+    line: str, remark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = shlex.split(line)[1:]
+    if "mine.csv" in words:
+        pytest.skip("it reads a file of the reader's own")
+    for word in words:
+        if word.startswith("runs/") and not (REPOSITORY / word).is_dir():
+            pytest.skip(f"there is no {word}, which a command before it on the page makes")
+    monkeypatch.chdir(REPOSITORY)
+    # A store with records, as the reader has after the commands before it.
+    monkeypatch.setenv("MSABENCH_STORE", "leaderboard/results")
+    words += ["--out", str(tmp_path)] if words[0] == "figures" else []
+    if remark == PREDICTIONS and not (REPOSITORY / "leaderboard/results/predictions").exists():
+        with pytest.raises(MSABenchError, match="predictions"):
+            dispatch(words)
+    else:
+        assert dispatch(words) == 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

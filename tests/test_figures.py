@@ -21,6 +21,7 @@ from msabench.evaluation.evaluate import CellPredictions, Evaluation
 from msabench.evaluation.record import JobRecord
 from msabench.figures import confusion, cost, curves, embedding, sheet
 from msabench.figures.command import OPTIONS, figures
+from msabench.figures.rank_diagram import MOST_RANKED
 from msabench.figures.words import COLLAPSED
 from msabench.metrics.functional import compute
 from msabench.missingness.conditions import INTRA, Cell
@@ -382,6 +383,15 @@ def test_more_lines_than_can_be_told_apart_are_refused(store: Path, tmp_path: Pa
         MSABenchError, match=r"12 rows cannot be told apart in one figure .* name at most 10 with --methods"
     ):
         figures("robustness", store=store, out=tmp_path / "out", band="std")
+
+
+def test_more_ranks_than_can_be_told_apart_are_refused(store: Path, tmp_path: Path) -> None:
+    for number in range(MOST_RANKED):
+        add(ResultStore(store), dataset="synth", method=f"made_{number:02}")
+    with pytest.raises(
+        MSABenchError, match=r"\d\d rows cannot be told apart in one diagram of ranks .* name at most 30 with --methods"
+    ):
+        figures("ranks", store=store, out=tmp_path / "out")
 
 
 def test_every_option_belongs_to_a_kind() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from msabench.errors import MSABenchError
 from msabench.figures.sheet import CAPTION_SIZE, PAGE, Picture, sheet, stem_of
 from msabench.figures.words import EXPERIMENTAL, seed_words
 from msabench.optional import require
@@ -9,16 +10,27 @@ from msabench.results.comparison import Ranked
 from msabench.results.ranks import ALPHA
 from msabench.tables.marks import FIDELITIES
 
+MOST_RANKED = 30
+"""Most rows of a diagram of ranks, whose names stand below each other on both sides."""
+
 
 def rank_diagram(ranked: Ranked) -> Picture:
     """Average ranks on a line; bars join methods that Nemenyi's test does not tell apart.
 
     Args:
         ranked: The ranking.
+
+    Raises:
+        MSABenchError: There are more than ``MOST_RANKED`` rows.
     """
     import pandas as pd
 
     result = ranked.ranking
+    if len(result.names) > MOST_RANKED:
+        raise MSABenchError(
+            f"{len(result.names)} rows cannot be told apart in one diagram of ranks ({', '.join(result.names)}); name "
+            f"at most {MOST_RANKED} with --methods and --variants"
+        )
     names = [
         name + (EXPERIMENTAL if fidelity == "experimental" else "")
         for name, fidelity in zip(result.names, ranked.fidelity, strict=True)
