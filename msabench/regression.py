@@ -2,7 +2,8 @@
 
 Each method is trained for a small fixed budget on a small ``synth``, in one process, and its F1 per cell compared with
 ``benchmarks/regression/expected.json``. The tolerance stands beside each number. It comes from the spread over seeds:
-a change of rounding may move a run about as far as another seed would, a bug moves it further.
+a change of rounding, as another processor brings, may move a run about as far as another seed would, a bug moves it
+further.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ OVERRIDES = (
 MIN_TOLERANCE = 0.01
 """Two of 300 clips more or less right; smaller spreads over five seeds are luck."""
 MAX_DEVIATIONS = 3.0
-MAX_TOLERANCE = 0.1
-"""A cell whose seeds differ by more cannot tell a bug from luck; it is held to this, and the seeds are fixed."""
+MAX_TOLERANCE = 0.15
+"""A cell whose seeds differ by more cannot tell a bug from luck; it is held to this, and the seeds are fixed. The
+noisiest cells move by up to .13 from one processor to another."""
 
 
 def regress(
@@ -141,7 +143,10 @@ def _expectation(runs: list[dict[str, float]]) -> dict[str, Any]:
         spread = statistics.stdev(run[cell] for run in runs)
         entries[cell] = {
             "f1": round(statistics.fmean(run[cell] for run in runs[:checked]), 6),
-            "tolerance": round(min(MAX_TOLERANCE, max(MIN_TOLERANCE, MAX_DEVIATIONS * spread / math.sqrt(checked))), 6),
+            # Of the difference between two means over the seeds checked.
+            "tolerance": round(
+                min(MAX_TOLERANCE, max(MIN_TOLERANCE, MAX_DEVIATIONS * spread * math.sqrt(2 / checked))), 6
+            ),
             "std_over_seeds": round(spread, 6),
         }
     return entries
@@ -177,7 +182,7 @@ def _about() -> dict[str, Any]:
         "spread_seeds": list(SPREAD_SEEDS),
         "settings": list(OVERRIDES),
         "tolerance": (
-            f"{MAX_DEVIATIONS:g} x std over seeds / sqrt({len(CHECK_SEEDS)}), "
+            f"{MAX_DEVIATIONS:g} x std over seeds x sqrt(2 / {len(CHECK_SEEDS)}), "
             f"at least {MIN_TOLERANCE:g}, at most {MAX_TOLERANCE:g}"
         ),
     }

@@ -51,7 +51,8 @@ def fit(name: str, world: int, folder: Path) -> dict[str, Any]:
             if "dropout" in key and isinstance(value, float):
                 setattr(module, key, 0.0)
     watch = Watch(method)
-    epochs = 1 + sum(method.stage_epochs.values())
+    # Two of the last stage: memories over the training set, such as PRLF's traces, count from the second on.
+    epochs = 2 + sum(method.stage_epochs.values())
     several = {"strategy": "ddp_find_unused_parameters_true"} if world > 1 else {}
     try:
         quiet_trainer(folder, epochs, devices=world, callbacks=[watch], **several).fit(method, datamodule=data)

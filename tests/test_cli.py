@@ -81,7 +81,7 @@ def test_every_verb_explains_each_of_its_options(verb: str, capsys: pytest.Captu
     [
         ["--help"],
         ["methods"],
-        ["table"],
+        ["table", "--store", str(REPOSITORY / "leaderboard/results")],
         ["suites", "--help"],
         ["data", "list"],
         ["run", "--help"],

@@ -51,7 +51,8 @@ def test_two_processes_give_the_masks_and_losses_of_one(tmp_path: Path) -> None:
         one = fit(name, 1, tmp_path)
         assert one["losses"], name
         for of_rank in two:
-            for key, near in (("losses", 1e-5), ("weights", 1e-3)):
+            # Sums of weights: Adam takes full steps along gradients that are nothing but rounding.
+            for key, near in (("losses", 1e-5), ("weights", 3e-3)):
                 found, expected = torch.tensor(of_rank[name][key]), torch.tensor(one[key])
                 assert torch.allclose(found, expected, atol=near, rtol=near), f"{key} of {name}"
         for step, masks in enumerate(one["masks"]):

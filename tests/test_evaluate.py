@@ -247,7 +247,7 @@ def test_all_metrics_are_printed_in_lines_that_fit(metric_set: str, default: str
         CellRecord("", "inter/la+intra/0.3", 0, collapsed=True, **hashes),
         CellRecord("", "inter/lav", None, collapsed=False, **hashes),
     ]
-    blocks = [block.splitlines() for block in command._table(records, default).split("\n\n")]
+    blocks = [block.splitlines() for block in command._table(records, default, []).split("\n\n")]
     heads = [block[0].split() for block in blocks]
     assert heads[0][:5] == ["cell", "mask", "seed", "note", default]
     printed = [name for head in heads for name in head if name in keys]

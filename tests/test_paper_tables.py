@@ -343,7 +343,7 @@ def test_protocols_stand_apart_and_honest_selection_first(store, folder):
 def test_numbers_that_are_not_the_corpus_are_warned_about(store, folder):
     add(store, lambda cell, mask: sentiment(0.9), method="umdf", cell_options={"n": 20})
     text = table(paper="umdf", table="3", store=folder)
-    assert "Warning: records have 20 test clips; the corpus has 686." in text
+    assert "Warning: records have 20 test clips; CMU-MOSI has 686." in text
     add(store, lambda cell, mask: sentiment(0.9), method="umdf", seed=2, cell_options={"mask_hash": "other"})
     assert "different test masks" in table(paper="umdf", table="3", store=folder)
 

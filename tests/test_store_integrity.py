@@ -222,6 +222,14 @@ def test_hostile_records_are_refused_in_a_sentence(folder, job):
         ResultStore(folder).frame()
 
 
+@pytest.mark.parametrize("name", ["", "..", "a/b", "../../x", "a\\b"])
+def test_names_that_are_no_folders_are_refused(folder, name):
+    for field in ("dataset", "method"):
+        with pytest.raises(MSABenchError, match=f"{re.escape(repr(name))} of job .* cannot be the name of a folder"):
+            add(ResultStore(folder), **{field: name})
+    assert not list(folder.rglob("*.jsonl"))
+
+
 def test_what_a_killed_process_left_is_swept_once_it_is_old(folder, job):
     kept = predictions.path_of(folder, job.key)
     old, young, foreign = (

@@ -545,14 +545,14 @@ def test_help_needs_no_pandas():
 
 
 def test_names_from_records_do_nothing_to_terminals_and_spreadsheets(store, folder, capsys, monkeypatch):
-    add(store, method="=cmd|'/C calc'!A0", regime="@SUM(1)", variant="-1+2")
+    add(store, method="=cmd|'C calc'!A0", regime="@SUM(1)", variant="-1+2")
     add(store, method="\x1b[31mred\u202e", variant="-")
     assert dispatch(["table", "--store", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "\\x1b[31mred\\u202e" in out
     assert not set("\x1b\u202e") & set(out)
     rows = list(csv.DictReader(io.StringIO(table(store=folder, format="csv"))))
-    assert {row["method"] for row in rows} == {"'=cmd|'/C calc'!A0", "\x1b[31mred\u202e"}
+    assert {row["method"] for row in rows} == {"'=cmd|'C calc'!A0", "\x1b[31mred\u202e"}
     assert {row["regime"] for row in rows} == {"'@SUM(1)", "mixed"}
     assert {row["variant"] for row in rows} == {"'-1+2", "-"}
     monkeypatch.setattr(sys, "argv", ["msabench", "table", "--store", "a\x1b[31m"])

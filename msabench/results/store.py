@@ -300,6 +300,11 @@ class ResultStore:
     # Files.
 
     def _path(self, key: JobKey, suffix: str = "") -> Path:
+        for name in (key.dataset, key.method):
+            if not name or set(name) & set("/\\\0") or not name.strip("."):
+                raise MSABenchError(
+                    f"{name!r} of job {key.job_id} cannot be the name of a folder in the store; rename it"
+                )
         return self.folder / key.dataset / key.method / f"{key.job_id}{suffix}.jsonl"
 
     def _folders(self, below: Path | None = None) -> Iterator[Path]:
