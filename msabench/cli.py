@@ -39,7 +39,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from msabench import registry
 from msabench.cluster import with_environment
 from msabench.data.datamodule import MSADataModule
-from msabench.data.files import replacing, text_of
+from msabench.data.files import naming, replacing, text_of
 from msabench.errors import MSABenchError
 from msabench.evaluation.evaluate import CellPredictions, Evaluation
 from msabench.evaluation.origin import FINISHED, FinishedTraining
@@ -281,11 +281,14 @@ class KeepBest(ModelCheckpoint):
         if pl_module.in_last_stage:
             super().on_train_epoch_end(trainer, pl_module)
         elif pl_module.ends_a_stage and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(Path(self.dirpath or ".") / f"{pl_module.stage}.ckpt")
+            path = Path(self.dirpath or ".") / f"{pl_module.stage}.ckpt"
+            with naming(path):
+                trainer.save_checkpoint(path)
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         self._best = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        super()._save_checkpoint(trainer, filepath)
+        with naming(Path(filepath)):
+            super()._save_checkpoint(trainer, filepath)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save methods without an optimiser, which Lightning skips, and write ``finished.json``.

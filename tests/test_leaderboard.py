@@ -1,6 +1,7 @@
 """The leaderboard's parts: what the pages' scripts read, cards, intervals, the README, folders and libraries."""
 
 import csv
+import errno
 import json
 import math
 import os
@@ -361,6 +362,18 @@ def test_readme_of_an_empty_store(tmp_path):
 
 
 # Folders and libraries.
+
+
+def test_a_full_disk_is_named_and_leaves_the_site_of_before(tmp_path: Path) -> None:
+    with replacing_folder(tmp_path / "site") as building:
+        (building / "index.html").write_text("before")
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*/site'$"),
+        replacing_folder(tmp_path / "site") as building,
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (tmp_path / "site/index.html").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):

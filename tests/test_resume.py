@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from msabench.cli import KeepBest, StopEarly
@@ -197,3 +200,13 @@ def test_a_training_without_a_step_is_not_said_to_lack_a_validation(
     with pytest.raises(MSABenchError) as caught:
         fit(tmp_path, [1.6, 1.5])
     assert str(caught.value).startswith("training of scripted took no optimiser step in 2 epochs of 2 batches")
+
+
+def test_a_full_disk_names_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: ModelCheckpoint, trainer: Any, filepath: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ModelCheckpoint, "_save_checkpoint", full)
+    keeper, moment = KeepBest(RunFolder(path=tmp_path), {}), SimpleNamespace(current_epoch=0, global_step=3)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/best\.ckpt'$"):
+        keeper._save_checkpoint(moment, str(tmp_path / "best.ckpt"))

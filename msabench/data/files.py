@@ -175,6 +175,21 @@ class HashMemory:
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Say where it happened if writing fails in the block: a full disk is reported without a file's name.
+
+    Raises:
+        OSError: As in the block, with ``path`` as its file where it had none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Write a file atomically: it appears whole when the block ends, or not at all, also after a power cut.
 
@@ -185,16 +200,13 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with temporary.open("xb") as stream:
+        with naming(path), temporary.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
-            # A full disk is reported without saying where.
-            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync(path.parent)
 

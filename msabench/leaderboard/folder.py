@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from msabench.data.files import naming
 from msabench.errors import MSABenchError
 
 MARKER = ".msabench-site"
@@ -36,7 +37,8 @@ def replacing_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise MSABenchError(f"{out} cannot be written: {error.strerror or error}") from error
     try:
-        yield building
+        with naming(out):
+            yield building
         # Somebody may have put something there meanwhile.
         _check(out)
         if out.exists():
