@@ -85,6 +85,8 @@ def test_a_command_that_reads_does_what_the_page_says(
     for word in words:
         if word.startswith("runs/") and not (REPOSITORY / word).is_dir():
             pytest.skip(f"there is no {word}, which a command before it on the page makes")
+        if "tsne" in words and word.startswith("runs/") and not [*(REPOSITORY / word).rglob("*.safetensors")]:
+            pytest.skip(f"{word} has no representations, which a command before it on the page keeps")
     monkeypatch.chdir(REPOSITORY)
     # A store with records, as the reader has after the commands before it.
     monkeypatch.setenv("MSABENCH_STORE", "leaderboard/results")
