@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -601,10 +601,9 @@ def main(arguments: list[str]) -> int:
     Args:
         arguments: Command line, beginning with the verb.
     """
-    for option, value in pairwise([word for given in arguments for word in given.split("=", 1)]):
-        if option == "--config" and Path(value).is_file():
-            text_of(Path(value))
-    with _one_sentence():
+    words = [word for given in arguments for word in given.split("=", 1)]
+    config_files = [Path(value) for option, value in pairwise(words) if option == "--config"]
+    with _one_sentence(config_files):
         MSACLI(args=_with_class_paths(arguments))
     return 0
 
@@ -621,7 +620,7 @@ def build(config_files: list[Path], overrides: list[str], folder: Path | None = 
     Raises:
         MSABenchError: A file is missing, a key unknown, a value not allowed.
     """
-    with _one_sentence():
+    with _one_sentence(config_files):
         cli = MSACLI(folder, args=_arguments(config_files, overrides), run=False)
     return Built(cli.model, cli.datamodule, cli.trainer, _plain(cli.parser, cli.config), cli.folder)
 
@@ -632,7 +631,7 @@ def resolve(config_files: list[Path], overrides: list[str]) -> dict[str, Any]:
     Raises:
         MSABenchError: A file is missing, a key unknown, a value not allowed.
     """
-    with _one_sentence():
+    with _one_sentence(config_files):
         parser = _ParserOnly(run=False).parser
         config = _plain(parser, parser.parse_args(_arguments(config_files, overrides)))
     require_selection(config["trainer"])
@@ -659,19 +658,19 @@ def _arguments(config_files: list[Path], overrides: list[str]) -> list[str]:
     for path in config_files:
         if not path.is_file():
             raise MSABenchError(f"there is no config {path}")
-        text_of(path)
     return [word for path in config_files for word in ("--config", str(path))] + _with_class_paths(overrides)
 
 
 def _with_class_paths(words: list[str]) -> list[str]:
     """The same words where ``--model`` names a class, also if a method's name was given."""
     option = re.compile(r"(--model(?:\.class_path)?)(?:=(\w+))?")
+    methods = registry.methods()
     changed = list(words)
     for place, word in enumerate(words):
         found = option.fullmatch(word)
-        if found and found[2] in registry.methods():
+        if found and found[2] in methods:
             changed[place] = f"{found[1]}={registry.class_path(found[2])}"
-        elif found and found[2] is None and place + 1 < len(words) and words[place + 1] in registry.methods():
+        elif found and found[2] is None and place + 1 < len(words) and words[place + 1] in methods:
             changed[place + 1] = registry.class_path(words[place + 1])
     return changed
 
@@ -712,9 +711,14 @@ def quiet() -> None:
 
 
 @contextmanager
-def _one_sentence() -> Iterator[None]:
+def _one_sentence(config_files: Iterable[Path]) -> Iterator[None]:
     try:
         yield
+    except UnicodeDecodeError:
+        # The parser does not say in which file.
+        for path in filter(Path.is_file, config_files):
+            text_of(path)
+        raise
     except pickle.UnpicklingError as error:
         raise refused("the file given as ckpt_path") from error
     except (argparse.ArgumentError, ValueError) as error:

@@ -11,7 +11,9 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import yaml
 
 from msabench.data.info import DatasetInfo, FeatureFile, dataset_info
 from msabench.errors import MSABenchError, one_of
@@ -42,6 +44,18 @@ def text_of(path: Path) -> str:
         raise MSABenchError(
             f"{path} is no UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}); save it as UTF-8"
         ) from error
+
+
+def yaml_of(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        MSABenchError: It is no UTF-8, or no YAML.
+    """
+    try:
+        return yaml.safe_load(text_of(path))
+    except yaml.YAMLError as error:
+        raise MSABenchError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def cache_folder(cache: Path | None = None) -> Path:

@@ -17,9 +17,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from msabench.data.files import text_of
+from msabench.data.files import yaml_of
 from msabench.errors import MSABenchError
 from msabench.results.store import ResultStore
 from msabench.runner.executor import LOST, Finished, Task, ended_by, last_line, start
@@ -81,10 +79,7 @@ def read_parameters(path: Path | None) -> dict[str, Any]:
         return dict(DEFAULTS)
     if not path.is_file():
         raise MSABenchError(f"there is no file {path} with parameters of submitit")
-    try:
-        content = yaml.safe_load(text_of(path))
-    except yaml.YAMLError as error:
-        raise MSABenchError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    content = yaml_of(path)
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise MSABenchError(f"{path} must be a mapping of submitit's parameters, e.g. timeout_min: 60")
     settings = {**DEFAULTS, **content}

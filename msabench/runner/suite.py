@@ -31,10 +31,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from msabench import registry
-from msabench.data.files import text_of
+from msabench.data.files import yaml_of
 from msabench.data.info import dataset_info
 from msabench.errors import MSABenchError, one_of
 from msabench.evaluation.record import JobKey
@@ -146,10 +144,7 @@ def read_suite(path: Path, including: tuple[Path, ...] = ()) -> Suite:
     """
     if not path.is_file():
         raise MSABenchError(f"there is no suite {path}; msabench suites lists those in benchmarks/suites")
-    try:
-        content = yaml.safe_load(text_of(path))
-    except yaml.YAMLError as error:
-        raise MSABenchError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    content = yaml_of(path)
     where = f"suite {path.name}"
     content = _mapping(
         content, where, SUITE_KEYS, needed=("name",) if "include" in (content or {}) else ("name", "jobs")
