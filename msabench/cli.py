@@ -44,6 +44,7 @@ from msabench.errors import MSABenchError
 from msabench.evaluation.evaluate import CellPredictions, Evaluation
 from msabench.evaluation.origin import FINISHED, FinishedTraining
 from msabench.evaluation.predictions import write as write_predictions
+from msabench.interruption import check
 from msabench.methods.base import MSAMethod
 from msabench.methods.checkpoint import refused
 from msabench.missingness.config import MissingConfig
@@ -439,7 +440,10 @@ class SaveConfig(SaveConfigCallback):
 
 
 class OwnSignals(Callback):
-    """Takes SIGTERM back from Lightning, which finishes the batch first and has several devices agree on it."""
+    """Takes SIGTERM back from Lightning, which finishes the batch first and has several devices agree on it.
+
+    A signal whose exception was lost ends the loop at the next batch.
+    """
 
     def __init__(self) -> None:
         self._handler = signal.getsignal(signal.SIGTERM)
@@ -448,7 +452,11 @@ class OwnSignals(Callback):
         if self._handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._handler)
 
+    def _end(self, *_: Any) -> None:
+        check()
+
     on_train_start = on_validation_start = on_test_start = on_predict_start = _take_back
+    on_train_batch_start = on_validation_batch_start = on_test_batch_start = on_predict_batch_start = _end
 
 
 class MSACLI(LightningCLI):

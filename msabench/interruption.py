@@ -37,6 +37,23 @@ class Received:
         self.signal: signal.Signals | None = None
 
 
+_blocks: list[Received] = []
+"""What the ``interruptible`` blocks around the main thread received, the innermost last."""
+
+
+def check() -> None:
+    """End what goes on although a signal came; for loops that take long.
+
+    The exception that a signal raises may be lost: Python drops those of finalizers and weak references' callbacks, C
+    extensions those of attributes that they look for.
+
+    Raises:
+        Interrupted: A signal came in the innermost ``interruptible`` block.
+    """
+    if _blocks and (number := _blocks[-1].signal) and threading.current_thread() is threading.main_thread():
+        raise Interrupted(number)
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[Received]:
     """Raise ``Interrupted`` in the main thread on SIGINT and SIGTERM while in the block.
@@ -56,12 +73,14 @@ def interruptible() -> Iterator[Received]:
         raise Interrupted(number)
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    _blocks.append(received)
     for number, handler in before.items():
         if handler not in (signal.SIG_IGN, None):
             signal.signal(number, interrupt)
     try:
         yield received
     finally:
+        _blocks.remove(received)
         for number, handler in before.items():
             # None stands for a handler that was not installed from Python.
             if handler is not None:

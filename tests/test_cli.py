@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 
 from msabench.__main__ import TRAINING_VERBS, VERBS, Verb, arguments_of, dispatch, main, overview
 from msabench.cli import build, resolve
@@ -600,10 +601,47 @@ def ended(words: list[str], number: signal.Signals, begun: str, environment: dic
 def test_a_signal_ends_a_training_with_its_code(
     number: signal.Signals, code: int, environment: dict[str, str], elsewhere: Path
 ) -> None:
-    words = ["fit", "--config", str(CONFIGS / "lf_dnn_synth.yaml"), *TINY, "--trainer.max_epochs=100000"]
+    words = ["fit", "--config", str(CONFIGS / "lf_dnn_synth.yaml"), *TINY, "--trainer.max_epochs=5000"]
     found, said = ended([*words, "--early_stop=null"], number, "runs/**/best.ckpt", environment)
     assert (found, said.splitlines()[-1]) == (code, f"msabench: fit was ended by {number.name} before it was done")
     assert not list(elsewhere.glob("runs/**/finished.json"))
+
+
+class LosesSignals(Callback):
+    """Sends a signal where Python drops what its handler raises, and another where a library does."""
+
+    def __init__(self, epoch: int = 1) -> None:
+        self.epoch = epoch
+        self.batches = 0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
+        """Count the batches that are begun after the signal."""
+        self.batches += trainer.current_epoch >= self.epoch
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        """Send it."""
+        if trainer.current_epoch == self.epoch:
+            Path("batches").write_text(str(self.batches))
+            finalizer = Finalizer()
+            del finalizer
+
+
+class Finalizer:
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_whose_exception_is_lost_ends_a_training_at_the_next_batch(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", "--config", str(CONFIGS / "lf_dnn_synth.yaml"), *TINY, "--trainer.max_epochs=3"]
+    callback = "--trainer.callbacks+=tests.test_cli.LosesSignals"
+    monkeypatch.setattr(sys, "argv", ["msabench", *words, "--data.batch_size=8", callback])
+    assert main() == 143
+    assert Path("batches").read_text() == "1"
+    assert not list(elsewhere.glob("runs/**/finished.json"))
+    assert "fit was ended by SIGTERM before it was done" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -16,6 +16,7 @@ from msabench.data.datamodule import MSADataModule
 from msabench.errors import MSABenchError
 from msabench.evaluation.predictions import stored_metrics
 from msabench.evaluation.record import CellRecord
+from msabench.interruption import check
 from msabench.methods.base import MSAMethod
 from msabench.metrics import functional
 from msabench.missingness.conditions import Cell, distinct
@@ -169,6 +170,7 @@ def _predict(
     preds, kept = [], []
     with torch.no_grad():
         for batch in batches:
+            check()
             out = method(batch.for_inference().in_type(method.dtype))  # type: ignore[arg-type]
             preds.append(out.pred)
             if keep_representations:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from msabench.errors import MSABenchError
-from msabench.interruption import interruptible, signal_of
+from msabench.interruption import check, interruptible, signal_of
 from msabench.results.claims import require_writable
 from msabench.results.store import ResultStore, store_to_read, store_to_write
 from msabench.runner.executor import (
@@ -167,8 +168,13 @@ def _execute(
         return 1
     tasks = [Task(entry.job, run_folder(runs, entry.job), store, keep_checkpoints) for entry in plan.runnable]
     progress = Progress(plan.runnable, engine.slots, sys.stdout)
+
+    def tick(running: Sequence[Task]) -> None:
+        check()
+        progress.tick(running)
+
     try:
-        with contextlib.closing(engine.run(tasks, progress.tick)) as ended:
+        with contextlib.closing(engine.run(tasks, tick)) as ended:
             for finished in ended:
                 error = _error_of(finished)
                 word = "not run" if finished.code == RUNNING_ELSEWHERE else "failed"
