@@ -452,7 +452,7 @@ class OwnSignals(Callback):
         if self._handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._handler)
 
-    def _end(self, *_: Any) -> None:
+    def _end(self, *_: Any, **__: Any) -> None:
         check()
 
     on_train_start = on_validation_start = on_test_start = on_predict_start = _take_back
