@@ -49,13 +49,13 @@ VERBS = {
     "evaluate": Verb("msabench.evaluation.command:evaluate", "evaluate a checkpoint over a grid and store records"),
     "run": Verb("msabench.runner.command:run", "run every job of a suite that the store does not have yet"),
     "table": Verb("msabench.tables.command:table", "print result tables, tables of papers, or what the store holds"),
-    "compare": Verb("msabench.results.compare:compare", "compare methods with a baseline, and rank them"),
-    "regimes": Verb("msabench.results.regimes:regimes", "show what seeing missing data in training changes"),
+    "compare": Verb("msabench.tables.compare:compare", "compare methods with a baseline, and rank them"),
+    "regimes": Verb("msabench.tables.regimes:regimes", "show what seeing missing data in training changes"),
     "figures": Verb("msabench.figures.command:figures", "draw figures of stored results"),
     "audit": Verb("msabench.audit.command:audit", "check published numbers, or your own"),
     "costs": Verb("msabench.tables.costs:costs", "print what methods cost: parameters, seconds, memory"),
-    "regress": Verb("msabench.regression:regress", "train every method briefly and compare F1 with the record"),
-    "methods": Verb("msabench.listing:methods", "list the methods"),
+    "regress": Verb("msabench.runner.regress:regress", "train every method briefly and compare F1 with the record"),
+    "methods": Verb("msabench.tables.methods:methods", "list the methods"),
     "suites": Verb("msabench.runner.command:suites", "list the suites and their jobs"),
     "leaderboard build": Verb(
         "msabench.leaderboard.command:build", "build the leaderboard as pages that open from disk"
@@ -163,7 +163,7 @@ def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> d
     try:
         given = parser.instantiate(parser.parse_args(words))
     except ArgumentError as error:
-        from msabench.parser_messages import sentence
+        from msabench.training.parser_messages import sentence
 
         raise MSABenchError(f"msabench {name}: {sentence(str(error), hints)}") from error
     values: dict[str, Any] = given.as_dict()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 # Controls, surrogates and marks of direction: they move the cursor, recolour, reorder, or cannot be encoded.
 _UNPRINTABLE = re.compile(
@@ -50,3 +51,21 @@ def printable(text: str) -> str:
     Names and errors in records come from anywhere.
     """
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def first_difference(theirs: Any, ours: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """Compare plain values; lists and tuples are alike, since config files know no tuples.
+
+    Returns:
+        Dotted name, their and our value of the first difference; None if there is none.
+    """
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        pairs = [
+            first_difference(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
+            for key in dict.fromkeys((*ours, *theirs))
+        ]
+        return next((pair for pair in pairs if pair), None)
+    if isinstance(theirs, list | tuple) and isinstance(ours, list | tuple):
+        alike = len(theirs) == len(ours) and not any(map(first_difference, theirs, ours))
+        return None if alike else (name, list(theirs), list(ours))
+    return None if theirs == ours else (name, theirs, ours)

@@ -22,14 +22,14 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 from msabench.__main__ import TRAINING_VERBS, VERBS, Verb, arguments_of, dispatch, main, overview
-from msabench.cli import build, resolve
-from msabench.cluster import with_environment
 from msabench.errors import MSABenchError
 from msabench.evaluation.command import evaluate
 from msabench.methods.lf_dnn import LFDNN
 from msabench.results.store import ResultStore
-from msabench.run_folder import RunFolder, reserve
-from tests.corpora import write_mult
+from msabench.training.build import build, resolve
+from msabench.training.cluster import with_environment
+from msabench.training.run_folder import RunFolder, reserve
+from tests.support.corpora import write_mult
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
@@ -461,7 +461,7 @@ def test_no_two_runs_reserve_the_same_folder(kind: str, elsewhere: Path) -> None
             found = [path.name for path in pool.map(reserve, [below] * 40)]
     else:
         code = (
-            "import sys, pathlib\nfrom msabench.run_folder import reserve\n"
+            "import sys, pathlib\nfrom msabench.training.run_folder import reserve\n"
             "print('ready', flush=True); sys.stdin.readline()\n"
             "print(*(reserve(pathlib.Path(sys.argv[1])).name for _ in range(20)))"
         )
@@ -511,7 +511,7 @@ def test_other_devices_follow_the_first(elsewhere: Path, monkeypatch: pytest.Mon
     class Trainer:
         strategy = Strategy()
 
-    monkeypatch.setattr("msabench.run_folder.rank_zero_only.rank", 1)
+    monkeypatch.setattr("msabench.training.run_folder.rank_zero_only.rank", 1)
     folder = RunFolder(elsewhere / "seed_1")
     assert folder.share(Trainer()) == folder.path == elsewhere / "version_7"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from msabench import registry
-from msabench.cli import resolve
 from msabench.data.info import DATASETS, DataSpec, dataset_info
+from msabench.methods import registry
 from msabench.nn import text
 from msabench.runner.suite import read_suite
+from msabench.training.build import resolve
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))

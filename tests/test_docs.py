@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from msabench import registry
 from msabench.__main__ import TRAINING_VERBS, VERBS, arguments_of, dispatch
-from msabench.cli import resolve
 from msabench.errors import MSABenchError
+from msabench.methods import registry
+from msabench.training.build import resolve
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((REPOSITORY / "docs").glob("*.md"))
@@ -113,7 +113,7 @@ def test_readme_names_every_method_beside_those_of_its_fidelity() -> None:
     lines = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
     [row] = [line for line in lines if line.startswith("| Methods |")]
     named = [set(re.findall(r"`(\w+)`", sentence)) for sentence in row.split(". ")]
-    own, same_as_code, from_text, guessed, floor = filter(None, named)
+    own, same_as_code, from_text, guessed, baseline = filter(None, named)
     of_kind = defaultdict(set)
     for name in registry.methods():
         of_kind[registry.method_info(name).fidelity].add(name)
@@ -121,4 +121,4 @@ def test_readme_names_every_method_beside_those_of_its_fidelity() -> None:
     assert own | from_text == of_kind["equations"] | of_kind["reconstructed"]
     assert own <= of_kind["equations"]
     assert guessed == of_kind["experimental"]
-    assert floor == of_kind["reference"]
+    assert baseline == of_kind["reference"]

@@ -13,16 +13,16 @@ import pytest
 
 from msabench.data.probe import describe
 from msabench.data.store import open_corpus
+from msabench.methods.registry import methods
 from msabench.missingness.conditions import INTER, MISSING_CONDITIONS
-from msabench.registry import methods
+from msabench.results.chosen_rows import cells_of, choose_rows
 from msabench.results.comparison import rank_rows
 from msabench.results.intervals import intervals
-from msabench.results.regimes import regimes
 from msabench.results.rows import jobs_hash
-from msabench.results.selection import cells_of, select
 from msabench.results.store import ResultStore
 from msabench.results.stored_intervals import read_intervals
 from msabench.runner.suite import read_suite
+from msabench.tables.regimes import regimes
 
 SUITES = Path(__file__).parents[1] / "benchmarks/suites"
 STORE = Path(__file__).parents[1] / "leaderboard/results"
@@ -118,8 +118,8 @@ def test_methods_learn_from_text_on_real_input(method: str) -> None:
 
 @pytest.mark.parametrize("method", REGIMES)
 def test_every_row_of_the_ablation_tables_is_recorded(method: str) -> None:
-    drafts = read_suite(SUITES / f"{method}_smoke.yaml").drafts
-    words = [word for draft in drafts for word in draft.overrides]
+    found = read_suite(SUITES / f"{method}_smoke.yaml").jobs
+    words = [word for unresolved in found for word in unresolved.overrides]
     variants = {word.partition("=")[2] for word in words if word.startswith("--model.init_args.variant=")}
     assert len(variants) >= 3
     for variant in variants:
@@ -230,8 +230,8 @@ def test_methods_on_complete_data_collapse_without_text_and_keep_a_correlation(
 
 
 def test_ranks_are_those_of_the_records() -> None:
-    selections = select(STORE, ["synth"], None, "corr")
-    ranked = rank_rows(selections, cells_of(["avg_missing", "avg_intra"])).ranking
+    chosen_tables = choose_rows(STORE, ["synth"], None, "corr")
+    ranked = rank_rows(chosen_tables, cells_of(["avg_missing", "avg_intra"])).ranking
     assert len(ranked.names) == 75
     page = (Path(__file__).parents[1] / "docs/findings.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| ([\w().]+) \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \|$", page, re.MULTILINE)
@@ -246,7 +246,7 @@ def test_ranks_are_those_of_the_records() -> None:
     last = dict(found[-10:])
     assert (last["tfn (complete)"], last["rmfn (mixed)"], last["mfm (complete)"]) == ("71.56", "70.44", "70.06")
     assert max(float(low) for *_, low, _ in rows) < min(float(high) for *_, high in rows), "all intervals overlap"
-    video = rank_rows(select(STORE, ["mosei_video"], None, "corr"), cells_of(["avg_missing", "avg_intra"])).ranking
+    video = rank_rows(choose_rows(STORE, ["mosei_video"], None, "corr"), cells_of(["avg_missing", "avg_intra"])).ranking
     assert len(video.names) == 75
     first = [(name, f"{rank:.2f}") for name, rank in zip(video.names, video.average, strict=True)][:2]
     assert first == [("smil (mixed)", "3.62"), ("tetfn (complete)", "6.38")]

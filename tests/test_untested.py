@@ -14,7 +14,7 @@ def test_skipped_parity_tests_are_counted_by_what_they_lack() -> None:
         skipped("tests/parity/test_parity_gcnet.py::test_a[x]", "needs torch_geometric, of the extra parity"),
         skipped("tests/parity/test_parity_mult.py::test_b", "MSABENCH_PARITY_MULT does not name a local clone"),
         skipped("tests/parity/test_parity_gcnet.py::test_a[y]", "needs torch_geometric, of the extra parity"),
-        skipped("tests/test_methods.py::test_c", "by design"),
+        skipped("tests/methods/test_methods.py::test_c", "by design"),
     ]
     assert untested(reports) == [
         "3 tests of parity with official code were skipped",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from msabench import registry
+from msabench.methods import registry
 
 METHODS = sorted(registry.methods())
 GUIDE = (Path(__file__).parents[1] / "docs/adding-a-method.md").read_text(encoding="utf-8")

@@ -109,7 +109,7 @@ def synth(method: str, folder: str, *overrides: str):  # noqa: ANN201
     """Method, data and trainer on a small synth, through the command line's own path."""
     import torch
 
-    from msabench.cli import build
+    from msabench.training.build import build
 
     torch.set_num_threads(1)
     settings = [

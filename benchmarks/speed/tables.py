@@ -2,7 +2,7 @@
 
     python benchmarks/speed/tables.py [--write benchmarks/speed/tables.md]
 
-Nothing is asserted here; ``tests/test_paper_tables.py`` holds the budget.
+Nothing is asserted here; ``tests/tables/test_paper_tables.py`` holds the budget.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.simulated_store import simulate  # noqa: E402
+from tests.support.simulated_store import simulate  # noqa: E402
 
 CALLS: dict[str, list[str]] = {
     "`msabench table`, no derived index yet": [],

@@ -17,7 +17,7 @@ from msabench.audit.printed import situation, span
 from msabench.audit.splits import SplitFacts
 from msabench.data.info import EMOTIONS
 from msabench.metrics.spec import METRICS
-from msabench.published.constants import SIMS
+from msabench.published.constant_scores import SIMS
 from msabench.published.numbers import PRINTED, PROSE, Number
 
 _RULE = (

@@ -9,8 +9,8 @@ from fractions import Fraction
 from msabench.audit.context import Context
 from msabench.audit.finding import Finding, Place, finding
 from msabench.audit.printed import exact, half, places, situation
+from msabench.missingness.conditions import AVERAGES
 from msabench.published.numbers import PROSE, Number
-from msabench.results.aggregate import AVERAGES
 
 _RULE = "a printed average is the mean of its cells, up to rounding of the cells and of the average"
 

@@ -9,7 +9,7 @@ from msabench.audit.finding import Finding, Place, finding
 from msabench.audit.printed import Column, Label, less_is_better, span
 from msabench.audit.splits import GT0, SplitFacts
 from msabench.missingness.conditions import SUBSETS
-from msabench.published.constants import ConstantScore, explaining
+from msabench.published.constant_scores import ConstantScore, explaining
 from msabench.published.numbers import PROSE, Number
 from msabench.published.readings import readings
 
@@ -143,10 +143,10 @@ def worse_than_constant(context: Context) -> Iterator[Finding]:
             continue
         below: dict[float, list[Number]] = {}
         for number in cells.values():
-            floor = _floor(number, facts)
+            least = _least(number, facts)
             low, high = map(float, span(number))
-            if floor is not None and (low > floor if less_is_better(number.metric) else high < floor):
-                below.setdefault(floor, []).append(number)
+            if least is not None and (low > least if less_is_better(number.metric) else high < least):
+                below.setdefault(least, []).append(number)
         if below:
             yield finding(
                 "worse_than_constant",
@@ -154,14 +154,14 @@ def worse_than_constant(context: Context) -> Iterator[Finding]:
                 certainty="inferred",
                 severity="warning",
                 printed=", ".join(f"{n.cell} {n.metric} {n.value}" for group in below.values() for n in group),
-                expected="; ".join(f"{group[0].metric} {floor:.3f}" for floor, group in below.items()),
+                expected="; ".join(f"{group[0].metric} {least:.3f}" for least, group in below.items()),
                 rule="a model that has learnt something beats the best constant answer",
                 proof="Proven: the more frequent class, or the median, would score better on the usual test split. "
                 f"Inferred: that the model was scored on it. Class counts {facts.source}.",
             )
 
 
-def _floor(number: Number, facts: SplitFacts) -> float | None:
+def _least(number: Number, facts: SplitFacts) -> float | None:
     if number.metric == "mae":
         return facts.mae
     best: dict[str, float] = {}

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from msabench.metrics.spec import METRICS
-from msabench.missingness.conditions import Cell
+from msabench.missingness.conditions import AVERAGES, Cell
 from msabench.published.numbers import PROSE, Number
-from msabench.results.aggregate import AVERAGES
 
 _LESS_IS_BETTER = {key for key, spec in METRICS.items() if spec.direction == "min"} | {"cluster_variance"}
 

@@ -15,10 +15,11 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from msabench.data.files import HashMemory, Stamp, cache_folder, data_folder
+from msabench.data.files import cache_folder, data_folder
 from msabench.data.info import DATASETS, EMOTIONS, DatasetInfo, FeatureFile
 from msabench.data.readers import READERS
-from msabench.published.constants import ConstantScore, class_counts, scores_of
+from msabench.files import HashMemory, Stamp
+from msabench.published.constant_scores import ConstantScore, class_counts, scores_of
 
 GT0 = "gt0"
 """Protocol of some evaluation code that no metric key of ours has: non-positive against positive over all clips."""

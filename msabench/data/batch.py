@@ -7,8 +7,6 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-MODALITIES = ("text", "audio", "vision")
-
 
 @dataclass
 class Batch:

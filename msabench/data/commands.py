@@ -8,11 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from msabench.data.files import data_folder, feature_file, find_source, format_size, sha256_of
-from msabench.data.info import DATASETS, EMOTIONS, DatasetInfo, FeatureFile
+from msabench.data.files import data_folder, feature_file, find_source
+from msabench.data.info import DATASETS, EMOTIONS, SPLITS, DatasetInfo, FeatureFile
 from msabench.data.manifest import MANIFEST, damage, store_of
 from msabench.data.raw import RawCorpus
-from msabench.data.readers import MODALITIES, READERS, SPLITS
+from msabench.data.readers import READERS
+from msabench.files import format_size, sha256_of
+from msabench.missingness.conditions import MODALITIES
 
 NAMED_CLIPS = 5
 """Clips that are named where a modality is 0 in every frame; more are counted."""

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msabench.data.info import DatasetInfo
-
-SPLITS = ("train", "valid", "test")
+from msabench.data.info import SPLITS, DatasetInfo
+from msabench.missingness.conditions import MODALITIES
+from msabench.missingness.patterns import Clips
 
 
 @dataclass
@@ -44,6 +44,11 @@ class SplitData:
     def n_bytes(self) -> int:
         """Size of the features in bytes."""
         return sum(t.numel() * t.element_size() for t in self.features.values())
+
+    def clips(self, padding: dict[str, str]) -> Clips:
+        """What masks depend on; ``padding`` is the corpus's."""
+        seq_lens = {modality: self.features[modality].shape[1] for modality in MODALITIES}
+        return Clips(self.uid, self.lengths, seq_lens, padding, self.observed)
 
     def to(self, device: torch.device) -> SplitData:
         """The split on a device."""

@@ -18,15 +18,15 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.apply import build_batch
+from msabench.data.batch import Batch
 from msabench.data.conversations import Conversations
 from msabench.data.corpus import Corpus, SplitData
 from msabench.data.info import DataSpec, dataset_info, named
 from msabench.data.normalise import Scale, statistics
 from msabench.data.store import open_corpus
 from msabench.errors import MSABenchError, one_of
-from msabench.missingness.apply import build_batch
-from msabench.missingness.conditions import Cell, distinct, parse_grid
+from msabench.missingness.conditions import MODALITIES, Cell, distinct, parse_grid
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.patterns import Clips, Masks, cell_masks, complete_masks, training_masks, validation_masks
 
@@ -409,7 +409,7 @@ class MSADataModule(pl.LightningDataModule):
 
         Args:
             cell: The test situation.
-            mask_seed: Seed of the holes.
+            mask_seed: Seed of the masks.
             batch_size: Clips per batch; results do not depend on it.
             split: Which split.
             with_tokens: Whether text comes as tokens.
@@ -465,7 +465,7 @@ class MSADataModule(pl.LightningDataModule):
         key = (split, torch.device(device))
         if key not in self._resident:
             data = self.corpus.splits[split]
-            made = _Split(data, Clips.of(data, self.corpus.padding), Conversations.of(data.ids))
+            made = _Split(data, data.clips(self.corpus.padding), Conversations.of(data.ids))
             if key[1].type == "cuda" and data.n_bytes < _RESIDENT_SHARE * torch.cuda.mem_get_info(key[1])[0]:
                 made = _Split(data.to(key[1]), made.clips.to(key[1]), made.conversations.to(key[1]))
             self._resident[key] = made

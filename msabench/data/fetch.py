@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from msabench.data.files import data_folder, format_size, replacing, sha256_of
+from msabench.data.files import data_folder
 from msabench.data.info import DatasetInfo, FeatureFile, dataset_info
 from msabench.errors import MSABenchError
+from msabench.files import format_size, replacing, sha256_of
 
 _BLOCK = 1 << 22
 _REPO_TYPES = ("dataset", "model")

@@ -1,19 +1,10 @@
-"""Which file holds a corpus, where it lies, its hash, and how files are written. Free of torch."""
+"""Which file holds a corpus, and where it lies. Free of torch."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
-import json
 import os
-import secrets
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
-
-import yaml
 
 from msabench.data.info import DatasetInfo, FeatureFile, dataset_info
 from msabench.errors import MSABenchError, one_of
@@ -24,38 +15,10 @@ DATA_VARIABLE = "MSABENCH_DATA"
 TASKS = ("regression", "emotions")
 """Kinds of labels that a custom file may have."""
 
-_BLOCK = 1 << 22
-
 
 def data_folder(root: Path | None = None) -> Path:
     """The folder with feature files: ``root``, else the one that MSABENCH_DATA names, else ``data``."""
     return Path(root or os.environ.get(DATA_VARIABLE) or "data").expanduser()
-
-
-def text_of(path: Path) -> str:
-    """What a text file holds.
-
-    Raises:
-        MSABenchError: It is no UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise MSABenchError(
-            f"{path} is no UTF-8 text (byte {error.object[error.start]:#04x} at {error.start}); save it as UTF-8"
-        ) from error
-
-
-def yaml_of(path: Path) -> Any:
-    """What a YAML file holds.
-
-    Raises:
-        MSABenchError: It is no UTF-8, or no YAML.
-    """
-    try:
-        return yaml.safe_load(text_of(path))
-    except yaml.YAMLError as error:
-        raise MSABenchError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def cache_folder(cache: Path | None = None) -> Path:
@@ -122,151 +85,3 @@ def find_source(info: DatasetInfo, file: FeatureFile, root: Path | None = None, 
         f"`msabench data fetch {info.name} --features {file.features}`, or let {DATA_VARIABLE} name the folder that "
         f"holds {file.filename}"
     )
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, as 64 hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """What tells a file from its later versions without reading it.
-
-    Attributes:
-        path: Resolved path.
-        size: Bytes.
-        mtime_ns: Time of the last change of the content, which whoever writes a file may set as they like.
-        ctime_ns: Time of the last change of any kind, which they may not.
-        inode: Number of the file, another one after a replacement.
-    """
-
-    path: str
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> Stamp:
-        """The stamp of a file as it is now."""
-        status = path.stat()
-        return cls(str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-
-class HashMemory:
-    """Remembers hashes of files by their stamps, so that 13 GB are not hashed at every start.
-
-    Args:
-        folder: Where to remember; one small file for each path, so that processes do not overwrite each other.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def recall(self, stamp: Stamp) -> str | None:
-        """The hash of a file that has not changed since it was remembered, else None."""
-        try:
-            known = json.loads(self._entry(stamp).read_text(encoding="utf-8"))
-            return str(known["sha256"]) if known["stamp"] == asdict(stamp) else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def remember(self, stamp: Stamp, sha256: str) -> None:
-        """Remember a hash; where the cache cannot be written, the file is hashed again next time."""
-        entry = self._entry(stamp)
-        with contextlib.suppress(OSError):
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(entry) as stream:
-                stream.write(json.dumps({"stamp": asdict(stamp), "sha256": sha256}).encode())
-
-    def _entry(self, stamp: Stamp) -> Path:
-        return self._folder / f"{hashlib.sha256(stamp.path.encode()).hexdigest()[:32]}.json"
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Say where it happened if writing fails in the block: a full disk is reported without a file's name.
-
-    Raises:
-        OSError: As in the block, with ``path`` as its file where it had none.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno and error.filename is None:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file atomically: it appears whole when the block ends, or not at all, also after a power cut.
-
-    Its mode is what the umask leaves, as of any file that is written in place.
-
-    Yields:
-        A binary stream onto a temporary file in the same folder, which must exist.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with naming(path), temporary.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Have a file's content, or a folder's list of names, written to the disk before what follows.
-
-    Without it a rename may reach the disk before the content of what was renamed. Where a folder cannot be opened or
-    synced (Windows, some network folders) nothing happens.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file while in the block; other processes wait. Its folder must exist.
-
-    The lock only saves double work. Where locking does not work (some network folders, Windows), the block runs all
-    the same, so what it does must be safe without.
-    """
-    try:
-        with path.open("wb") as stream:
-            try:
-                import fcntl
-
-                fcntl.flock(stream, fcntl.LOCK_EX)
-            except (ImportError, OSError):
-                pass
-            yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def format_size(n_bytes: int) -> str:
-    """A size for people, e.g. ``0.6 GB``."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= 0.1 * factor:
-            return f"{n_bytes / factor:.1f} {unit}"
-    return f"{n_bytes} bytes"

@@ -12,6 +12,9 @@ EMOTIONS = ("happy", "sad", "angry", "neutral")
 
 The MulT files have neutral, happy, sad, angry; the reader reorders them."""
 
+SPLITS = ("train", "valid", "test")
+"""Splits of every corpus, in order."""
+
 METRIC_SETS = ("sentiment", "sims", "emotions")
 
 CUSTOM = "custom"

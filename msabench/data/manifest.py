@@ -11,8 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from msabench.data.files import cache_folder, replacing, sha256_of
+from msabench.data.files import cache_folder
 from msabench.data.info import DatasetInfo, FeatureFile
+from msabench.files import replacing, sha256_of
 
 CONVERTER = 1
 """Version of readers and store format. Raise it when the same source would give other tensors."""

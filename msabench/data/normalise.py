@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from msabench.data.corpus import SplitData
-from msabench.missingness.patterns import Clips, complete_masks
+from msabench.missingness.patterns import complete_masks
 
 Scale = dict[str, tuple[Tensor, Tensor]]
 """Modality -> mean and standard deviation of its features, float32 ``(D_m,)`` each."""
@@ -25,7 +25,7 @@ def statistics(split: SplitData, padding: dict[str, str], chunk: int = 512) -> S
     Returns:
         The statistics; a constant feature has standard deviation 1.
     """
-    clips = Clips.of(split, padding)
+    clips = split.clips(padding)
     valid = complete_masks(clips).observed
     scale = {}
     for modality, values in split.features.items():

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msabench.data import synthetic
+from msabench.data.info import SPLITS
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import LETTERS, SUBSETS
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 ALPHAS = tuple(10.0 ** (step / 2) for step in range(-6, 13))
 """Ridge penalties that are tried, 0.001 to 1e6."""
 
-SPLITS = ("train", "valid", "test")
 
 FOLDS = 5
 """Parts of the training split in cross-validation."""

@@ -23,14 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msabench.data.info import EMOTIONS, DatasetInfo, FeatureFile
+from msabench.data.info import EMOTIONS, SPLITS, DatasetInfo, FeatureFile
 from msabench.data.raw import RawCorpus, RawSplit
 from msabench.data.unpickle import load
 from msabench.errors import MSABenchError
+from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import UNK
-
-MODALITIES = ("text", "audio", "vision")
-SPLITS = ("train", "valid", "test")
 
 MULT_EMOTIONS = ("neutral", "happy", "sad", "angry")
 """Emotions in the order of the MulT files (``src/eval_metrics.py`` of its repository)."""

@@ -24,24 +24,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from msabench.data.batch import MODALITIES
-from msabench.data.corpus import SPLITS, Corpus, SplitData, all_zero_as_absent, clip_uids
-from msabench.data.files import (
-    HashMemory,
-    Stamp,
-    cache_folder,
-    feature_file,
-    find_source,
-    format_size,
-    locked,
-    sha256_of,
-    sync,
-)
-from msabench.data.info import DatasetInfo, FeatureFile
+from msabench.data.corpus import Corpus, SplitData, all_zero_as_absent, clip_uids
+from msabench.data.files import cache_folder, feature_file, find_source
+from msabench.data.info import SPLITS, DatasetInfo, FeatureFile
 from msabench.data.manifest import CONVERTER, damage, read_manifest, revision_of, store_of, write_manifest
 from msabench.data.raw import RawCorpus, RawSplit
 from msabench.data.readers import READERS
 from msabench.errors import MSABenchError
+from msabench.files import HashMemory, Stamp, format_size, locked, sha256_of, sync
+from msabench.missingness.conditions import MODALITIES
 
 _LARGE = 100_000_000
 

@@ -17,14 +17,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from msabench.data.info import SPLITS
 from msabench.data.raw import RawCorpus, RawSplit
 from msabench.errors import MSABenchError
+from msabench.missingness.conditions import MODALITIES
 
 REVISION = "r1"
 """Name of the frozen generator and parameters."""
 
-SPLITS = ("train", "valid", "test")
-MODALITIES = ("text", "audio", "vision")
 DIMS = {"text": 768, "audio": 5, "vision": 20}
 """Features of each modality, those of MMSA's MOSI files."""
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from msabench.data.info import dataset_info
 from msabench.errors import MSABenchError, one_of
-from msabench.evaluation.record import MANY_BLIND, CellRecord, JobRecord
 from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import Cell, distinct, parse_grid
-from msabench.provenance import portable
+from msabench.results.job_identity import portable
+from msabench.results.record import MANY_BLIND, CellRecord, JobRecord
 
 KEPT = ("representations",)
 """What ``evaluate`` keeps on demand."""
@@ -36,7 +36,7 @@ def evaluate(
     Args:
         checkpoint: Checkpoint of msabench fit or msabench run, e.g. runs/.../best.ckpt.
         grid: Grids (inter, intra, paper) and cells such as inter/la or intra/0.3.
-        mask_seeds: Seeds of the test holes; cells with random holes are evaluated once for each.
+        mask_seeds: Seeds of the test masks; cells with random masks are evaluated once for each.
         store: Result store to add records and predictions to, e.g. runs/store; None only prints. Needs
             finished.json and the job.json or config.yaml beside the checkpoint, and every cell and mask seed of the
             job (outside a suite, the grid paper and mask seeds 0 1 2), and refuses a job that the store has.
@@ -57,10 +57,11 @@ def evaluate(
     import torch
 
     from msabench.data.datamodule import MSADataModule
-    from msabench.evaluation import predictions, representations
+    from msabench.evaluation import representations
     from msabench.evaluation.evaluate import evaluate_grid
     from msabench.evaluation.origin import origin
     from msabench.methods.checkpoint import load_checkpoint
+    from msabench.results import predictions
     from msabench.results.claims import require_writable, sole_writer
     from msabench.results.store import ResultStore, store_to_write
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +12,11 @@ from numpy.typing import NDArray
 
 from msabench.data.datamodule import MSADataModule
 from msabench.errors import MSABenchError
-from msabench.evaluation.predictions import stored_metrics
-from msabench.evaluation.record import CellRecord
 from msabench.interruption import check
 from msabench.methods.base import MSAMethod
-from msabench.metrics import functional
 from msabench.missingness.conditions import Cell, distinct
-from msabench.missingness.patterns import Clips, Masks, blind_share, dropped_share, mask_hash
+from msabench.missingness.patterns import Masks, blind_share, dropped_share, mask_hash
+from msabench.results.predictions import CellPredictions, Evaluation
 
 Floats = NDArray[np.float32]
 Predicted = tuple[Floats, Floats | None]
@@ -28,65 +24,6 @@ Predicted = tuple[Floats, Floats | None]
 
 CPU_BATCH = 96
 """Clips per forward pass on a CPU, the fastest size when measured; accelerators take the whole split if it fits."""
-
-
-@dataclass
-class CellPredictions:
-    """What a method predicted in one cell, with what is known of the cell's masks. N clips in file order.
-
-    Attributes:
-        cell: The test situation.
-        mask_seed: Seed of the holes; None for cells without random holes.
-        preds: float32 ``(N,)`` scores, or ``(N, 4, 2)`` logits of the emotions.
-        mask_hash: Hash of the masks, 16 hex digits.
-        dropped: modality -> share of existing frames that were dropped, in [0, 1].
-        representation: float32 ``(N, H)``, the joint representation, if it was asked for.
-        blind: Share of clips without any observed frame, in [0, 1]; None if it was not computed.
-    """
-
-    cell: Cell
-    mask_seed: int | None
-    preds: Floats
-    mask_hash: str
-    dropped: dict[str, float]
-    representation: Floats | None = None
-    blind: float | None = None
-
-
-@dataclass
-class Evaluation:
-    """A method's predictions over a grid.
-
-    Attributes:
-        metric_set: Which metrics apply: ``sentiment``, ``sims`` or ``emotions``.
-        ids: Clip ids, N.
-        labels: float32 ``(N,)``, or int64 ``(N, 4)`` for the emotions.
-        cells: One entry per cell, and per mask seed where holes are random, in table order.
-        seconds: Wall time of everything, metrics apart.
-    """
-
-    metric_set: str
-    ids: list[str]
-    labels: NDArray[Any]
-    cells: list[CellPredictions]
-    seconds: float
-
-    def records(self, job_id: str) -> list[CellRecord]:
-        """The rows to store for a job: metrics of every entry of ``cells``."""
-        return [
-            CellRecord(
-                job_id=job_id,
-                cell=str(entry.cell),
-                mask_seed=entry.mask_seed,
-                mask_hash=entry.mask_hash,
-                n=len(self.ids),
-                dropped=entry.dropped,
-                collapsed=functional.is_collapsed(self.metric_set, self.labels, entry.preds),
-                metrics=stored_metrics(self.metric_set, self.labels, entry.preds),
-                blind=entry.blind,
-            )
-            for entry in self.cells
-        ]
 
 
 def evaluate_grid(
@@ -101,14 +38,14 @@ def evaluate_grid(
 ) -> Evaluation:
     """Predict the test split in every distinct cell.
 
-    Cells with random holes are predicted once per mask seed, others once. The method is left in evaluation mode on
+    Cells with random masks are predicted once per mask seed, others once. The method is left in evaluation mode on
     the device. Gradients are off through ``no_grad``, so that a method may switch them on locally.
 
     Args:
         method: The trained method.
         datamodule: Its data; gives missingness protocol and normalisation.
         cells: Cells to evaluate; repetitions count once.
-        mask_seeds: Seeds of the test holes, at least one, without repetition.
+        mask_seeds: Seeds of the test masks, at least one, without repetition.
         batch_size: Clips per forward pass; None for 96 on a CPU and for the whole split, halved until it fits, on
             an accelerator. Predictions do not depend on it, up to rounding on an accelerator.
         device: Where to compute.
@@ -125,7 +62,7 @@ def evaluate_grid(
     device = torch.device(device)
     method.eval().to(device)
     split = datamodule.corpus.splits["test"]
-    clips = Clips.of(split, datamodule.corpus.padding)
+    clips = split.clips(datamodule.corpus.padding)
     size = batch_size or (CPU_BATCH if device.type == "cpu" else len(split))
     entries = []
     for cell in distinct(cells):

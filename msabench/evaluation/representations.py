@@ -1,6 +1,6 @@
 """Stored joint representations: one safetensors file per job, beside its predictions. Free of torch.
 
-A tensor per (cell, mask seed), ``(N, H)``, named by the cell and, where holes are random, the mask seed:
+A tensor per (cell, mask seed), ``(N, H)``, named by the cell and, where masks are random, the mask seed:
 ``inter/la``, ``intra/0.5@0``. float16, or float32 where a value is too large for it. The metadata hold the clip ids.
 """
 
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from msabench.data.files import replacing
 from msabench.errors import MSABenchError
-from msabench.evaluation.predictions import path_of as predictions_path
-from msabench.evaluation.predictions import read as read_predictions
-from msabench.evaluation.record import JobKey
+from msabench.files import replacing
+from msabench.results.predictions import path_of as predictions_path
+from msabench.results.predictions import read as read_predictions
+from msabench.results.record import JobKey
 
 if TYPE_CHECKING:
-    from msabench.evaluation.evaluate import CellPredictions, Evaluation
+    from msabench.results.predictions import CellPredictions, Evaluation
 
 SUFFIX = ".representations.safetensors"
 IDS_KEY = "msabench_ids"
@@ -33,7 +33,7 @@ class Representations:
 
     Attributes:
         ids: Clip ids, in the order of the predictions.
-        cells: (cell name, mask seed) -> float16 or float32 ``(N, H)``; the seed is None for cells without random holes.
+        cells: (cell name, mask seed) -> float16 or float32 ``(N, H)``; the seed is None for cells without random masks.
     """
 
     ids: list[str]

@@ -120,23 +120,23 @@ def _of_store(
 ) -> list[Callable[[], Picture]]:
     """How to draw each figure: one for each table, but one for all tables of ranks."""
     from msabench.figures import confusion, cost, curves, embedding, rank_diagram
+    from msabench.results.chosen_rows import cells_of, choose_rows
     from msabench.results.comparison import rank_rows
-    from msabench.results.selection import cells_of, select
     from msabench.results.store import ResultStore
 
     banded = "band" in OPTIONS[kind]
-    selections = select(
-        store, datasets, methods, metric, variants, floor=banded, intervals=banded and band == "intervals"
+    chosen_tables = choose_rows(
+        store, datasets, methods, metric, variants, constant=banded, intervals=banded and band == "intervals"
     )
     if kind == "ranks":
-        ranked = rank_rows(selections, cells_of(cells or ["paper"]))
+        ranked = rank_rows(chosen_tables, cells_of(cells or ["paper"]))
         return [partial(rank_diagram.rank_diagram, ranked)]
     if kind in ("robustness", "conditions"):
         draw = {"robustness": curves.robustness, "conditions": curves.conditions}[kind]
-        return [partial(draw, selection, selections, band) for selection in selections]
+        return [partial(draw, chosen, chosen_tables, band) for chosen in chosen_tables]
     if kind == "cost":
         jobs = {job.key.job_id: job for job in ResultStore(store).jobs() if job.status == "ok"}
-        return [partial(cost.cost, selection, selections, jobs, measure, band) for selection in selections]
+        return [partial(cost.cost, chosen, chosen_tables, jobs, measure, band) for chosen in chosen_tables]
     panels = {"confusion": confusion.confusion, "tsne": embedding.tsne}[kind]
     wanted = cells_of(cells or ["intra/0.5"])
-    return [partial(panels, selection, selections, wanted, store) for selection in selections]
+    return [partial(panels, chosen, chosen_tables, wanted, store) for chosen in chosen_tables]

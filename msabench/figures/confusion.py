@@ -14,8 +14,8 @@ from msabench.figures.panels import check_panels, panels
 from msabench.figures.sheet import Picture
 from msabench.figures.words import COLLAPSED, caption, labels, stem
 from msabench.metrics.functional import SIMS_CUTS, binned
+from msabench.results.chosen_rows import ChosenRows
 from msabench.results.resample import Runs, read_runs
-from msabench.results.selection import Selection
 
 CLASSES = {
     "sentiment": tuple("-3 -2 -1 0 1 2 3".split()),
@@ -46,12 +46,12 @@ def confusion_counts(runs: Runs, metric_set: str, cell: str) -> NDArray[np.int64
     return counts
 
 
-def confusion(selection: Selection, selections: Sequence[Selection], cells: Sequence[str], store: Path) -> Picture:
+def confusion(chosen: ChosenRows, chosen_tables: Sequence[ChosenRows], cells: Sequence[str], store: Path) -> Picture:
     """One matrix for each row and cell, each row of it in percent of the true class.
 
     Args:
-        selection: The rows.
-        selections: All that are drawn, for the file's name.
+        chosen: The rows.
+        chosen_tables: All that are drawn, for the file's name.
         cells: Cell names.
         store: Folder of the result store, for its predictions.
 
@@ -59,20 +59,20 @@ def confusion(selection: Selection, selections: Sequence[Selection], cells: Sequ
         MSABenchError: Predictions or a cell of them are missing, the corpus has no scores, or there are too many
             panels.
     """
-    table = selection.table
-    check_panels(selection, cells)
+    table = chosen.table
+    check_panels(chosen, cells)
     _require_scores(table.metric_set)
     classes = CLASSES[table.metric_set]
     kind = "rounded score" if table.metric_set == "sentiment" else "one of five bins"
     said = caption(
-        selection,
+        chosen,
         f"Percent of the clips of each true class, {kind}; all training seeds and test masks are pooled.",
         cells=cells,
         metric=False,
     )
-    figure, axes = panels(selection, cells, said, size=2.2)
-    for place, label in enumerate(labels(selection)):
-        runs = read_runs(list(selection.files(place, store).values()))
+    figure, axes = panels(chosen, cells, said, size=2.2)
+    for place, label in enumerate(labels(chosen)):
+        runs = read_runs(list(chosen.files(place, store).values()))
         for number, cell in enumerate(cells):
             if cell not in runs.cells:
                 raise MSABenchError(f"{label} has no predictions in cell {cell}; it has {', '.join(runs.cells)}")
@@ -80,7 +80,7 @@ def confusion(selection: Selection, selections: Sequence[Selection], cells: Sequ
             _draw(axes[place][number], counts, classes)
             collapsed = table.rows[place].entries[cell].n_collapsed
             axes[place][number].set_title(f"{label}, {cell}" + (f" {COLLAPSED}" if collapsed else ""), fontsize=7.5)
-    return Picture(stem("confusion", selection, selections, *(cell.replace("/", "-") for cell in cells)), figure)
+    return Picture(stem("confusion", chosen, chosen_tables, *(cell.replace("/", "-") for cell in cells)), figure)
 
 
 def _require_scores(metric_set: str) -> None:

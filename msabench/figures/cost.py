@@ -8,12 +8,12 @@ from statistics import fmean
 import numpy as np
 
 from msabench.errors import MSABenchError
-from msabench.evaluation.record import JobRecord
 from msabench.figures.curves import BANDS, mark_collapsed, spread
 from msabench.figures.sheet import COLUMN, Picture, sheet, styles
 from msabench.figures.words import COLLAPSED, axis_label, caption, check_count, labels, scale, stem
-from msabench.results.selection import Selection
-from msabench.tables.spec import FLOOR
+from msabench.results.chosen_rows import ChosenRows
+from msabench.results.record import JobRecord
+from msabench.results.table import CONSTANT
 
 AVERAGE = "avg_intra"
 
@@ -25,13 +25,13 @@ COSTS = {
 
 
 def cost(
-    selection: Selection, selections: Sequence[Selection], jobs: Mapping[str, JobRecord], kind: str, band: str
+    chosen: ChosenRows, chosen_tables: Sequence[ChosenRows], jobs: Mapping[str, JobRecord], kind: str, band: str
 ) -> Picture:
     """Mean over the rates 0.0 to 0.9 against a cost, one point for each row.
 
     Args:
-        selection: The rows.
-        selections: All that are drawn, for the file's name.
+        chosen: The rows.
+        chosen_tables: All that are drawn, for the file's name.
         jobs: Job id -> record.
         kind: A key of ``COSTS``.
         band: A key of ``curves.BANDS``.
@@ -41,8 +41,8 @@ def cost(
     """
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    check_count(selection)
-    table = selection.table
+    check_count(chosen)
+    table = chosen.table
     field, title, remark = COSTS[kind]
     lacking = [row.label for row in table.rows if AVERAGE not in row.entries]
     if lacking:
@@ -50,12 +50,12 @@ def cost(
             f"{', '.join(lacking)} on {table.dataset} lack some of the rates 0.0 to 0.9; run a suite with the grid "
             "intra, or leave them out with --methods"
         )
-    made = [[jobs[job_id] for job_id in seeds.values()] for seeds in selection.jobs]
+    made = [[jobs[job_id] for job_id in seeds.values()] for seeds in chosen.jobs]
     devices = sorted({_device(job) for seeds in made for job in seeds})
     places = "; ".join(devices)
     where = f"Trained on {places}{', so that seconds cannot be compared' if len(devices) > 1 else ''}."
     said = caption(
-        selection,
+        chosen,
         "Mean over the rates 0.0 to 0.9 of dropped frames.",
         BANDS[band],
         where if kind == "seconds" else "",
@@ -64,11 +64,11 @@ def cost(
     )
     figure, above = sheet(COLUMN, 2.6, said)
     axes = above.subplots()
-    shown = zip(table.rows, made, labels(selection), styles(table.rows), strict=True)
+    shown = zip(table.rows, made, labels(chosen), styles(table.rows), strict=True)
     for row, seeds, label, style in shown:
         x = np.array([_mean(seeds, field, label)])
         y, low, high = spread(row, [AVERAGE], scale(table), band)
-        if row.method == FLOOR:
+        if row.method == CONSTANT:
             # The constant trains nothing, and a logarithmic axis has no 0.
             axes.axhline(y[0], label=f"{label} {COLLAPSED}", color=style["color"], linestyle=":")
             continue
@@ -92,7 +92,7 @@ def cost(
     axes.set_xlabel(f"{title} (mean over seeds)")
     axes.set_ylabel(f"mean {axis_label(table)}")
     above.legend(loc="outside lower center", ncols=2)
-    return Picture(stem("cost", selection, selections, kind, table.metric.key), figure)
+    return Picture(stem("cost", chosen, chosen_tables, kind, table.metric.key), figure)
 
 
 def _mean(jobs: Sequence[JobRecord], field: str, label: str) -> float:

@@ -17,8 +17,8 @@ from msabench.figures.sheet import COLUMN, PAGE, Picture, sheet, styles
 from msabench.figures.words import axis_label, caption, check_count, labels, scale, stem
 from msabench.missingness.conditions import INTER, INTRA, Cell
 from msabench.results.aggregate import DRAWS, LEVEL
-from msabench.results.selection import Selection
-from msabench.tables.spec import FLOOR, Row
+from msabench.results.chosen_rows import ChosenRows
+from msabench.results.table import CONSTANT, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,19 +37,19 @@ BANDS = {
 """Kind of spread -> what the caption says."""
 
 
-def robustness(selection: Selection, selections: Sequence[Selection], band: str) -> Picture:
+def robustness(chosen: ChosenRows, chosen_tables: Sequence[ChosenRows], band: str) -> Picture:
     """Metric over the probability that a frame is dropped. A missing or undefined point leaves a gap.
 
     Args:
-        selection: The rows.
-        selections: All that are drawn, for the file's name.
+        chosen: The rows.
+        chosen_tables: All that are drawn, for the file's name.
         band: A key of ``BANDS``.
 
     Raises:
         MSABenchError: There are too many rows, or none has more than one rate.
     """
-    check_count(selection)
-    table = selection.table
+    check_count(chosen)
+    table = chosen.table
     cells = [*INTRA, Cell.parse("intra/1.0")]
     there = {cell for row in table.rows for cell in row.entries}
     cells = [cell for cell in cells if str(cell) in there]
@@ -59,10 +59,10 @@ def robustness(selection: Selection, selections: Sequence[Selection], band: str)
         )
     names = [str(cell) for cell in cells]
     rates = np.array([float(cell.rate) for cell in cells])
-    wide = sum(row.method != FLOOR for row in table.rows) > FEW_ROWS
+    wide = sum(row.method != CONSTANT for row in table.rows) > FEW_ROWS
     absent = [row.label for row in table.rows if np.isnan(spread(row, names, 1.0, "none")[0]).all()]
     said = caption(
-        selection,
+        chosen,
         "Every frame of every modality is dropped with probability p.",
         BANDS[band],
         f"Undefined or without records at every rate: {', '.join(absent)}." if absent else "",
@@ -70,7 +70,7 @@ def robustness(selection: Selection, selections: Sequence[Selection], band: str)
     )
     figure, above = sheet(PAGE if wide else COLUMN, 2.9, said)
     axes = above.subplots()
-    shown = zip(table.rows, labels(selection), styles(table.rows), strict=True)
+    shown = zip(table.rows, labels(chosen), styles(table.rows), strict=True)
     for number, (row, label, style) in enumerate(shown):
         # Beside each other, so that bars do not hide bars.
         dodge = 0.007 * (number - (len(table.rows) - 1) / 2)
@@ -91,27 +91,27 @@ def robustness(selection: Selection, selections: Sequence[Selection], band: str)
     axes.set_xlabel("p, share of frames dropped in every modality")
     axes.set_ylabel(axis_label(table))
     above.legend(loc="outside lower center", ncols=4 if wide else 2)
-    return Picture(stem("robustness", selection, selections, table.metric.key), figure)
+    return Picture(stem("robustness", chosen, chosen_tables, table.metric.key), figure)
 
 
-def conditions(selection: Selection, selections: Sequence[Selection], band: str) -> Picture:
+def conditions(chosen: ChosenRows, chosen_tables: Sequence[ChosenRows], band: str) -> Picture:
     """Metric for each of the seven sets of available modalities, one bar per row.
 
     Args:
-        selection: The rows.
-        selections: All that are drawn, for the file's name.
+        chosen: The rows.
+        chosen_tables: All that are drawn, for the file's name.
         band: A key of ``BANDS``.
 
     Raises:
         MSABenchError: There are too many rows, or none has any of the seven cells.
     """
-    check_count(selection)
-    table = selection.table
+    check_count(chosen)
+    table = chosen.table
     names = [str(cell) for cell in INTER]
     if not any(name in row.entries for row in table.rows for name in names):
         raise MSABenchError(f"{table.dataset} has no records of the grid inter; run a suite with the grid inter")
     said = caption(
-        selection,
+        chosen,
         "Available modalities: l language, a audio, v vision.",
         BANDS[band],
         "-: no records; nan: undefined, since predictions are constant." if _has_gaps(table.rows, names) else "",
@@ -121,7 +121,7 @@ def conditions(selection: Selection, selections: Sequence[Selection], band: str)
     axes = above.subplots()
     places = np.arange(len(INTER), dtype=np.float64)
     width = 0.84 / len(table.rows)
-    shown = zip(table.rows, labels(selection), styles(table.rows), strict=True)
+    shown = zip(table.rows, labels(chosen), styles(table.rows), strict=True)
     for number, (row, label, style) in enumerate(shown):
         x = places + width * (number - (len(table.rows) - 1) / 2)
         mean, low, high = spread(row, names, scale(table), band)
@@ -150,7 +150,7 @@ def conditions(selection: Selection, selections: Sequence[Selection], band: str)
     axes.set_xticks(places, ["{" + ", ".join(cell.available) + "}" for cell in INTER])
     axes.set_ylabel(axis_label(table))
     above.legend(loc="outside lower center", ncols=4)
-    return Picture(stem("conditions", selection, selections, table.metric.key), figure)
+    return Picture(stem("conditions", chosen, chosen_tables, table.metric.key), figure)
 
 
 def spread(

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msabench.errors import MSABenchError
-from msabench.evaluation import predictions, representations
+from msabench.evaluation import representations
 from msabench.figures.panels import check_panels, panels
 from msabench.figures.sheet import Picture
 from msabench.figures.words import caption, labels, stem
-from msabench.results.selection import Selection
+from msabench.results import predictions
+from msabench.results.chosen_rows import ChosenRows
 
 Floats = NDArray[np.float64]
 
@@ -66,12 +67,12 @@ def embedded(representation: NDArray[Any]) -> Floats:
     return found
 
 
-def tsne(selection: Selection, selections: Sequence[Selection], cells: Sequence[str], store: Path) -> Picture:
+def tsne(chosen: ChosenRows, chosen_tables: Sequence[ChosenRows], cells: Sequence[str], store: Path) -> Picture:
     """One panel for each row and cell, of the first training seed and test mask, coloured by label.
 
     Args:
-        selection: The rows.
-        selections: All that are drawn, for the file's name.
+        chosen: The rows.
+        chosen_tables: All that are drawn, for the file's name.
         cells: Cell names.
         store: Folder of the result store, for its representations.
 
@@ -79,14 +80,14 @@ def tsne(selection: Selection, selections: Sequence[Selection], cells: Sequence[
         MSABenchError: Representations or a cell of them are missing, the corpus has no scores, or there are too many
             panels.
     """
-    table = selection.table
-    check_panels(selection, cells)
+    table = chosen.table
+    check_panels(chosen, cells)
     if table.metric_set == "emotions":
         raise MSABenchError(f"t-SNE is coloured by score, and {table.dataset} has none; leave such corpora out")
-    seeds = _seeds(selection, store)
-    made = [_kept(selection, place, seed, cells, store) for place, seed in enumerate(seeds)]
+    seeds = _seeds(chosen, store)
+    made = [_kept(chosen, place, seed, cells, store) for place, seed in enumerate(seeds)]
     said = caption(
-        selection,
+        chosen,
         f"t-SNE (perplexity {PERPLEXITY}, seed {SEED}) of the joint representations of the test clips, of one training "
         f"(seed {' or '.join(map(str, sorted(set(seeds))))}) and one draw of holes.",
         "V: cluster variance, the share of the representation's variance within negative, neutral and positive clips "
@@ -95,10 +96,10 @@ def tsne(selection: Selection, selections: Sequence[Selection], cells: Sequence[
         pooled=False,
         metric=False,
     )
-    figure, axes = panels(selection, cells, said, size=2.1)
+    figure, axes = panels(chosen, cells, said, size=2.1)
     low, high = float(made[0][0].min()), float(made[0][0].max())
     points: Any = None
-    for place, label in enumerate(labels(selection)):
+    for place, label in enumerate(labels(chosen)):
         scores, kept = made[place]
         name = label if len(set(seeds)) == 1 else f"{label}, seed {seeds[place]}"
         for number, cell in enumerate(cells):
@@ -114,18 +115,18 @@ def tsne(selection: Selection, selections: Sequence[Selection], cells: Sequence[
     figure.subfigs[0].colorbar(
         points, ax=[panel for line in axes for panel in line], label="label", shrink=0.8, aspect=30
     )
-    return Picture(stem("tsne", selection, selections, *(cell.replace("/", "-") for cell in cells)), figure)
+    return Picture(stem("tsne", chosen, chosen_tables, *(cell.replace("/", "-") for cell in cells)), figure)
 
 
-def _seeds(selection: Selection, store: Path) -> list[int]:
+def _seeds(chosen: ChosenRows, store: Path) -> list[int]:
     """For each row, the training seed to show: the lowest that all rows have representations of, or the row's own."""
     there = [
-        {seed for seed, path in selection.files(place, store).items() if _beside(path).is_file()}
-        for place in range(len(selection.table.rows))
+        {seed for seed, path in chosen.files(place, store).items() if _beside(path).is_file()}
+        for place in range(len(chosen.table.rows))
     ]
     shared = set.intersection(*there)
     # Where a row has none, reading says which file is missing.
-    return [min(shared or own or selection.jobs[place]) for place, own in enumerate(there)]
+    return [min(shared or own or chosen.jobs[place]) for place, own in enumerate(there)]
 
 
 def _beside(path: Path) -> Path:
@@ -133,19 +134,19 @@ def _beside(path: Path) -> Path:
 
 
 def _kept(
-    selection: Selection, place: int, seed: int, cells: Sequence[str], store: Path
+    chosen: ChosenRows, place: int, seed: int, cells: Sequence[str], store: Path
 ) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
     """A row's labels ``(N,)``; cell -> representations ``(N, H)`` under one training seed and the first test mask."""
-    path = selection.files(place, store)[seed]
+    path = chosen.files(place, store)[seed]
     found = representations.read(_beside(path))
     stored = predictions.read(path)[0]
     if stored.ids != found.ids:
         raise MSABenchError(f"{_beside(path)} and {path} hold different clips; keep the representations again")
-    chosen = {}
+    shown = {}
     for cell in cells:
         masks = sorted((mask or 0, mask) for name, mask in found.cells if name == cell)
         if not masks:
             there = ", ".join(dict.fromkeys(name for name, _ in found.cells))
             raise MSABenchError(f"{_beside(path)} holds no representations of cell {cell}, only of {there}")
-        chosen[cell] = found.cells[cell, masks[0][1]]
-    return stored.labels, chosen
+        shown[cell] = found.cells[cell, masks[0][1]]
+    return stored.labels, shown

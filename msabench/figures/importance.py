@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from msabench.errors import MSABenchError
 from msabench.figures.sheet import COLOURS, COLUMN, LINES, MARKERS, PAGE, Picture, sheet, stem_of
-from msabench.tables.build import dataset_facts
+from msabench.results.build import dataset_facts
 
 MOST = 6
 ACROSS = 3

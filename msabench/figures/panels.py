@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msabench.errors import MSABenchError
 from msabench.figures.sheet import PAGE, sheet
-from msabench.results.selection import Selection
+from msabench.results.chosen_rows import ChosenRows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,27 +18,27 @@ MOST_PANELS = 12
 ACROSS = 3
 
 
-def check_panels(selection: Selection, cells: Sequence[str]) -> None:
+def check_panels(chosen: ChosenRows, cells: Sequence[str]) -> None:
     """Refuse more panels than fit on a page.
 
     Raises:
         MSABenchError: There are more than ``MOST_PANELS``.
     """
-    count = len(selection.table.rows) * len(cells)
+    count = len(chosen.table.rows) * len(cells)
     if count > MOST_PANELS:
         raise MSABenchError(
-            f"{len(selection.table.rows)} rows and {len(cells)} cells make {count} panels, and {MOST_PANELS} fit on a "
+            f"{len(chosen.table.rows)} rows and {len(cells)} cells make {count} panels, and {MOST_PANELS} fit on a "
             "page; name fewer with --methods, --variants and --cells"
         )
 
 
 def panels(
-    selection: Selection, cells: Sequence[str], caption: Sequence[str], size: float
+    chosen: ChosenRows, cells: Sequence[str], caption: Sequence[str], size: float
 ) -> tuple[Figure, list[list[Any]]]:
     """A figure with a panel for each row and cell.
 
     Args:
-        selection: The rows.
+        chosen: The rows.
         cells: Cell names.
         caption: Sentences at the foot.
         size: Height of a panel in inches.
@@ -46,7 +46,7 @@ def panels(
     Returns:
         The figure, and its axes by row and cell.
     """
-    rows = len(selection.table.rows)
+    rows = len(chosen.table.rows)
     count = rows * len(cells)
     # One cell: panels fill the page line by line. Several: a line for each row, a column for each cell.
     across = min(ACROSS, count) if len(cells) == 1 else len(cells)

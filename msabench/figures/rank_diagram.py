@@ -36,7 +36,7 @@ def rank_diagram(ranked: Ranked) -> Picture:
         for name, fidelity in zip(result.names, ranked.fidelity, strict=True)
     ]
     p_values = result.nemenyi().set_axis(names, axis=0).set_axis(names, axis=1)
-    tables = [selection.table for selection in ranked.selections]
+    tables = [chosen.table for chosen in ranked.chosen_tables]
     metrics = list(dict.fromkeys(table.metric.key for table in tables))
     said = [
         f"Average ranks by {', '.join(metrics)} over {len(result.blocks)} test situations of "

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msabench.data.files import replacing
+from msabench.files import replacing
 from msabench.optional import require
-from msabench.tables.spec import FLOOR, Row
+from msabench.results.table import CONSTANT, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -34,7 +34,7 @@ MOST_ROWS = 10
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "h", "<", ">", "p")
 LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)))
-FLOOR_COLOUR = "#777777"
+CONSTANT_COLOUR = "#777777"
 
 SETTINGS = {
     "font.family": "DejaVu Sans",
@@ -129,8 +129,8 @@ def styles(rows: Sequence[Row]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     number = 0
     for row in rows:
-        if row.method == FLOOR:
-            found.append({"color": FLOOR_COLOUR, "marker": "", "linestyle": ":"})
+        if row.method == CONSTANT:
+            found.append({"color": CONSTANT_COLOUR, "marker": "", "linestyle": ":"})
             continue
         found.append(
             {

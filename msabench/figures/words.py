@@ -7,21 +7,21 @@ from collections.abc import Sequence
 
 from msabench.errors import MSABenchError
 from msabench.figures.sheet import MOST_ROWS, stem_of
-from msabench.results.selection import Selection, full_name
+from msabench.results.chosen_rows import ChosenRows, full_name
+from msabench.results.table import CONSTANT, Row, Table
 from msabench.tables.marks import FIDELITIES
-from msabench.tables.spec import FLOOR, Row, Table
 
 EXPERIMENTAL = "*"
 COLLAPSED = "\N{MULTIPLICATION X}"
 
 
-def check_count(selection: Selection) -> None:
+def check_count(chosen: ChosenRows) -> None:
     """Refuse more rows than can be told apart.
 
     Raises:
         MSABenchError: There are more than ``MOST_ROWS``.
     """
-    names = [name for name, row in zip(selection.names, selection.table.rows, strict=True) if row.method != FLOOR]
+    names = [name for name, row in zip(chosen.names, chosen.table.rows, strict=True) if row.method != CONSTANT]
     if len(names) > MOST_ROWS:
         raise MSABenchError(
             f"{len(names)} rows cannot be told apart in one figure ({', '.join(names)}); name at most {MOST_ROWS} with "
@@ -29,14 +29,14 @@ def check_count(selection: Selection) -> None:
         )
 
 
-def labels(selection: Selection) -> list[str]:
+def labels(chosen: ChosenRows) -> list[str]:
     """A label for each row: method, regime where several occur, a mark if experimental, its seeds where they differ."""
-    rows = selection.table.rows
-    several = len({row.regime for row in rows if row.method != FLOOR}) > 1
+    rows = chosen.table.rows
+    several = len({row.regime for row in rows if row.method != CONSTANT}) > 1
     counts = {row.n_seeds for row in rows}
     found = []
     for row in rows:
-        name = full_name(row) if several and row.method != FLOOR else row.label
+        name = full_name(row) if several and row.method != CONSTANT else row.label
         name += EXPERIMENTAL if row.fidelity == "experimental" else ""
         found.append(name + (f" (n={row.n_seeds})" if len(counts) > 1 else ""))
     return found
@@ -55,19 +55,19 @@ def scale(table: Table) -> float:
 
 
 def caption(
-    selection: Selection, *sentences: str, cells: Sequence[str], pooled: bool = True, metric: bool = True
+    chosen: ChosenRows, *sentences: str, cells: Sequence[str], pooled: bool = True, metric: bool = True
 ) -> list[str]:
     """What must be said inside a figure of a table's rows.
 
     Args:
-        selection: The rows.
+        chosen: The rows.
         sentences: What is particular to the figure.
         cells: Cells and averages that are shown, for the marks.
         pooled: Whether the figure is over all training seeds of a row.
         metric: Whether the figure shows the table's metric.
     """
-    table = selection.table
-    regimes = {row.regime for row in table.rows if row.method != FLOOR}
+    table = chosen.table
+    regimes = {row.regime for row in table.rows if row.method != CONSTANT}
     shown = [row.entries[cell] for row in table.rows for cell in cells if cell in row.entries]
     marks = []
     if any(entry.n_collapsed and not math.isnan(entry.mean) for entry in shown):
@@ -82,7 +82,7 @@ def caption(
         f"Training regime: {regimes.pop()}." if len(regimes) == 1 else "",
         seed_words(table.rows) if pooled else "",
         *marks,
-        *(f"Left out: {sentence}." for sentence in selection.left_out),
+        *(f"Left out: {sentence}." for sentence in chosen.left_out),
         *table.warnings,
         *protocol_words(table),
         table.caveat,
@@ -108,9 +108,9 @@ def protocol_words(table: Table) -> list[str]:
     return said
 
 
-def stem(kind: str, selection: Selection, selections: Sequence[Selection], *more: str) -> str:
+def stem(kind: str, chosen: ChosenRows, chosen_tables: Sequence[ChosenRows], *more: str) -> str:
     """Name of a figure's files: kind, corpus, what tells its protocol from others drawn with it, metric."""
-    table = selection.table
-    others = [other.table.protocol for other in selections if other.table.dataset == table.dataset]
+    table = chosen.table
+    others = [other.table.protocol for other in chosen_tables if other.table.dataset == table.dataset]
     differing = [value for name, value in table.protocol.items() if len({other[name] for other in others}) > 1]
     return stem_of(kind, table.dataset, *differing, *more)

@@ -8,9 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msabench.data.files import replacing
 from msabench.errors import MSABenchError
-from msabench.evaluation import predictions
+from msabench.files import replacing
 from msabench.leaderboard.references import NOTHING, References
 from msabench.leaderboard.submission import (
     Submission,
@@ -20,6 +19,7 @@ from msabench.leaderboard.submission import (
     registration_problems,
     warnings,
 )
+from msabench.results import predictions
 from msabench.results.aggregate import inconsistencies
 from msabench.results.store import ResultStore
 

@@ -7,8 +7,8 @@ import inspect
 import re
 from dataclasses import dataclass
 
-from msabench import registry
 from msabench.errors import MSABenchError
+from msabench.methods import registry
 from msabench.methods.info import MethodInfo
 from msabench.tables.marks import FIDELITIES as DOUBTFUL
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from msabench.data.info import DATASETS, DatasetInfo
-from msabench.evaluation.record import JobRecord
 from msabench.leaderboard.groups import Group
-from msabench.tables.build import dataset_facts
+from msabench.results.build import dataset_facts
+from msabench.results.record import JobRecord
 from msabench.tables.marks import UNSEEN
 from msabench.tables.render import DAGGER, DOUBLE_DAGGER, PILCROW
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from msabench.data.files import naming
 from msabench.errors import MSABenchError
+from msabench.files import naming
 
 MARKER = ".msabench-site"
 """File that says that a folder was made by us and may be replaced."""

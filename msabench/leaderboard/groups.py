@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from msabench.evaluation.record import JobRecord, canonical_hash
 from msabench.metrics.spec import METRICS, MetricSpec, metric_keys
 from msabench.missingness.conditions import GRIDS, Cell, distinct
 from msabench.results.aggregate import LEVEL, PROTOCOL, ROW, jobs_by_row, over_seeds_of
+from msabench.results.build import build_tables, entry_of, metric_set_in
+from msabench.results.record import JobRecord, canonical_hash
 from msabench.results.rows import RowKey, jobs_hash, key_of
 from msabench.results.stored_intervals import Intervals
-from msabench.tables.build import build_tables, entry_of, metric_set_in
+from msabench.results.table import AVERAGE_MEANINGS, CONSTANT, Column, Entry, Row, Table, columns_of
 from msabench.tables.marks import label, meanings
-from msabench.tables.spec import AVERAGE_MEANINGS, FLOOR, Column, Entry, Row, Table, columns_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,7 +147,7 @@ def _row(group: Group, row: Row, intervals: Intervals) -> dict[str, Any]:
         "variant": row.variant,
         "regime": row.regime,
         "fidelity": row.fidelity,
-        "floor": row.method == FLOOR,
+        "constant": row.method == CONSTANT,
         "seeds": row.n_seeds,
         "failures": row.failures,
         "counts": [entry and [entry.n_seeds, entry.n_mask_seeds, entry.n_collapsed, entry.unseen] for entry in counts],

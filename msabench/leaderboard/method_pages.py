@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from msabench.evaluation.record import JobRecord
 from msabench.leaderboard import reproduce
+from msabench.results.record import JobRecord
 
 
 def venue_of(venue: str, year: int) -> str:

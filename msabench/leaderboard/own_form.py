@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from msabench.provenance import IGNORED_KEYS, first_difference, portable
+from msabench.errors import first_difference
+from msabench.results.job_identity import IGNORED_KEYS, portable
 
 PACKAGES = ("msabench", "lightning.pytorch", "torch.optim", "torch.nn")
 """Where classes of a config may come from."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from msabench.data.files import replacing
 from msabench.errors import MSABenchError
-from msabench.results.regimes import CELLS, kept_changes, section
+from msabench.files import replacing
+from msabench.results.build import build_tables
 from msabench.results.store import ResultStore
-from msabench.tables.build import build_tables
+from msabench.results.table import CONSTANT, Table, columns_of
+from msabench.tables.regimes import CELLS, kept_changes, section
 from msabench.tables.render import render_markdown
 from msabench.tables.result_sheet import result_sheet
-from msabench.tables.spec import FLOOR, Table, columns_of
 
 COMMAND = "msabench leaderboard readme"
 
@@ -20,7 +20,7 @@ _HEAD = f"""<!-- Written by `{COMMAND}`; do not edit. -->
 # Leaderboard
 
 Our own records, one protocol a table; numbers of different protocols never stand in one. Each number is the mean over
-training seeds of the mean over test masks. The row `{FLOOR}` answers the same for every clip: what does not beat it has
+training seeds of the mean over test masks. The row `constant` answers the same for every clip: what does not beat it has
 learnt nothing there. Below each corpus stands what seeing missing data in training changes, method by method
 (`msabench regimes`).
 
@@ -33,7 +33,7 @@ behind each record and the audit of published numbers: `msabench leaderboard bui
 | [published](published/README.md) | numbers of five papers as printed; none of them is ours |
 
 How to submit: [docs/leaderboard.md](../docs/leaderboard.md#submitting-records).
-"""
+"""  # noqa: E501
 
 
 def write_readme(store: Path, out: Path, check: bool = False) -> str:
@@ -83,6 +83,6 @@ def _section(table: Table) -> str:
     text = render_markdown(result_sheet(replace(table, rows=full or table.rows))) + "\n"
     if not full or not ablated:
         return text
-    floor = [row for row in full if row.method == FLOOR]
-    below = render_markdown(result_sheet(replace(table, rows=[*floor, *ablated])))
+    constant = [row for row in full if row.method == CONSTANT]
+    below = render_markdown(result_sheet(replace(table, rows=[*constant, *ablated])))
     return f"{text}\n<details>\n<summary>Ablations and variants</summary>\n\n{below}\n\n</details>\n"

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msabench.errors import MSABenchError
-from msabench.evaluation import predictions
-from msabench.evaluation.record import JobKey
 from msabench.leaderboard.submission import Submission
-from msabench.missingness.conditions import Cell
+from msabench.results import predictions
+from msabench.results.record import JobKey
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from msabench.data.corpus import Corpus
+    from msabench.evaluation.reference_corpora import ReferenceCorpus
 
 CORPUS, ADMITTED, NOTHING = "the corpus", "admitted records", "nothing"
 """What masks, or clips and labels, were held against."""
@@ -52,8 +50,7 @@ class References:
     def __init__(self, store: Path, frame: pd.DataFrame) -> None:
         self._store = store
         self._frame = frame
-        self._corpora: dict[tuple[Any, ...], Corpus | None] = {}
-        self._hashes: dict[tuple[Any, ...], str] = {}
+        self._corpora: dict[tuple[Any, ...], ReferenceCorpus | None] = {}
 
     def mask_problems(self, submission: Submission) -> tuple[str, list[str]]:
         """Compare a job's masks.
@@ -77,29 +74,14 @@ class References:
             if (cell, seed) in known and mask_hash not in known[cell, seed]
         ]
 
-    def _against_corpus(self, submission: Submission, corpus: Corpus) -> Iterator[str]:
+    def _against_corpus(self, submission: Submission, corpus: ReferenceCorpus) -> Iterator[str]:
         for record in submission.cells:
-            expected = self._mask_hash(submission.job.key, corpus, record.cell, record.mask_seed)
+            expected = corpus.mask_hash(submission.job.key, record.cell, record.mask_seed)
             if record.mask_hash != expected:
                 yield (
                     f"{submission.name}: the masks of {record.cell} with mask seed {record.mask_seed} have the hash "
                     f"{record.mask_hash}; those of the protocol have {expected}"
                 )
-
-    def _mask_hash(self, key: JobKey, corpus: Corpus, cell: str, mask_seed: int | None) -> str:
-        from msabench.missingness.config import MissingConfig
-        from msabench.missingness.patterns import Clips as MaskClips
-        from msabench.missingness.patterns import cell_masks, mask_hash
-
-        place = (*(getattr(key, name) for name in _MASKS), cell, mask_seed)
-        if place not in self._hashes:
-            fill: Any = key.token_fill or "unk"
-            level: Any = key.level
-            lengths: Any = key.lengths
-            config = MissingConfig(level=level, token_fill=fill, lengths=lengths)
-            clips = MaskClips.of(corpus.splits["test"], corpus.padding)
-            self._hashes[place] = mask_hash(cell_masks(Cell.parse(cell), config, clips, mask_seed or 0))
-        return self._hashes[place]
 
     def clip_problems(self, submission: Submission) -> tuple[str, list[str]]:
         """Compare a job's clips and labels; its predictions must have been read.
@@ -120,8 +102,7 @@ class References:
     def _clips(self, submission: Submission) -> tuple[str, Clips | None]:
         corpus = self._corpus(submission)
         if corpus is not None:
-            split = corpus.splits["test"]
-            return CORPUS, Clips(list(split.ids), split.labels.cpu().numpy())
+            return CORPUS, Clips(corpus.ids, corpus.labels)
         rows = self._alike(submission.job.key, ("dataset", "revision", "features"))
         for dataset, method, job_id in rows[["dataset", "method", "job_id"]].drop_duplicates().itertuples(index=False):
             path = self._store / "predictions" / dataset / method / f"{job_id}.parquet"
@@ -136,19 +117,12 @@ class References:
             rows = rows[rows[name] == getattr(key, name)]
         return rows
 
-    def _corpus(self, submission: Submission) -> Corpus | None:
+    def _corpus(self, submission: Submission) -> ReferenceCorpus | None:
         """The corpus of the job's revision; None if it is not on this machine."""
         key, data = submission.job.key, submission.job.config.get("data") or {}
-        size, length = data.get("size"), data.get("length")
         place = (key.dataset, key.features, key.revision)
         if place not in self._corpora:
-            self._corpora[place] = None
-            try:
-                from msabench.data.store import open_corpus
+            from msabench.evaluation.reference_corpora import reference_corpus
 
-                corpus = open_corpus(key.dataset, key.features, size=tuple(size) if size else None, length=length)
-            except (MSABenchError, OSError, TypeError, ValueError):
-                return None
-            if corpus.revision == key.revision:
-                self._corpora[place] = corpus
+            self._corpora[place] = reference_corpus(key, data.get("size"), data.get("length"))
         return self._corpora[place]

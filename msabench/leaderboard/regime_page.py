@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msabench.leaderboard.pages import Writer
 from msabench.results.regime_changes import COMPLETE, MIXED, RegimeChanges
-from msabench.results.regimes import CELLS, grid, heading, kept_changes, legend
+from msabench.tables.regimes import CELLS, grid, heading, kept_changes, legend
 
 BESIDE = ("corr", "mae")
 """Metrics shown beside a corpus's usual one, where it has them."""
@@ -30,7 +30,7 @@ def write_regimes(writer: Writer, store: Path, datasets: Sequence[str]) -> None:
 
 def _entry(part: RegimeChanges) -> dict[str, object]:
     header, *rows = grid(part, CELLS)
-    table = part.selection.table
+    table = part.chosen.table
     return {
         "heading": heading(part),
         "protocol": f"{table.protocol_text}.",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from msabench.evaluation.record import JobRecord
 from msabench.missingness.conditions import GRIDS, Cell, distinct
+from msabench.results.record import JobRecord
 
 FOLDER = "reproduce"
 STORE = "runs/reproduced"

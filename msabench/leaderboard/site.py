@@ -11,7 +11,6 @@ from typing import Any
 from msabench import __version__
 from msabench.data.info import DATASETS
 from msabench.errors import one_of
-from msabench.evaluation.record import JobRecord
 from msabench.leaderboard import reproduce
 from msabench.leaderboard.cards import FIDELITIES, card_of
 from msabench.leaderboard.corpora import MARKS, corpus_rows
@@ -22,8 +21,9 @@ from msabench.leaderboard.pages import Writer
 from msabench.leaderboard.published_pages import write_published
 from msabench.leaderboard.regime_page import write_regimes
 from msabench.leaderboard.vendored import copy_libraries, licence_texts
-from msabench.registry import methods as registered
+from msabench.methods.registry import methods as registered
 from msabench.results.aggregate import DRAWS, LEVEL
+from msabench.results.record import JobRecord
 from msabench.results.store import ResultStore, no_records
 from msabench.results.stored_intervals import read_intervals
 from msabench.tables.costs import HEADER, LEGEND, cost_rows

@@ -11,13 +11,13 @@ import numpy as np
 
 from msabench.data.info import DATASETS, dataset_info
 from msabench.errors import MSABenchError
-from msabench.evaluation import predictions
-from msabench.evaluation.record import CellRecord, JobRecord
 from msabench.leaderboard.own_form import form_problems
+from msabench.methods.registry import methods
 from msabench.metrics.functional import is_collapsed
 from msabench.missingness.conditions import Cell
-from msabench.provenance import job_key
-from msabench.registry import methods
+from msabench.results import predictions
+from msabench.results.job_identity import job_key
+from msabench.results.record import CellRecord, JobRecord
 from msabench.results.store import RecordFile, ResultStore
 
 TOLERANCE = 1e-9

@@ -18,11 +18,10 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
-from msabench.errors import MSABenchError, one_of
+from msabench.errors import MSABenchError, first_difference, one_of
 from msabench.methods.info import MethodInfo
 from msabench.metrics.collection import PredictionMetrics
 from msabench.nn.text import parameter_groups
-from msabench.provenance import first_difference
 
 CHECKPOINT_KEY = "msabench"
 RANDOM_KEY = "msabench_random_state"

@@ -42,12 +42,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError, one_of
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.methods.schedules import warmup_cosine
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.ctc_aligner import ALIGNED, CTCAligner
 from msabench.nn.mamba import BidirectionalMamba
 from msabench.nn.text import TextInput

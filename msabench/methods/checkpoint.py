@@ -11,7 +11,7 @@ import torch
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
 from msabench.methods.base import CHECKPOINT_KEY, MSAMethod
-from msabench.registry import method_class
+from msabench.methods.registry import method_class
 
 DATA_KEY = "MSADataModule"
 

@@ -1,4 +1,4 @@
-"""The floor of every table: one answer for every clip."""
+"""The constant baseline of every table: one answer for every clip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Constant(MSAMethod):
     """Predicts the training labels' median, or each emotion's majority class, whatever it sees.
 
     The median minimises the absolute error. A median of exactly 0 (CMU-MOSEI) would count as negative wherever zero
-    labels are dropped, and make the floor lower than it is; it is moved by a hair to the more frequent sign. What a
+    labels are dropped, and make the baseline lower than it is; it is moved by a hair to the more frequent sign. What a
     method has not learnt beyond this is no achievement of its own:
     several published cells equal the score of a constant.
 

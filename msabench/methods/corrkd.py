@@ -57,12 +57,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
 from msabench.losses.information import jensen_shannon
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.critics import PairCritic
 from msabench.nn.modality_encoder import ModalityEncoder, mean_over
 from msabench.nn.score_classes import LabelClasses

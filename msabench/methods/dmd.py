@@ -40,12 +40,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.errors import one_of
 from msabench.losses.margin import label_margin
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.crossmodal import CrossmodalEncoder
 from msabench.nn.residual_head import ResidualHead
 from msabench.nn.temporal import TemporalProjection

@@ -58,7 +58,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch, stacked
+from msabench.data.batch import Batch, stacked
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
 from msabench.losses.distillation import js_divergence
@@ -66,6 +66,7 @@ from msabench.losses.entropy import gaussian_entropy
 from msabench.losses.transport import sinkhorn_divergence, transport_cost
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.positions import SinusoidalPositions
 from msabench.nn.score_classes import ScoreClasses
 from msabench.nn.text import TextInput

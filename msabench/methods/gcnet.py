@@ -54,11 +54,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError, one_of
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.conversations import ConversationLayout
 from msabench.nn.graph_convolution import GraphConvolution, RelationalConvolution, window_edges
 from msabench.nn.modality_encoder import mean_over

@@ -32,10 +32,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.multi_view_memory import Hidden, MultiViewMemory, TwoLayers
 from msabench.nn.padding import all_padded, padding_side
 from msabench.nn.text import TextInput

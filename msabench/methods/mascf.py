@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
 from msabench.losses.moments import central_moment_discrepancy
@@ -37,6 +37,7 @@ from msabench.losses.orthogonality import orthogonality
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.methods.schedules import warmup_cosine
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.mamba import MambaLayer
 from msabench.nn.text import TextInput
 from msabench.nn.text_steps import TextSteps

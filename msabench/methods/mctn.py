@@ -49,12 +49,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
 from msabench.losses.reconstruction import frame_error
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.common_axis import at_steps, common_axis, from_first_step
 
 _Role = Literal["encoder", "decoder", "regressor"]

@@ -30,10 +30,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.multi_view_memory import Hidden, MemoryFusion, TwoLayers
 from msabench.nn.padding import all_padded, padding_side
 from msabench.nn.text import TextInput

@@ -87,13 +87,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch, stacked
+from msabench.data.batch import Batch, stacked
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
 from msabench.losses.information import club, infonce
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.methods.schedules import warmup_cosine
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.clip_tokens import ClipTokens
 from msabench.nn.critics import PairCritic, standardise
 from msabench.nn.text import TextInput, parameter_groups

@@ -41,11 +41,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.common_axis import on_common_axis
 from msabench.nn.multi_view_memory import Hidden, TwoLayers
 from msabench.nn.text import TextInput

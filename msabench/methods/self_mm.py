@@ -25,11 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.losses.pseudo_labels import JOINT, PseudoLabels
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.branch_head import BranchHead
 from msabench.nn.packed import run_packed
 from msabench.nn.part_groups import Rates, groups_by_part

@@ -59,11 +59,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch, stacked
+from msabench.data.batch import Batch, stacked
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError, one_of
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.modality_encoder import ModalityEncoder, mean_over
 from msabench.nn.text import TextInput, parameter_groups
 

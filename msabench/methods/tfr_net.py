@@ -49,13 +49,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError, one_of
 from msabench.losses.moments import central_moment_discrepancy
 from msabench.losses.reconstruction import frame_error
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.crossmodal import CrossmodalEncoder
 from msabench.nn.packed import run_packed
 from msabench.nn.part_groups import Rates, groups_by_part

@@ -61,13 +61,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch, stacked
+from msabench.data.batch import Batch, stacked
 from msabench.data.info import EMOTIONS, DataSpec
 from msabench.errors import MSABenchError
 from msabench.losses.alignment import mmd2
 from msabench.losses.distillation import js_divergence
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.common_axis import common_axis, onto_axis
 from msabench.nn.positions import SinusoidalPositions
 

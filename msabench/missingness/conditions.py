@@ -17,6 +17,9 @@ from msabench.errors import MSABenchError, nearest, one_of
 LETTERS = {"l": "text", "a": "audio", "v": "vision"}
 """Condition letter -> modality name, in the order of the field's tables."""
 
+MODALITIES = tuple(LETTERS.values())
+"""Names of the modalities, in that order."""
+
 SUBSETS = ("l", "a", "v", "la", "lv", "av", "lav")
 """The seven non-empty sets of available modalities, in table order."""
 
@@ -109,6 +112,14 @@ INTER = tuple(Cell(subset) for subset in SUBSETS)
 INTRA = tuple(Cell("lav", f"0.{tenth}") for tenth in range(10))
 GRIDS: dict[str, tuple[Cell, ...]] = {"inter": INTER, "intra": INTRA, "paper": INTER + INTRA}
 """Named grids as lists of columns. ``paper`` has 17 columns and 16 distinct cells."""
+
+AVERAGES: dict[str, tuple[Cell, ...]] = {
+    "avg_missing": tuple(cell for cell in INTER if cell.available in MISSING_CONDITIONS),
+    "avg_intra": INTRA,
+    "avg_intra_to_1": (*INTRA[1:], Cell.parse("intra/1.0")),
+}
+"""Average -> the cells it is taken over: the six missing-modality conditions, the ten rates 0.0 to 0.9, and the rates
+0.1 to 1.0 that FSRF averages over."""
 
 
 def parse_grid(names: str | Iterable[str]) -> tuple[Cell, ...]:

@@ -17,9 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msabench.data.batch import MODALITIES
-from msabench.data.corpus import SplitData
-from msabench.missingness.conditions import LETTERS, MISSING_CONDITIONS, SUBSETS, Cell
+from msabench.missingness.conditions import LETTERS, MISSING_CONDITIONS, MODALITIES, SUBSETS, Cell
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.philox import DRAW_BITS, draws24
 
@@ -61,12 +59,6 @@ class Clips:
     seq_lens: dict[str, int]
     padding: dict[str, str]
     observed: dict[str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, split: SplitData, padding: dict[str, str]) -> Clips:
-        """The clips of a split; ``padding`` is the corpus's."""
-        seq_lens = {modality: split.features[modality].shape[1] for modality in MODALITIES}
-        return cls(split.uid, split.lengths, seq_lens, padding, split.observed)
 
     def to(self, device: torch.device | str) -> Clips:
         """The same clips on a device; masks are made where the clips are."""
@@ -247,7 +239,7 @@ def inner_steps(valid: Tensor) -> Tensor:
 
 
 def mask_hash(masks: Masks) -> str:
-    """Sixteen hex digits that identify the holes: sha256 over shapes and packed ``observed`` bits."""
+    """Sixteen hex digits that identify the masks: sha256 over shapes and packed ``observed`` bits."""
     digest = hashlib.sha256()
     for modality in MODALITIES:
         observed = masks.observed[modality].cpu().numpy()

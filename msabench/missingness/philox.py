@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from msabench.data.batch import MODALITIES
 from msabench.errors import MSABenchError
+from msabench.missingness.conditions import MODALITIES
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.text import TextInput
 from msabench.nn.token_transformer import TokenEmbedding
 

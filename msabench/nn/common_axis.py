@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
+from msabench.missingness.conditions import MODALITIES
 
 
 @dataclass(frozen=True)

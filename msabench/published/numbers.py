@@ -15,9 +15,8 @@ from pathlib import Path
 from msabench.data.info import DATASETS, EMOTIONS
 from msabench.errors import MSABenchError
 from msabench.metrics.spec import METRICS
-from msabench.missingness.conditions import Cell
+from msabench.missingness.conditions import AVERAGES, Cell
 from msabench.published.readings import readings
-from msabench.results.aggregate import AVERAGES
 
 DEFAULT_PUBLISHED = Path("leaderboard/published")
 PAPERS = ("prlf", "fsrf", "umdf", "recap", "kt")

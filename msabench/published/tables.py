@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from msabench.errors import MSABenchError
-from msabench.missingness.conditions import Cell
+from msabench.missingness.conditions import AVERAGES, Cell
 from msabench.published.numbers import Number
-from msabench.results.aggregate import AVERAGES
 
 
 @dataclass(frozen=True)

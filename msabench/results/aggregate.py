@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from msabench.missingness.conditions import INTER, INTRA, MISSING_CONDITIONS, Cell
+from msabench.missingness.conditions import AVERAGES, Cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,14 +21,6 @@ PROTOCOL = ("dataset", "revision", "features", "level", "lengths", "token_fill",
 
 ROW = ("method", "method_version", "variant", "regime", "config_hash")
 """Fields that tell the rows of a table apart."""
-
-AVERAGES: dict[str, tuple[Cell, ...]] = {
-    "avg_missing": tuple(cell for cell in INTER if cell.available in MISSING_CONDITIONS),
-    "avg_intra": INTRA,
-    "avg_intra_to_1": (*INTRA[1:], Cell.parse("intra/1.0")),
-}
-"""Average -> the cells it is taken over: the six missing-modality conditions, the ten rates 0.0 to 0.9, and the rates
-0.1 to 1.0 that FSRF averages over."""
 
 DRAWS = 2000
 """Resamples of a bootstrap interval."""
@@ -63,7 +55,7 @@ def _by_seed(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     parts = [per_cell]
     for name, cells in AVERAGES.items():
         over = per_cell[per_cell["cell"].isin([str(cell) for cell in cells])]
-        # Cells without random holes have no mask seed and would hide how often the others were drawn.
+        # Cells without random masks have no mask seed and would hide how often the others were drawn.
         drawn = over.assign(drawn=over["n_mask_seeds"].where(over["n_mask_seeds"] > 0))
         average = _strict_mean(drawn, keys, metrics, n_mask_seeds=("drawn", "min"))
         complete = average[average["rows"] == len(cells)]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import IO
 
 from msabench.errors import MSABenchError
-from msabench.evaluation.record import JobKey
+from msabench.files import try_lock
+from msabench.results.record import JobKey
 from msabench.results.store import PREDICTIONS, ResultStore
 
 CLAIMS = ".claims"
@@ -63,19 +64,6 @@ def sole_writer(store: Path, job_id: str) -> Iterator[None]:
             raise MSABenchError(f"job {job_id} is recorded already in {store}; records are never replaced")
         yield
         settle(store, job_id)
-
-
-def try_lock(file: IO[bytes]) -> bool:
-    """Lock an open file; False if another process has. Where locking does not work, nothing is locked."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
-        pass
-    return True
 
 
 def require_writable(store: Path, key: JobKey | None = None) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msabench.errors import MSABenchError
-from msabench.missingness.conditions import Cell, distinct
-from msabench.results.aggregate import AVERAGES, DRAWS
+from msabench.missingness.conditions import AVERAGES, Cell, distinct
+from msabench.results.aggregate import DRAWS
+from msabench.results.chosen_rows import ChosenRows, full_name
 from msabench.results.paired import Difference, holm, paired_differences, resampled, seeds_paired
 from msabench.results.ranks import Ranking, rank_intervals, ranking
 from msabench.results.resample import over_resamples, seed_shares
-from msabench.results.selection import Selection, full_name
-from msabench.tables.spec import Entry, Row
+from msabench.results.table import Entry, Row
 
 
 @dataclass(frozen=True)
@@ -43,32 +43,32 @@ class Compared:
     """The rows of one table against a baseline.
 
     Attributes:
-        selection: The table.
+        chosen: The table.
         baseline: The baseline.
         baseline_seeds: Its training seeds.
         n_clips: Test clips.
         comparisons: By row, then by cell.
     """
 
-    selection: Selection
+    chosen: ChosenRows
     baseline: Row
     baseline_seeds: int
     n_clips: int
     comparisons: list[Comparison]
 
 
-def baseline_of(selection: Selection, name: str) -> int | None:
+def baseline_of(chosen: ChosenRows, name: str) -> int | None:
     """Place of the baseline among a selection's rows; None if it is not there.
 
     Args:
-        selection: The rows.
+        chosen: The rows.
         name: A row's method, method with variant, or either with its regime: ``mult``, ``prlf/wo_pi``,
             ``prlf (mixed)``.
 
     Raises:
         MSABenchError: Several rows go by the name.
     """
-    rows = selection.table.rows
+    rows = chosen.table.rows
     places = [place for place, row in enumerate(rows) if name in _names_of(row)]
     if len(places) > 1:
         several = ", ".join(repr(full_name(rows[place])) for place in places)
@@ -81,11 +81,11 @@ def _names_of(row: Row) -> tuple[str, ...]:
     return plain, f"{plain} ({row.regime})", row.label, full_name(row)
 
 
-def compare_rows(selection: Selection, baseline: int, cells: Sequence[str], store: Path, draws: int) -> Compared:
+def compare_rows(chosen: ChosenRows, baseline: int, cells: Sequence[str], store: Path, draws: int) -> Compared:
     """Compare every other row of a table with the baseline.
 
     Args:
-        selection: The rows.
+        chosen: The rows.
         baseline: Place of the baseline among them.
         cells: Cell names and keys of averages.
         store: Folder of the result store, for its predictions.
@@ -94,9 +94,9 @@ def compare_rows(selection: Selection, baseline: int, cells: Sequence[str], stor
     Raises:
         MSABenchError: Predictions are missing or of different clips.
     """
-    table = selection.table
+    table = chosen.table
     made = [
-        resampled(selection.files(place, store), table.metric_set, table.metric.key, cells, draws)
+        resampled(chosen.files(place, store), table.metric_set, table.metric.key, cells, draws)
         for place in range(len(table.rows))
     ]
     comparisons = []
@@ -106,7 +106,7 @@ def compare_rows(selection: Selection, baseline: int, cells: Sequence[str], stor
             paired = seeds_paired(made[place], made[baseline])
             for cell in cells:
                 comparisons.append(Comparison(row, cell, found.get(cell), len(made[place].seeds), paired))
-    return Compared(selection, table.rows[baseline], len(made[baseline].seeds), len(made[baseline].ids), comparisons)
+    return Compared(chosen, table.rows[baseline], len(made[baseline].seeds), len(made[baseline].ids), comparisons)
 
 
 def corrected(compared: Sequence[Compared]) -> list[float]:
@@ -122,14 +122,14 @@ class Ranked:
     """A ranking of rows over corpora and cells.
 
     Attributes:
-        selections: One table for each corpus.
+        chosen_tables: One table for each corpus.
         ranking: The ranking.
         fidelity: Fidelity of each ranked row, in its order.
         left_out: Rows and tables that could not take part, with the reason; sentences.
         intervals: Lower and upper bound of each average rank, ``(K, 2)``; None without the predictions of all of them.
     """
 
-    selections: list[Selection]
+    chosen_tables: list[ChosenRows]
     ranking: Ranking
     fidelity: tuple[str, ...]
     left_out: list[str]
@@ -137,7 +137,7 @@ class Ranked:
 
 
 def rank_rows(
-    selections: Sequence[Selection], cells: Sequence[str], store: Path | None = None, draws: int = DRAWS
+    chosen_tables: Sequence[ChosenRows], cells: Sequence[str], store: Path | None = None, draws: int = DRAWS
 ) -> Ranked:
     """Rank rows over corpora and cells.
 
@@ -146,7 +146,7 @@ def rank_rows(
     same if they have the same name.
 
     Args:
-        selections: The tables.
+        chosen_tables: The tables.
         cells: Cell names and keys of averages; averages stand for their cells.
         store: Folder of the result store, whose predictions give intervals of the ranks; None for none.
         draws: Number of resamples.
@@ -154,24 +154,23 @@ def rank_rows(
     Raises:
         MSABenchError: Fewer rows or cells than a ranking needs, or metrics of different direction.
     """
-    chosen, left_out = _one_for_each_corpus(selections)
-    directions = {selection.table.metric.direction for selection in chosen}
+    taken, left_out = _one_for_each_corpus(chosen_tables)
+    directions = {chosen.table.metric.direction for chosen in taken}
     if len(directions) > 1:
         raise MSABenchError("the corpora's usual metrics differ in whether more is better; name one with --metric")
     parts = [Cell.parse(str(part)) for cell in cells for part in AVERAGES.get(cell, (cell,))]
-    blocks: list[tuple[Selection, str]] = []
-    for selection in chosen:
-        there = {cell for row in selection.table.rows for cell in row.entries}
-        blocks += [(selection, str(cell)) for cell in distinct(parts) if str(cell) in there]
-    by_name = [dict(zip(selection.names, selection.table.rows, strict=True)) for selection in chosen]
-    tables = {id(selection): rows for selection, rows in zip(chosen, by_name, strict=True)}
+    blocks: list[tuple[ChosenRows, str]] = []
+    for chosen in taken:
+        there = {cell for row in chosen.table.rows for cell in row.entries}
+        blocks += [(chosen, str(cell)) for cell in distinct(parts) if str(cell) in there]
+    by_name = [dict(zip(chosen.names, chosen.table.rows, strict=True)) for chosen in taken]
+    tables = {id(chosen): rows for chosen, rows in zip(taken, by_name, strict=True)}
     names: list[str] = []
     lacking: list[str] = []
     entries: list[list[Entry]] = []
     for name in dict.fromkeys(name for rows in by_name for name in rows):
         found = [
-            rows[name].entries.get(cell) if name in (rows := tables[id(selection)]) else None
-            for selection, cell in blocks
+            rows[name].entries.get(cell) if name in (rows := tables[id(chosen)]) else None for chosen, cell in blocks
         ]
         whole = [entry for entry in found if entry is not None]
         if len(whole) == len(blocks):
@@ -183,65 +182,65 @@ def rank_rows(
         left_out.append(f"for lack of some of the {len(blocks)} test situations, {', '.join(lacking)}")
     values = np.array([[entry.mean for entry in column] for column in entries]).reshape(len(names), len(blocks)).T
     collapsed = np.array([[entry.n_collapsed > 0 for entry in column] for column in entries], dtype=bool)
-    last = collapsed.reshape(len(names), len(blocks)).T & _counts_classes(chosen)
-    labels = [f"{selection.table.dataset} {cell}" for selection, cell in blocks]
+    last = collapsed.reshape(len(names), len(blocks)).T & _counts_classes(taken)
+    labels = [f"{chosen.table.dataset} {cell}" for chosen, cell in blocks]
     direction = directions.pop()
     result = ranking(names, labels, values, last, direction)
     known = {name: row.fidelity for rows in by_name for name, row in rows.items()}
     drawn = None if store is None else _resampled_blocks(blocks, result.names, store, draws)
     intervals = None if drawn is None else rank_intervals(drawn, result.last, direction)
-    return Ranked(chosen, result, tuple(known[name] for name in result.names), left_out, intervals)
+    return Ranked(taken, result, tuple(known[name] for name in result.names), left_out, intervals)
 
 
 def _resampled_blocks(
-    blocks: Sequence[tuple[Selection, str]], names: Sequence[str], store: Path, draws: int
+    blocks: Sequence[tuple[ChosenRows, str]], names: Sequence[str], store: Path, draws: int
 ) -> NDArray[np.float64] | None:
     """Values of rows in resamples, ``(draws, blocks, rows)``; None if predictions of one of them are not here."""
-    by_selection: dict[int, tuple[Selection, list[str]]] = {}
-    for selection, cell in blocks:
-        by_selection.setdefault(id(selection), (selection, []))[1].append(cell)
+    by_table: dict[int, tuple[ChosenRows, list[str]]] = {}
+    for chosen, cell in blocks:
+        by_table.setdefault(id(chosen), (chosen, []))[1].append(cell)
     columns = []
     for number, name in enumerate(names):
         column = []
-        for selection, cells in by_selection.values():
-            files = selection.files(selection.names.index(name), store)
+        for chosen, cells in by_table.values():
+            files = chosen.files(chosen.names.index(name), store)
             if not all(path.is_file() for path in files.values()):
                 return None
-            table = selection.table
+            table = chosen.table
             made = resampled(files, table.metric_set, table.metric.key, cells, draws)
             # Seeds of one row are drawn together with those of all rows that have the same.
-            same = made.seeds == tuple(sorted(selection.jobs[selection.names.index(names[0])]))
+            same = made.seeds == tuple(sorted(chosen.jobs[chosen.names.index(names[0])]))
             found = over_resamples(made.values, seed_shares(len(made.seeds), draws, 0 if same else number))
             column += [found[cell] for cell in cells]
         columns.append(np.stack(column, axis=1))
     return np.stack(columns, axis=2)
 
 
-def _counts_classes(selections: Sequence[Selection]) -> bool:
+def _counts_classes(chosen_tables: Sequence[ChosenRows]) -> bool:
     """Whether the metric sees two classes of scores only, so that predictions of one class earn what a constant does.
 
     Correlation, errors and finer classes still tell clips apart where the sign does not; of four emotions, one may
     collapse while the others do not.
     """
     return all(
-        selection.table.metric_set != "emotions" and selection.table.metric.key.startswith(("acc2", "f1"))
-        for selection in selections
+        chosen.table.metric_set != "emotions" and chosen.table.metric.key.startswith(("acc2", "f1"))
+        for chosen in chosen_tables
     )
 
 
-def _one_for_each_corpus(selections: Sequence[Selection]) -> tuple[list[Selection], list[str]]:
+def _one_for_each_corpus(chosen_tables: Sequence[ChosenRows]) -> tuple[list[ChosenRows], list[str]]:
     """The table of each corpus to rank on, and what is said of the others."""
-    manners: dict[tuple[str, ...], dict[str, Selection]] = {}
-    for selection in selections:
-        table = selection.table
+    manners: dict[tuple[str, ...], dict[str, ChosenRows]] = {}
+    for chosen in chosen_tables:
+        table = chosen.table
         manner = tuple(table.protocol[name] for name in ("level", "lengths", "token_fill", "selection"))
-        best = manners.setdefault(manner, {}).setdefault(table.dataset, selection)
+        best = manners.setdefault(manner, {}).setdefault(table.dataset, chosen)
         if len(table.rows) > len(best.table.rows):
-            manners[manner][table.dataset] = selection
-    chosen = max(manners.values(), key=lambda found: sum(len(part.table.rows) for part in found.values()))
+            manners[manner][table.dataset] = chosen
+    taken = max(manners.values(), key=lambda found: sum(len(part.table.rows) for part in found.values()))
     left_out = [
-        f"for being of another protocol, {selection.table.protocol_text}"
-        for selection in selections
-        if selection is not chosen.get(selection.table.dataset)
+        f"for being of another protocol, {chosen.table.protocol_text}"
+        for chosen in chosen_tables
+        if chosen is not taken.get(chosen.table.dataset)
     ]
-    return list(chosen.values()), left_out
+    return list(taken.values()), left_out

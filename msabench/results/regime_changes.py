@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msabench.results.aggregate import DRAWS, PROTOCOL, ROW
+from msabench.results.chosen_rows import ChosenRows
 from msabench.results.paired import paired_differences, resampled
 from msabench.results.rows import RowKey, jobs_hash, key_of
-from msabench.results.selection import Selection
-from msabench.tables.spec import Entry, Row
+from msabench.results.table import Entry, Row
 
 COMPLETE, MIXED = "complete", "mixed"
 """The regime that shows no missing data in training, and the one that pages set beside it."""
@@ -69,14 +69,14 @@ class RegimeChanges:
     """All methods of one table under two regimes.
 
     Attributes:
-        selection: The table.
+        chosen: The table.
         before: The first regime.
         after: The second.
         methods: Those that have both, the one that gains most in the last cell first.
         left_out: Methods that do not, with the reason; sentences.
     """
 
-    selection: Selection
+    chosen: ChosenRows
     before: str
     after: str
     methods: list[MethodChange]
@@ -142,12 +142,12 @@ def bounds_of_change(
 
 
 def regime_changes(
-    selection: Selection, cells: Sequence[str], before: str, after: str, stored: StoredBounds, store: Path | None = None
+    chosen: ChosenRows, cells: Sequence[str], before: str, after: str, stored: StoredBounds, store: Path | None = None
 ) -> RegimeChanges:
     """Compare each row of a table under one regime with the same method's row under another.
 
     Args:
-        selection: The rows.
+        chosen: The rows.
         cells: Cell names and keys of averages.
         before: The first regime.
         after: The second.
@@ -157,13 +157,13 @@ def regime_changes(
     Raises:
         MSABenchError: Predictions are of different clips.
     """
-    table = selection.table
+    table = chosen.table
     rows = table.rows
     methods = []
     for place, first in pairs_of([key_of(table, row) for row in rows], before):
         if rows[place].regime != after:
             continue
-        bounds = _bounds(selection, place, first, cells, stored, store)
+        bounds = _bounds(chosen, place, first, cells, stored, store)
         both = [cell for cell in cells if cell in rows[place].entries and cell in rows[first].entries]
         changes = {
             cell: Change(cell, rows[first].entries[cell], rows[place].entries[cell], bounds.get(cell)) for cell in both
@@ -177,7 +177,7 @@ def regime_changes(
         mine = [row for row in rows if (row.method, row.variant) == name]
         words = ", ".join(f"{row.regime}{''.join(f' {mark}' for mark in row.marks)}" for row in mine)
         left_out.append(f"{'/'.join(part for part in name if part != 'default')}, which has {words}")
-    return RegimeChanges(selection, before, after, methods, left_out)
+    return RegimeChanges(chosen, before, after, methods, left_out)
 
 
 def _gain(method: MethodChange, cell: str, better: int) -> float:
@@ -186,15 +186,15 @@ def _gain(method: MethodChange, cell: str, better: int) -> float:
 
 
 def _bounds(
-    selection: Selection, place: int, first: int, cells: Sequence[str], stored: StoredBounds, store: Path | None
+    chosen: ChosenRows, place: int, first: int, cells: Sequence[str], stored: StoredBounds, store: Path | None
 ) -> dict[str, Bounds]:
-    table = selection.table
-    jobs = identity(list(selection.jobs[place].values()), list(selection.jobs[first].values()))
+    table = chosen.table
+    jobs = identity(list(chosen.jobs[place].values()), list(chosen.jobs[first].values()))
     kept = {cell: stored[key] for cell in cells if (key := (jobs, table.metric.key, cell)) in stored}
     lacking = [cell for cell in cells if cell not in kept]
     if not lacking or store is None:
         return kept
-    files = selection.files(place, store), selection.files(first, store)
+    files = chosen.files(place, store), chosen.files(first, store)
     if all(path.is_file() for part in files for path in part.values()):
         kept |= bounds_of_change(*files, table.metric_set, table.metric.key, lacking)
     return kept

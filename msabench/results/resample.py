@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msabench.errors import MSABenchError
-from msabench.evaluation import predictions
 from msabench.metrics.weighted import weighted_metric
-from msabench.results.aggregate import AVERAGES, LEVEL
+from msabench.missingness.conditions import AVERAGES
+from msabench.results import predictions
+from msabench.results.aggregate import LEVEL
 
 Floats = NDArray[np.float64]
 

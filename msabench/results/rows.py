@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from msabench.evaluation.record import canonical_hash
 from msabench.results.aggregate import ROW
-from msabench.tables.spec import Row, Table
+from msabench.results.record import canonical_hash
+from msabench.results.table import Row, Table
 
 RowKey = tuple[Any, ...]
 """Values of ``aggregate.PROTOCOL`` and ``aggregate.ROW``."""

@@ -31,11 +31,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msabench.data.files import sync
 from msabench.errors import MSABenchError
-from msabench.evaluation.record import OPTIONAL, SCHEMA_VERSION, CellRecord, JobKey, JobRecord
+from msabench.files import sync
 from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import LETTERS, Cell
+from msabench.results.record import OPTIONAL, SCHEMA_VERSION, CellRecord, JobKey, JobRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,7 +192,7 @@ class ResultStore:
         lines = [_plain(job.to_json(), "job"), *(_plain(cell.to_json(), f"cell {cell.cell}") for cell in cells)]
         _check_job(path, lines, self.folder)
 
-        from msabench.evaluation.predictions import path_of
+        from msabench.results.predictions import path_of
 
         with self._explained(job.key.job_id):
             if not _write_new(path, sealed(lines, file_checksum(path_of(self.folder, job.key)))):

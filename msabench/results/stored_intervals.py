@@ -16,17 +16,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from msabench.data.files import replacing
 from msabench.errors import MSABenchError, one_of
-from msabench.evaluation import predictions
+from msabench.files import replacing
 from msabench.metrics.spec import METRICS, metric_keys
-from msabench.missingness.conditions import INTER
-from msabench.results.aggregate import AVERAGES, DRAWS, jobs_by_row
+from msabench.missingness.conditions import AVERAGES, INTER
+from msabench.results import predictions
+from msabench.results.aggregate import DRAWS, jobs_by_row
+from msabench.results.build import metric_set_in
 from msabench.results.intervals import intervals
 from msabench.results.regime_changes import COMPLETE, bounds_of_change, identity, pairs_of
 from msabench.results.rows import RowKey, jobs_hash
 from msabench.results.store import PREDICTIONS, ResultStore
-from msabench.tables.build import metric_set_in
 
 FILENAME = "intervals.csv"
 COLUMNS = ("jobs", "metric", "cell", "low", "high", "draws")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from msabench.errors import MSABenchError
-from msabench.evaluation import predictions
+from msabench.results import predictions
 from msabench.results.store import INDEX_NAME, PREDICTIONS, ResultStore, file_checksum, store_to_read
 
 

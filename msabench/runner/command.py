@@ -139,8 +139,8 @@ def suites(folder: Path = Path("benchmarks/suites"), store: Path | None = None, 
             rows.append(f"{path}: {error}")
             continue
         found.append(suite)
-        n_methods, n_datasets = (len({getattr(d, name) for d in suite.drafts}) for name in ("method", "dataset"))
-        counts = f"{len(suite.drafts)} jobs, {n_methods} methods, {n_datasets} datasets"
+        n_methods, n_datasets = (len({getattr(d, name) for d in suite.jobs}) for name in ("method", "dataset"))
+        counts = f"{len(suite.jobs)} jobs, {n_methods} methods, {n_datasets} datasets"
         rows.append(f"{path}: {counts}" + (f"; {suite.description}" if suite.description else ""))
     if not rows:
         raise MSABenchError(f"there are no suites in {folder}; go to the repository's root or name another folder")

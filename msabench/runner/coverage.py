@@ -12,10 +12,10 @@ import yaml
 
 from msabench.data.info import dataset_info
 from msabench.errors import MSABenchError
-from msabench.evaluation.record import JobRecord
+from msabench.methods.registry import methods as registered
 from msabench.published.tables import PaperBlock, PaperRow, PaperTable, is_of_kind
-from msabench.registry import methods as registered
-from msabench.runner.suite import Draft, Suite
+from msabench.results.record import JobRecord
+from msabench.runner.suite import Suite, UnresolvedJob
 
 Trained = tuple[str, str, str, str]
 """Dataset, features, method, variant."""
@@ -51,7 +51,9 @@ def coverage(tables: Iterable[PaperTable], suites: Sequence[Suite], records: Ite
     Returns:
         One entry per block, in the order of the papers. A row counts once for each way in which it is tested.
     """
-    jobs = {trained for suite in suites for draft in suite.drafts if (trained := _of_draft(draft)) is not None}
+    jobs = {
+        trained for suite in suites for unresolved in suite.jobs if (trained := _of_unresolved(unresolved)) is not None
+    }
     done = {(job.key.dataset, job.key.features, job.key.method, job.key.variant) for job in records}
     found = []
     for table in tables:
@@ -96,16 +98,16 @@ def _reason(block: PaperBlock, row: PaperRow) -> str:
     return f"no suite trains it on {block.dataset}{kind}"
 
 
-def _of_draft(draft: Draft) -> Trained | None:
-    settings = dict(word.removeprefix("--").split("=", 1) for word in draft.overrides)
-    config = _config(draft.config_file)
+def _of_unresolved(unresolved: UnresolvedJob) -> Trained | None:
+    settings = dict(word.removeprefix("--").split("=", 1) for word in unresolved.overrides)
+    config = _config(unresolved.config_file)
     given = _section(_section(config, "model"), "init_args").get("variant", "default")
     features = settings.get("data.features") or _section(config, "data").get("features")
     try:
-        features = dataset_info(draft.dataset).file(features).features
+        features = dataset_info(unresolved.dataset).file(features).features
     except MSABenchError:
         return None
-    return draft.dataset, features, draft.method, settings.get("model.init_args.variant", given)
+    return unresolved.dataset, features, unresolved.method, settings.get("model.init_args.variant", given)
 
 
 @lru_cache

@@ -22,9 +22,11 @@ from typing import Any, Protocol
 import yaml
 
 from msabench.errors import MSABenchError
-from msabench.evaluation.record import JobRecord
-from msabench.provenance import collect, portable
-from msabench.results.claims import claim, require_writable, settle, try_lock
+from msabench.files import try_lock
+from msabench.results.claims import claim, require_writable, settle
+from msabench.results.job_identity import portable
+from msabench.results.provenance import collect
+from msabench.results.record import JobRecord
 from msabench.results.store import ResultStore
 from msabench.runner.suite import Job
 

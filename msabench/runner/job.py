@@ -10,20 +10,20 @@ import warnings
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from msabench.cli import Built, build
 from msabench.errors import MSABenchError
-from msabench.evaluation import predictions
 from msabench.evaluation.evaluate import evaluate_grid
-from msabench.evaluation.origin import FINISHED, FinishedTraining
-from msabench.evaluation.record import JobRecord
 from msabench.methods.base import MSAMethod
 from msabench.methods.checkpoint import load_checkpoint
 from msabench.missingness.conditions import parse_grid
-from msabench.provenance import job_key, portable
+from msabench.results import predictions
 from msabench.results.claims import settle
+from msabench.results.job_identity import job_key, portable
+from msabench.results.record import JobRecord
 from msabench.results.store import ResultStore
 from msabench.runner.executor import BEST, Task
 from msabench.runner.stages import SharedStage, fit_hash
+from msabench.training.build import Built, build
+from msabench.training.finished import FINISHED, FinishedTraining
 
 FIT = "fit.txt"
 """Says by ``fit_hash`` which training ``best.ckpt`` beside it is of."""

@@ -12,8 +12,8 @@ from typing import Any
 from msabench.data.info import DATASETS
 from msabench.data.synthetic import DEFAULT_SIZE
 from msabench.errors import MSABenchError
-from msabench.evaluation.record import JobRecord
 from msabench.missingness.conditions import distinct, parse_grid
+from msabench.results.record import JobRecord
 from msabench.results.store import ResultStore
 from msabench.runner.suite import Job
 

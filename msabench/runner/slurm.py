@@ -17,8 +17,8 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from msabench.data.files import yaml_of
 from msabench.errors import MSABenchError
+from msabench.files import yaml_of
 from msabench.results.store import ResultStore
 from msabench.runner.executor import LOST, Finished, Task, ended_by, last_line, start
 from msabench.runner.local import ONE_THREAD

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 import msabench
-from msabench.cli import Built
-from msabench.data.files import sha256_of
-from msabench.evaluation.record import canonical_hash
+from msabench.files import sha256_of
 from msabench.methods.base import CHECKPOINT_KEY
-from msabench.provenance import config_hash
+from msabench.results.job_identity import config_hash
+from msabench.results.record import canonical_hash
 from msabench.runner.executor import Task
+from msabench.training.build import Built
 
 FOLDER = "stages"
 """Folder of shared checkpoints, beside the run folders of a method's jobs on a corpus."""

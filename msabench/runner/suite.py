@@ -5,7 +5,7 @@
     name: demo
     description: one line for `msabench suites`
     grid: [paper]                   # grids and cells to evaluate
-    mask_seeds: [0, 1, 2]           # seeds of the test holes
+    mask_seeds: [0, 1, 2]           # Seeds of the test masks
     seeds: [1111, 1112]             # one training each
     configs: ../../configs          # optional; default: the nearest configs/ above this file
     overrides:                      # settings of every job, as dotted keys of the config
@@ -31,14 +31,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from msabench import registry
-from msabench.data.files import yaml_of
 from msabench.data.info import dataset_info
 from msabench.errors import MSABenchError, one_of
-from msabench.evaluation.record import JobKey
+from msabench.files import yaml_of
+from msabench.methods import registry
 from msabench.missingness.conditions import parse_grid
 from msabench.missingness.config import MissingConfig
-from msabench.provenance import MAX_SEED, job_key
+from msabench.results.job_identity import MAX_SEED, job_key
+from msabench.results.record import JobKey
 
 SUITE_KEYS = ("name", "description", "grid", "mask_seeds", "seeds", "overrides", "configs", "include", "jobs")
 ENTRY_KEYS = ("method", "dataset", "variants", "regimes", "seeds", "config", "overrides")
@@ -49,7 +49,7 @@ Resolver = Callable[[list[Path], list[str]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Draft:
+class UnresolvedJob:
     """A job of a suite before its config is resolved.
 
     Attributes:
@@ -75,15 +75,15 @@ class Suite:
         name: Label that records carry.
         description: One line.
         grid: Grids and cells to evaluate.
-        mask_seeds: Seeds of the test holes.
-        drafts: Its jobs.
+        mask_seeds: Seeds of the test masks.
+        jobs: Its jobs, as written.
     """
 
     name: str
     description: str
     grid: tuple[str, ...]
     mask_seeds: tuple[int, ...]
-    drafts: tuple[Draft, ...]
+    jobs: tuple[UnresolvedJob, ...]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Job:
         overrides: Command-line style settings, with the seed.
         suites: Names of the suites it belongs to.
         grid: Grids and cells to evaluate.
-        mask_seeds: Seeds of the test holes.
+        mask_seeds: Seeds of the test masks.
         config: Resolved config.
         problem: Why it cannot run, one sentence; empty if it can.
     """
@@ -155,26 +155,26 @@ def read_suite(path: Path, including: tuple[Path, ...] = ()) -> Suite:
     shared = _mapping(content.get("overrides") or {}, f"overrides of {where}")
     folder = _config_folder(path, content.get("configs"))
     mask_seeds = tuple(_seeds(content.get("mask_seeds", [0, 1, 2]), f"mask_seeds of {where}"))
-    drafts: list[Draft] = []
+    found: list[UnresolvedJob] = []
     for name in _listed(content.get("include", []), str, f"include of {where}"):
-        drafts += _included(path, name, (*including, path), tuple(grid), mask_seeds)
+        found += _included(path, name, (*including, path), tuple(grid), mask_seeds)
     jobs = content.get("jobs", [])
-    if not isinstance(jobs, list) or not (jobs or drafts):
+    if not isinstance(jobs, list) or not (jobs or found):
         raise MSABenchError(f"jobs of {where} must be a list of mappings with the keys {', '.join(ENTRY_KEYS)}")
     for number, entry in enumerate(jobs, start=1):
-        drafts += _drafts(entry, f"job {number} of {where}", suite_seeds, shared, folder)
+        found += _unresolved_jobs(entry, f"job {number} of {where}", suite_seeds, shared, folder)
     return Suite(
         name=str(content["name"]),
         description=str(content.get("description", "")),
         grid=tuple(grid),
         mask_seeds=mask_seeds,
-        drafts=tuple(dict.fromkeys(drafts)),
+        jobs=tuple(dict.fromkeys(found)),
     )
 
 
 def _included(
     path: Path, name: str, including: tuple[Path, ...], grid: tuple[str, ...], mask_seeds: tuple[int, ...]
-) -> tuple[Draft, ...]:
+) -> tuple[UnresolvedJob, ...]:
     inner = path.parent / name
     if inner.resolve() in {outer.resolve() for outer in including}:
         raise MSABenchError(f"suite {path.name} includes {name}, which includes it in turn")
@@ -182,7 +182,7 @@ def _included(
     for what, theirs, ours in (("grid", suite.grid, grid), ("mask_seeds", suite.mask_seeds, mask_seeds)):
         if theirs != ours:
             raise MSABenchError(f"suite {path.name} has {what} {list(ours)} and includes {name} with {list(theirs)}")
-    return suite.drafts
+    return suite.jobs
 
 
 def select(
@@ -196,16 +196,16 @@ def select(
     Raises:
         MSABenchError: The suite has no job with one of the values.
     """
-    drafts = list(suite.drafts)
+    found = list(suite.jobs)
     wanted: dict[str, Sequence[str | int] | None] = {"method": methods, "dataset": datasets, "seed": seeds}
     for name, values in wanted.items():
         for value in values or ():
-            there = sorted({getattr(draft, name) for draft in suite.drafts})
+            there = sorted({getattr(unresolved, name) for unresolved in suite.jobs})
             if value not in there:
                 raise one_of(f"{name} of suite {suite.name}", value, there)
         if values:
-            drafts = [draft for draft in drafts if getattr(draft, name) in values]
-    return replace(suite, drafts=tuple(drafts))
+            found = [unresolved for unresolved in found if getattr(unresolved, name) in values]
+    return replace(suite, jobs=tuple(found))
 
 
 def expand(suite: Suite, resolver: Resolver | None = None) -> list[Job]:
@@ -222,26 +222,26 @@ def expand(suite: Suite, resolver: Resolver | None = None) -> list[Job]:
     resolved: dict[tuple[Path, tuple[str, ...]], dict[str, Any]] = {}
     opened: dict[str, tuple[str, str | None, str]] = {}
     jobs: dict[JobKey, Job] = {}
-    for draft in suite.drafts:
-        without_seed = (draft.config_file, draft.overrides)
+    for unresolved in suite.jobs:
+        without_seed = (unresolved.config_file, unresolved.overrides)
         if without_seed not in resolved:
-            resolved[without_seed] = resolve([draft.config_file], list(draft.overrides))
-        config = _with_seed(resolved[without_seed], draft.seed)
+            resolved[without_seed] = resolve([unresolved.config_file], list(unresolved.overrides))
+        config = _with_seed(resolved[without_seed], unresolved.seed)
         source = json.dumps([config["data"].get(name) for name in ("dataset", *_SOURCE)], default=str)
         if source not in opened:
             opened[source] = _open(config["data"])
         revision, features, problem = opened[source]
         key = job_key(config, revision, features)
         dataset = config["data"]["dataset"]
-        if (key.method, dataset) != (draft.method, draft.dataset):
+        if (key.method, dataset) != (unresolved.method, unresolved.dataset):
             raise MSABenchError(
-                f"{draft.config_file} is a config of {key.method} on {dataset}; "
-                f"suite {suite.name} expects {draft.method} on {draft.dataset}"
+                f"{unresolved.config_file} is a config of {key.method} on {dataset}; "
+                f"suite {suite.name} expects {unresolved.method} on {unresolved.dataset}"
             )
         jobs[key] = Job(
             key=key,
-            config_files=(draft.config_file,),
-            overrides=(*draft.overrides, f"--seed_everything={draft.seed}"),
+            config_files=(unresolved.config_file,),
+            overrides=(*unresolved.overrides, f"--seed_everything={unresolved.seed}"),
             suites=(suite.name,),
             grid=suite.grid,
             mask_seeds=suite.mask_seeds,
@@ -253,7 +253,7 @@ def expand(suite: Suite, resolver: Resolver | None = None) -> list[Job]:
 
 def _resolver() -> Resolver:
     # Lightning takes seconds to import; listing suites does without.
-    from msabench.cli import resolve
+    from msabench.training.build import resolve
 
     return resolve
 
@@ -287,7 +287,9 @@ def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
     return {**config, "seed_everything": seed, "data": {**config["data"], "seed": seed}}
 
 
-def _drafts(entry: Any, where: str, suite_seeds: list[int], shared: dict[str, Any], folder: Path) -> list[Draft]:
+def _unresolved_jobs(
+    entry: Any, where: str, suite_seeds: list[int], shared: dict[str, Any], folder: Path
+) -> list[UnresolvedJob]:
     entry = _mapping(entry, where, ENTRY_KEYS, needed=("method", "dataset"))
     method, dataset = str(entry["method"]), str(entry["dataset"])
     info = registry.method_info(method)
@@ -302,7 +304,7 @@ def _drafts(entry: Any, where: str, suite_seeds: list[int], shared: dict[str, An
     common = {**shared, **_mapping(entry.get("overrides") or {}, f"overrides of {where}")}
     seeds = _seeds(entry["seeds"], f"seeds of {where}") if "seeds" in entry else suite_seeds
     return [
-        Draft(method, dataset, seed, config_file, _words({**common, **variant, **regime}))
+        UnresolvedJob(method, dataset, seed, config_file, _words({**common, **variant, **regime}))
         for variant in [{"model.init_args.variant": name} for name in variants] or [{}]
         for regime in _regimes(entry.get("regimes", []), where)
         for seed in seeds

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Literal
 
 from msabench.data.info import DATASETS
 from msabench.errors import MSABenchError, one_of
-from msabench.evaluation.record import JobRecord
 from msabench.metrics.spec import METRICS, metric_keys, metric_spec
 from msabench.published.layouts import paper_tables
 from msabench.published.numbers import DEFAULT_PUBLISHED
+from msabench.results.record import JobRecord
 from msabench.results.store import ResultStore, no_records, store_to_read
+from msabench.results.table import columns_of
 from msabench.tables.output import FORMATS, Report, printed
 from msabench.tables.paper import SHOW
 from msabench.tables.paper_report import Request, add_following, add_paper, followed
 from msabench.tables.render import Grid
-from msabench.tables.spec import columns_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +111,7 @@ def _add_results(
     if metric is not None:
         metric_spec(metric)
 
-    from msabench.tables.build import build_tables, check_methods
+    from msabench.results.build import build_tables, check_methods
 
     frame, failures = request.records()
     held = _held(frame, failures)
@@ -149,7 +149,7 @@ def _shown(
     frame: pd.DataFrame, asked: list[str] | None, held: list[str], metric: str | None, store: Path
 ) -> tuple[list[str], list[str]]:
     """Which corpora to show, and what to say about the others."""
-    from msabench.tables.build import metric_set_in
+    from msabench.results.build import metric_set_in
 
     if not asked and not held:
         return [], [f"{no_records(store)}."]

@@ -9,8 +9,8 @@ from statistics import fmean
 from typing import Literal
 
 from msabench.errors import one_of
-from msabench.evaluation.record import JobRecord
 from msabench.missingness.conditions import GRIDS, distinct
+from msabench.results.record import JobRecord
 from msabench.results.store import ResultStore, no_records, store_to_read
 from msabench.tables.render import grid_csv, grid_markdown, grid_text
 

@@ -8,14 +8,14 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from msabench.published.constants import explaining
+from msabench.published.constant_scores import explaining
 from msabench.published.numbers import Number
 from msabench.published.tables import PaperColumn, recorded_cell
 from msabench.results.aggregate import PROTOCOL
+from msabench.results.table import Entry, Row, Table
 from msabench.tables.marks import in_words, most_seeds
 from msabench.tables.paper import PaperLine, PaperView, Reproduced
 from msabench.tables.render import csv_field
-from msabench.tables.spec import Entry, Row, Table
 
 COLUMNS = (
     *PROTOCOL,

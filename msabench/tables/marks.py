@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from msabench.metrics.spec import MetricSpec
+from msabench.results.table import Entry, Row
 from msabench.tables.render import COLLAPSES, DAGGER, DOUBLE_DAGGER, PILCROW, PLUS_MINUS
-from msabench.tables.spec import Entry, Row
 
 FIDELITIES = {
     "experimental": "experimental = known by its title alone; what was built is a guess",
@@ -112,9 +112,3 @@ def meanings(rows: Sequence[Row], shown: Iterable[tuple[Row, Entry | None]], met
     if any(row.failures for row in rows):
         lines.append(f"{DOUBLE_DAGGER} = has failed jobs.")
     return lines
-
-
-def failures_in(rows: Sequence[Row]) -> list[str]:
-    """What failed, as a sentence; nothing if nothing did."""
-    failed = [line for row in rows for line in row.failures]
-    return [f"Failed jobs (left out of means): {'; '.join(failed)}."] if failed else []

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from msabench.errors import printable
+from msabench.results.table import Table
 from msabench.tables.long_csv import paper_records, render_csv, result_records
 from msabench.tables.paper import PaperView
 from msabench.tables.paper_sheet import paper_sheet
@@ -23,7 +24,6 @@ from msabench.tables.render import (
 )
 from msabench.tables.result_sheet import result_sheet
 from msabench.tables.sheet import Sheet
-from msabench.tables.spec import Table
 
 FORMATS = ("text", "markdown", "latex", "csv", "html")
 

@@ -14,14 +14,14 @@ from msabench.published.numbers import Number
 from msabench.published.readings import readings
 from msabench.published.tables import PaperBlock, PaperColumn, PaperRow, PaperTable, recorded_cell
 from msabench.results.aggregate import PROTOCOL
-from msabench.tables.spec import FLOOR, Entry, Row
+from msabench.results.table import CONSTANT, Entry, Row
 
 if TYPE_CHECKING:
     from msabench.tables.reproductions import Reproductions, Run
 
 SHOW = ("published", "reproduced", "both")
 
-FLOOR_CELL = "inter/lav"
+CONSTANT_CELL = "inter/lav"
 """Where the constant predictor is read off in tables whose rows have cells of their own; its answer never changes."""
 
 SAME, UNDETERMINED, OTHER = "same", "undetermined", "other"
@@ -183,14 +183,14 @@ def _reproduced_views(
     held, block, show = shown.held, shown.block, shown.show
     runs = {row: held.runs(block.dataset, block.features, row.method, row.variant) for row in published}
     protocols = dict.fromkeys(run.protocol for found in runs.values() for run in found)
-    floor = PaperRow(FLOOR, cell=FLOOR_CELL)
-    candidates = {floor: held.runs(block.dataset, "", FLOOR), **runs}
+    constant = PaperRow(CONSTANT, cell=CONSTANT_CELL)
+    candidates = {constant: held.runs(block.dataset, "", CONSTANT), **runs}
     views: list[PaperView] = []
     # Honest selection first; the sort is stable.
     for protocol in sorted(protocols, key=lambda protocol: protocol[PROTOCOL.index("selection")] != "val"):
         mine = {row: [run for run in found if run.protocol == protocol] for row, found in candidates.items()}
-        if not mine[floor]:
-            del mine[floor]
+        if not mine[constant]:
+            del mine[constant]
         lines = tuple(
             PaperLine(row, published.get(row, {}), tuple(shown.row(run, row, published.get(row, {})) for run in found))
             for row, found in mine.items()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from msabench.published.constants import ConstantScore, constant_scores, explaining
+from msabench.missingness.conditions import AVERAGES
+from msabench.published.constant_scores import ConstantScore, constant_scores, explaining
 from msabench.published.numbers import Number
 from msabench.published.readings import readings
-from msabench.results.aggregate import AVERAGES
-from msabench.tables.build import dataset_facts
-from msabench.tables.marks import failures_in, meanings
+from msabench.results.build import dataset_facts
+from msabench.results.table import CONSTANT, failures_in
+from msabench.tables.marks import meanings
 from msabench.tables.paper import OTHER, UNDETERMINED, PaperView, column_key
 from msabench.tables.render import PLUS_MINUS, SECTION
-from msabench.tables.spec import FLOOR
 
 TITLES = {
     "f1": "F1",
@@ -154,8 +154,8 @@ def _reproduced(view: PaperView) -> list[str]:
     absent = [line.row.label for line in view.lines if not line.reproduced]
     if absent:
         lines.append(f"No records under this protocol: {', '.join(absent)}.")
-    if FLOOR not in {line.row.method for line in view.lines}:
-        lines.append(f"There are no records of {FLOOR}, so the floor is not shown.")
+    if CONSTANT not in {line.row.method for line in view.lines}:
+        lines.append(f"There are no records of {CONSTANT}, so the floor is not shown.")
     metric_set = dataset_facts(view.block.dataset).metric_set
     lines += meanings(view.rows, [(row, number.entry) for row, _, number in shown], metric_set)
     if any(row.marks for row in view.rows):

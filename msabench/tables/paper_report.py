@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msabench.errors import MSABenchError, one_of
-from msabench.evaluation.record import JobRecord
 from msabench.metrics.spec import METRICS
 from msabench.published.layouts import PAPER_TABLES
 from msabench.published.numbers import PAPERS, PRINTED, load_published
 from msabench.published.tables import PaperTable, with_datasets
+from msabench.results.record import JobRecord
 from msabench.results.store import ResultStore
 from msabench.tables.output import Report
 from msabench.tables.paper import chosen_columns, paper_views

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from msabench.metrics.spec import METRICS
-from msabench.published.constants import explaining
+from msabench.published.constant_scores import explaining
 from msabench.published.numbers import Number
 from msabench.published.tables import PaperColumn
-from msabench.tables.build import dataset_facts
+from msabench.results.build import dataset_facts
+from msabench.results.table import protocol_text
 from msabench.tables.marks import label, marked
 from msabench.tables.paper import OTHER, UNDETERMINED, PaperLine, PaperView, Reproduced, ReproducedRow, column_key
 from msabench.tables.paper_legend import NOT_COMPARABLE, OTHERWISE, TITLES, UNSURE, legend
 from msabench.tables.render import SECTION
 from msabench.tables.sheet import Head, Item, Line, Sheet, ranked
-from msabench.tables.spec import protocol_text
 
 HEADERS = {"avg_missing": "avg", "avg_intra": "mean", "avg_intra_to_1": "mean 0.1-1.0"}
 """Average -> header."""

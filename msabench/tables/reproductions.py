@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from msabench.evaluation.record import JobRecord
+from msabench.methods.registry import methods as registered
 from msabench.published.layouts import PAPER_TABLES
 from msabench.published.readings import readings
 from msabench.published.tables import is_of_kind
-from msabench.registry import methods as registered
 from msabench.results.aggregate import PROTOCOL, ROW, over_seeds_of
-from msabench.tables.build import doubts, entry_of, failure_line, mark_alike
-from msabench.tables.spec import FLOOR, Entry, Row
+from msabench.results.build import doubts, entry_of, failure_line, mark_alike
+from msabench.results.record import JobRecord
+from msabench.results.table import CONSTANT, Entry, Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +74,7 @@ class Reproductions:
     def __init__(self, frame: pd.DataFrame, failures: Sequence[JobRecord]) -> None:
         corpora = {name for table in PAPER_TABLES for name in table.datasets}
         rows = {row for table in PAPER_TABLES for block in table.blocks for row in block.rows}
-        methods = {FLOOR, *(row.method for row in rows)}
+        methods = {CONSTANT, *(row.method for row in rows)}
         self._frame = frame[frame["dataset"].isin(corpora) & frame["method"].isin(methods)]
         self._runs: dict[tuple[str, str, str], dict[Identity, Run]] = defaultdict(dict)
         for record in self._frame[[*PROTOCOL, *ROW, "seed"]].drop_duplicates().to_dict("records"):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from msabench.results.aggregate import DRAWS, LEVEL
+from msabench.results.table import AVERAGE_MEANINGS, BLOCKS, Table
 from msabench.tables.marks import label, marked, meanings
 from msabench.tables.render import PLUS_MINUS
 from msabench.tables.sheet import Head, Item, Line, Sheet, ranked
-from msabench.tables.spec import AVERAGE_MEANINGS, BLOCKS, Table
 
 
 def result_sheet(table: Table) -> Sheet:

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msabench.data.batch import MODALITIES, Batch
-from tests.golden_cases import Case
+from msabench.data.batch import Batch
+from msabench.missingness.conditions import MODALITIES
 from tests.parity.clones import clone, importing
 from tests.parity.mmsa_single import model_class, trainer_module
 from tests.parity.recorded import fit_recorded
+from tests.support.golden_cases import Case
 
 MODEL = {"mfn": "MFN", "graph_mfn": "Graph_MFN"}
 _HIDDEN = {"NN1": "attend", "NN2": "propose", "NN": "propose", "gamma1": "retain", "gamma2": "update", "out": "out"}

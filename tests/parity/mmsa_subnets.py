@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from msabench.data.batch import Batch
-from tests.golden_cases import Case, batch_of, build, kept
 from tests.parity.mmsa_single import model_class, trainer_module
 from tests.parity.recorded import fit_recorded
+from tests.support.golden_cases import Case, batch_of, build, kept
 
 
 def mmsa(case: Case, ours: nn.Module) -> nn.Module:

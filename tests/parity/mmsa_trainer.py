@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from msabench.data.batch import Batch
 from msabench.methods.base import MSAMethod
-from tests.golden_cases import Case
 from tests.parity import mmsa
 from tests.parity.recorded import fit_recorded
+from tests.support.golden_cases import Case
 
 LETTERS = {"text": "t", "audio": "a", "vision": "v"}
 BRANCHES = {"joint": "fusion", "text": "text", "audio": "audio", "vision": "vision"}

@@ -10,9 +10,9 @@ import torch
 
 from msabench.data.batch import Batch
 from msabench.methods.base import MSAMethod, Output
+from msabench.methods.registry import method_class
 from msabench.missingness.config import MissingConfig
-from msabench.registry import method_class
-from tests.fakes import data_module, quiet_trainer, random_corpus
+from tests.support.fakes import data_module, quiet_trainer, random_corpus
 
 
 def fit_recorded(

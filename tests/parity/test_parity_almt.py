@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from msabench.methods.schedules import warmup_cosine
-from tests.golden_cases import CASES, Case, batch_of, build, kept
 from tests.parity.clones import clone, importing
 from tests.parity.token_names import einops, renamed
+from tests.support.golden_cases import CASES, Case, batch_of, build, kept
 
 # Their BERT is replaced by its output, so the parameters are those without BERT.
 SHAPES = {

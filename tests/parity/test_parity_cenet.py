@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from msabench.data.batch import Batch
 from msabench.methods.cenet import CENET
 from msabench.nn import text
-from tests.golden_cases import CASES, CLIPS, Case, batch_of, build, kept
 from tests.parity import mmsa
 from tests.parity.mmsa_trainer import Named
 from tests.parity.recorded import fit_recorded
+from tests.support.golden_cases import CASES, CLIPS, Case, batch_of, build, kept
 
 SHAPES = {"mosi": ((768, 5, 20), (50, 375, 500)), "sims": ((768, 33, 709), (39, 400, 55))}
 PLACES = (

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from msabench.data.batch import MODALITIES
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn.ctc_aligner import ALIGNED, AlignToText
-from tests.golden_cases import Case, batch_of, fill
 from tests.parity.clones import clone, importing
+from tests.support.golden_cases import Case, batch_of, fill
 
 SHAPES = {
     "mosi": Case("ctc_raven", (768, 5, 20), (50, 375, 500)),

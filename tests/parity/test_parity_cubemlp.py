@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from msabench.data.batch import Batch
 from msabench.methods import cubemlp
-from tests.golden_cases import CASES, Case, batch_of, build, kept
 from tests.parity.clones import clone, importing
 from tests.parity.mmsa_single import GivenText
+from tests.support.golden_cases import CASES, Case, batch_of, build, kept
 
 GOLDEN = ("cubemlp_official", "cubemlp_official_joined")
 FIRST, JOINED = (CASES[name] for name in GOLDEN)

@@ -17,10 +17,10 @@ from msabench.data.batch import Batch
 from msabench.losses.margin import label_margin
 from msabench.methods.dmd import DMD
 from msabench.nn import crossmodal
-from tests.golden_cases import CASES, Case, batch_of, build, kept, numbers
 from tests.parity.clones import clone, importing
 from tests.parity.mmsa_single import GivenText
 from tests.parity.recorded import fit_recorded
+from tests.support.golden_cases import CASES, Case, batch_of, build, kept, numbers
 
 LETTERS = {"text": "l", "vision": "v", "audio": "a"}
 GRAPHS = ("graph_homo", "graph_hetero")

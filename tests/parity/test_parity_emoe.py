@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.methods.emoe import EMOE
-from tests.fakes import data_module, quiet_trainer, random_corpus
-from tests.golden_cases import CASES, Case, batch_of, build, kept
+from msabench.missingness.conditions import MODALITIES
 from tests.parity.clones import clone, importing
 from tests.parity.mmsa_single import GivenText
+from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from tests.support.golden_cases import CASES, Case, batch_of, build, kept
 
 GOLDEN = ("emoe_official", "emoe_official_unaligned")
 CASE = CASES["emoe_official"]

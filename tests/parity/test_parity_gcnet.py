@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from msabench.data.batch import Batch
 from msabench.methods.gcnet import ConversationEncoder, GCNet, GraphBranch
-from tests.golden_cases import CASES, Case, batch_of, build, fill, kept, numbers
 from tests.parity.clones import clone, importing
+from tests.support.golden_cases import CASES, Case, batch_of, build, fill, kept, numbers
 
 SHAPES = {
     "golden": CASES["gcnet_official"],

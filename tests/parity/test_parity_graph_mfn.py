@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from msabench.methods.graph_mfn import GraphMFN
-from tests.golden_cases import CASES, Case, batch_of, build, kept
 from tests.parity.mmsa_memory import assert_same_training, loaded, mmsa
+from tests.support.golden_cases import CASES, Case, batch_of, build, kept
 
 GOLDEN = ("graph_mfn_mmsa", "graph_mfn_mmsa_pooled")
 _MOSI = {

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import torch
 
-from tests.golden_cases import CASES, batch_of, build, kept
 from tests.parity.clones import clone, importing
+from tests.support.golden_cases import CASES, batch_of, build, kept
 
 
 def test_mmsa_gives_the_same_numbers() -> None:

@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from msabench.data.batch import MODALITIES, Batch
-from tests.golden_cases import CASES, Case, batch_of, build, kept, numbers
+from msabench.data.batch import Batch
+from msabench.missingness.conditions import MODALITIES
 from tests.parity.clones import clone, importing
 from tests.parity.token_names import einops, renamed
+from tests.support.golden_cases import CASES, Case, batch_of, build, kept, numbers
 
 # Their BERT is replaced by its output, so the parameters are those without BERT.
 SHAPES = {

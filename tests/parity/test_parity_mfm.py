@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.methods.base import MSAMethod
-from tests.golden_cases import CASES, Case, batch_of, build, kept, numbers
+from msabench.missingness.conditions import MODALITIES
 from tests.parity import mmsa_memory
 from tests.parity.clones import clone, importing
 from tests.parity.mmsa_single import model_class, trainer_module
 from tests.parity.recorded import fit_recorded
+from tests.support.golden_cases import CASES, Case, batch_of, build, kept, numbers
 
 LETTERS = {"text": "l", "audio": "a", "vision": "v", "joint": "y"}
 PAIRS = {"text": "av", "audio": "lv", "vision": "la"}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.golden_cases import CASES, Case, batch_of, build, kept
 from tests.parity.mmsa_memory import assert_same_training, loaded, mmsa
+from tests.support.golden_cases import CASES, Case, batch_of, build, kept
 
 GOLDEN = ("mfn_mmsa", "mfn_mmsa_averaged", "mfn_mmsa_pooled")
 _MOSI = {

@@ -18,13 +18,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.methods import mmim
 from msabench.methods.mmim import MMIM
-from tests.fakes import data_module, quiet_trainer, random_corpus
-from tests.golden_cases import CASES, Case, batch_of, build, kept, numbers
+from msabench.missingness.conditions import MODALITIES
 from tests.parity.clones import clone, importing
 from tests.parity.mmsa_single import GivenText, model_class, trainer_module
+from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from tests.support.golden_cases import CASES, Case, batch_of, build, kept, numbers
 
 CASE = CASES["mmim_mmsa"]
 _FULL = {"hidden": 16, "dim": 16, "fusion_width": 128, "bidirectional": True}

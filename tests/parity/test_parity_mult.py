@@ -16,13 +16,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.methods.mult import MulT
-from tests.golden_cases import CASES, Case, batch_of, build, kept
+from msabench.missingness.conditions import MODALITIES
 from tests.parity.clones import clone, importing
 from tests.parity.mmsa_single import trainer_module
 from tests.parity.mmsa_trainer import Named
 from tests.parity.recorded import fit_recorded
+from tests.support.golden_cases import CASES, Case, batch_of, build, kept
 
 LETTERS = dict(zip("lav", MODALITIES, strict=True))
 OFFICIAL = [name for name in CASES if name.startswith("mult_official")]

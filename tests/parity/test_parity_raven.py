@@ -22,8 +22,8 @@ from torch import Tensor
 from msabench.data.batch import Batch
 from msabench.methods import raven
 from msabench.methods.raven import RAVEN
-from tests.golden_cases import CASES, CLIPS, Case, batch_of, build, kept, numbers
 from tests.parity.clones import clone
+from tests.support.golden_cases import CASES, CLIPS, Case, batch_of, build, kept, numbers
 
 FILES = ("consts", "layer", "model")
 FULL = {"dropout": 0.0}

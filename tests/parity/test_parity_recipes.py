@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from msabench.registry import method_class
+from msabench.methods.registry import method_class
 from tests.parity.clones import clone
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from msabench.data.batch import MODALITIES
-from tests.golden_cases import Case, batch_of, build
+from msabench.missingness.conditions import MODALITIES
 from tests.parity.clones import clone, importing
+from tests.support.golden_cases import Case, batch_of, build
 
 WIDTHS = {"hidden_text": 6, "hidden_audio": 4, "hidden_vision": 5}
 CASE = Case("rmfn", (16, 5, 7), (9, 9, 9), settings={**WIDTHS, "shared": 3, "stages": 3, "variant": "sdk"})

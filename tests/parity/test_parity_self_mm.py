@@ -12,7 +12,6 @@ from torch import nn
 
 from msabench.data.batch import Batch
 from msabench.losses.pseudo_labels import PseudoLabels, pseudo_label_loss
-from tests.golden_cases import CASES, Case, batch_of, build, kept, numbers
 from tests.parity.mmsa_trainer import (
     BRANCHES,
     assert_same_outputs,
@@ -24,6 +23,7 @@ from tests.parity.mmsa_trainer import (
     trainer_class,
     trainer_settings,
 )
+from tests.support.golden_cases import CASES, Case, batch_of, build, kept, numbers
 
 CASE = CASES["self_mm_mmsa"]
 MOSI = {"hidden_audio": 16, "hidden_vision": 32, "out_audio": 16, "out_vision": 32, "fusion_width": 128}

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from msabench.data.batch import Batch
-from tests.golden_cases import CASES, Case, batch_of, build, kept
 from tests.parity.clones import clone, importing
 from tests.parity.mmsa_trainer import (
     LETTERS,
@@ -23,6 +22,7 @@ from tests.parity.mmsa_trainer import (
     model_class,
     run,
 )
+from tests.support.golden_cases import CASES, Case, batch_of, build, kept
 
 GOLDEN = ("tetfn_mmsa", "tetfn_mmsa_pooled")
 MOSI = {"hidden_audio": 16, "hidden_vision": 64, "fusion_width": 64, "width_text": 32}

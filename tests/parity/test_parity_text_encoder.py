@@ -16,11 +16,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.methods.base import MSAMethod
-from msabench.registry import method_class
-from tests.fakes import tokens_of
-from tests.golden_cases import CASES, Case, build, numbers
+from msabench.methods.registry import method_class
+from msabench.missingness.conditions import MODALITIES
 from tests.parity import (
     test_parity_almt,
     test_parity_cubemlp,
@@ -37,7 +36,9 @@ from tests.parity import (
 )
 from tests.parity.clones import clone
 from tests.parity.test_parity_dmd import official as official_dmd  # noqa: F401 (a fixture)
-from tests.small_bert import save_small_bert
+from tests.support.fakes import tokens_of
+from tests.support.golden_cases import CASES, Case, build, numbers
+from tests.support.small_bert import save_small_bert
 
 MMSA = ("MSABENCH_PARITY_MMSA", "src/MMSA/models/subNets/BertTextEncoder.py")
 

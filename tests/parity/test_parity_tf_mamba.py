@@ -18,11 +18,12 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
+from msabench.missingness.conditions import MODALITIES
 from msabench.nn import selective_scan as scan
 from msabench.nn.mamba import BidirectionalMamba
-from tests.golden_cases import CASES, Case, batch_of, build, kept, numbers
 from tests.parity.clones import clone, importing
+from tests.support.golden_cases import CASES, Case, batch_of, build, kept, numbers
 
 # Their BERT is replaced by its output, so the parameters are those without BERT.
 SHAPES = {

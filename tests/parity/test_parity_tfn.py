@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.golden_cases import CASES, Case, batch_of, build
 from tests.parity.clones import clone, importing
 from tests.parity.mmsa_subnets import assert_kept, assert_same_training, compared, pooled
+from tests.support.golden_cases import CASES, Case, batch_of, build
 
 CASE = CASES["tfn_mmsa"]
 _MOSI = {"hidden_text": 128, "hidden_audio": 32, "hidden_vision": 128, "out_text": 32, "fusion_width": 64}

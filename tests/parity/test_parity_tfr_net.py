@@ -17,14 +17,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from msabench.data.batch import MODALITIES, Batch
+from msabench.data.batch import Batch
 from msabench.methods.tfr_net import TFRNet
+from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import MissingConfig
-from tests.golden_cases import CASES, Case, batch_of, build, kept, numbers
 from tests.parity import mmsa
 from tests.parity.clones import clone, importing
 from tests.parity.mmsa_trainer import Named
 from tests.parity.recorded import fit_recorded
+from tests.support.golden_cases import CASES, Case, batch_of, build, kept, numbers
 
 ONE_HEAD = {f"temporal_heads_{m}": 1 for m in MODALITIES}
 MOSI = (768, 5, 20), (50, 375, 500)

@@ -16,7 +16,7 @@
     const keys = Object.keys(group.definitions);
     const metric = metrics[choose(form.metric, keys.map((key) => [key, metrics[key].title]), form.metric.value || group.default)];
     const here = group.rows.filter((row) => row.method === name);
-    const rows = [...group.rows.filter((row) => row.floor && row.method !== name), ...here].slice(0, MOST_CURVES);
+    const rows = [...group.rows.filter((row) => row.constant && row.method !== name), ...here].slice(0, MOST_CURVES);
     const left = here.length - rows.filter((row) => row.method === name).length;
     const more = left > 0 ? ` ${left} more rows of variants are on the page of results.` : "";
     document.getElementById("protocol").textContent = `${group.protocolText}. ${group.definitions[metric.key]}.${more}`;

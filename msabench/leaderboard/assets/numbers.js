@@ -69,16 +69,16 @@
     return element("td", {}, element("span", { class: isDoubtful(row) ? "badge doubtful" : "" }, (isDoubtful(row) ? "? " : "") + row.fidelity));
   }
 
-  // What stands beside the numbers; the first column is hidden and keeps the floor on top.
+  // What stands beside the numbers; the first column is hidden and keeps the constant baseline on top.
   const LABELS = {
-    floor: (row) => element("td", {}, row.floor ? "0" : "1"),
+    constant: (row) => element("td", {}, row.constant ? "0" : "1"),
     Method: nameCell,
     Curve: tickCell,
     Regime: (row) => element("td", {}, row.regime),
     Fidelity: fidelityCell,
     Seeds: (row) => element("td", { class: "number" }, row.failures.length ? `${row.seeds}, ${row.failures.length} failed` : String(row.seeds)),
   };
-  const FIRST = ["floor", "Method"];
+  const FIRST = ["constant", "Method"];
   const REST = ["Curve", "Regime", "Fidelity", "Seeds"];
 
   function headOf(columns, before, after) {
@@ -102,7 +102,7 @@
     const body = element("tbody");
     const best = new Map(columns.map(([, place]) => [place, bestOf(rows, place, metric)]));
     for (const row of rows) {
-      const line = element("tr", { class: row.floor ? "floor" : "" });
+      const line = element("tr", { class: row.constant ? "constant" : "" });
       line.append(...before.map((name) => LABELS[name](row, ticked)));
       columns.forEach(([column, place], number) => {
         const first = !number || columns[number - 1][0].block !== column.block;

@@ -44,7 +44,7 @@
     const names = distinct(Object.keys(group.definitions).map((key) => metrics[key].name));
     const titles = names.map((name) => [name, Object.values(metrics).find((metric) => metric.name === name).title.replace(/ \((non-0|has-0|swapped)\)$/, "")]);
     state.metric = choose(form.metric, titles, state.metric || metrics[group.default].name);
-    const fidelities = distinct(group.rows.filter((row) => !row.floor).map((row) => row.fidelity)).sort();
+    const fidelities = distinct(group.rows.filter((row) => !row.constant).map((row) => row.fidelity)).sort();
     state.fidelity = choose(form.fidelity, [["all", "all"], ...fidelities.map((name) => [name, name])], state.fidelity);
     const regimes = distinct(group.rows.map((row) => row.regime)).sort();
     state.regime = choose(form.regime, [["all", "all"], ...regimes.map((name) => [name, name])], state.regime);
@@ -58,9 +58,9 @@
     byId("order").disabled = !fellows.some((metric) => metric.swapped);
   }
 
-  // The floor stays whatever is filtered.
+  // The constant baseline stays whatever is filtered.
   function keep(row) {
-    if (row.floor) return true;
+    if (row.constant) return true;
     if (state.fidelity !== "all" && row.fidelity !== state.fidelity) return false;
     if (state.regime !== "all" && row.regime !== state.regime) return false;
     return state.variants === "all" || row.variant === "default";

@@ -1,0 +1,63 @@
+"""Corpora as this machine has them, to hold records from elsewhere against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from msabench.data.corpus import Corpus
+from msabench.data.store import open_corpus
+from msabench.errors import MSABenchError
+from msabench.missingness.conditions import Cell
+from msabench.missingness.config import MissingConfig
+from msabench.missingness.patterns import cell_masks, mask_hash
+from msabench.results.record import JobKey
+
+
+class ReferenceCorpus:
+    """The test split of a corpus.
+
+    Args:
+        corpus: The corpus.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        split = corpus.splits["test"]
+        self.ids = list(split.ids)
+        self.labels: NDArray[Any] = split.labels.cpu().numpy()
+        self._clips = split.clips(corpus.padding)
+        self._hashes: dict[tuple[Any, ...], str] = {}
+
+    def mask_hash(self, key: JobKey, cell: str, mask_seed: int | None) -> str:
+        """Hash of a cell's masks under a job's protocol, 16 hex digits.
+
+        Args:
+            key: The job.
+            cell: Name of the cell.
+            mask_seed: Seed of the masks; None for cells without random masks.
+        """
+        place = (key.level, key.lengths, key.token_fill, cell, mask_seed)
+        if place not in self._hashes:
+            fill: Any = key.token_fill or "unk"
+            level: Any = key.level
+            lengths: Any = key.lengths
+            config = MissingConfig(level=level, token_fill=fill, lengths=lengths)
+            self._hashes[place] = mask_hash(cell_masks(Cell.parse(cell), config, self._clips, mask_seed or 0))
+        return self._hashes[place]
+
+
+def reference_corpus(key: JobKey, size: list[int] | None, length: int | None) -> ReferenceCorpus | None:
+    """The corpus of a job's revision; None if it is not on this machine.
+
+    Args:
+        key: The job.
+        size: Clips in train, valid and test of a generated corpus; None for its own.
+        length: Steps of its clips; None for its own.
+    """
+    try:
+        sizes: Any = tuple(size) if size else None
+        corpus = open_corpus(key.dataset, key.features, size=sizes, length=length)
+    except (MSABenchError, OSError, TypeError, ValueError):
+        return None
+    return ReferenceCorpus(corpus) if corpus.revision == key.revision else None

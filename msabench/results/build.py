@@ -1,0 +1,227 @@
+"""From records to tables: which records share a table, which rows it has, what must be said below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msabench.data.info import DatasetInfo, recorded_info
+from msabench.errors import one_of
+from msabench.methods.registry import methods as registered
+from msabench.metrics.spec import DEFAULT_METRIC, METRICS, metric_keys, metric_set_of, metric_spec
+from msabench.missingness.conditions import LETTERS, Cell
+from msabench.results.aggregate import PROTOCOL, ROW, inconsistencies, over_seeds
+from msabench.results.record import MANY_BLIND, JobRecord
+from msabench.results.table import CONSTANT, Column, Entry, Row, Table, failures_in
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def dataset_facts(name: str) -> DatasetInfo:
+    """Facts of a corpus; records of one that is not registered are shown under its bare name."""
+    return recorded_info(name) or DatasetInfo(name=name, title=name, caveat="This corpus is not registered.")
+
+
+def metric_set_in(frame: pd.DataFrame, dataset: str) -> str:
+    """The metric set of a corpus's records; that of the corpus if it has none."""
+    here = frame.loc[frame["dataset"] == dataset, list(METRICS)]
+    if here.empty:
+        return dataset_facts(dataset).metric_set
+    return metric_set_of(here.columns[here.notna().any()])
+
+
+def default_metric(dataset: str, metric_set: str) -> str:
+    """The metric that tables over a corpus show unless asked otherwise."""
+    usual = dataset_facts(dataset).default_metric
+    return usual if usual in metric_keys(metric_set) else DEFAULT_METRIC[metric_set]
+
+
+def build_tables(
+    frame: pd.DataFrame,
+    failures: Sequence[JobRecord],
+    dataset: str,
+    metric: str | None,
+    columns: tuple[Column, ...],
+    *,
+    methods: Sequence[str] | None = None,
+    keep_seeds: bool = False,
+    predictions: Path | None = None,
+) -> list[Table]:
+    """Tables of one corpus: one for each protocol found in its records.
+
+    Args:
+        frame: Records as ``ResultStore.frame`` gives them.
+        failures: Failed jobs, as ``ResultStore.failures`` gives them.
+        dataset: Corpus name.
+        metric: Metric key; None takes the corpus's default.
+        columns: Columns.
+        methods: Methods to show, in this order, besides the constant baseline; None shows all.
+        keep_seeds: Whether each training seed is a row of its own.
+        predictions: The store's folder of predictions, to take intervals from; None for no intervals.
+
+    Raises:
+        MSABenchError: The corpus's records do not have the metric.
+    """
+    metric_set = metric_set_in(frame, dataset)
+    spec = metric_spec(metric or default_metric(dataset, metric_set), metric_set)
+    wanted = None if methods is None else {CONSTANT, *methods}
+    frame = frame[frame["dataset"] == dataset]
+    found = frame if wanted is None else frame[frame["method"].isin(wanted)]
+    summary = over_seeds(found, spec.key, keep_seeds=keep_seeds)
+    rows: dict[tuple[str, ...], dict[tuple[Any, ...], Row]] = {}
+    for record in summary.to_dict("records"):
+        row = _row_of(rows, record, record.get("seed"))
+        row.entries[str(record["cell"])] = entry_of(record)
+    # Cells may have different seeds, so that no cell need have all of them.
+    for record in found[[*PROTOCOL, *ROW, "seed"]].drop_duplicates().to_dict("records"):
+        _row_of(rows, record, record["seed"] if keep_seeds else None).n_seeds += 1
+    if predictions is not None:
+        for _, jobs in found.groupby([*PROTOCOL, *ROW, *(["seed"] if keep_seeds else [])], sort=False, dropna=False):
+            record = jobs.iloc[0].to_dict()
+            row = _row_of(rows, record, record["seed"] if keep_seeds else None)
+            _add_intervals(row, predictions / dataset / row.method, jobs, metric_set, spec.key)
+    for job in failures:
+        if job.key.dataset == dataset and (wanted is None or job.key.method in wanted):
+            seed = job.key.seed
+            row = _row_of(rows, vars(job.key), seed if keep_seeds else None)
+            row.failures.append(failure_line(job, row))
+    info = dataset_facts(dataset)
+    tables = []
+    named_rows = [(dict(zip(PROTOCOL, protocol, strict=True)), group) for protocol, group in sorted(rows.items())]
+    # Honest selection first; the sort is stable.
+    for named, group in sorted(named_rows, key=lambda item: item[0]["selection"] != "val"):
+        ordered = _ordered(list(group.values()), methods)
+        mark_alike(ordered)
+        table = Table(dataset, info.title, info.caveat, named, spec, metric_set, columns, ordered)
+        table.warnings = doubts(frame, named)
+        table.notes = [*_notes(table, methods), *table.warnings]
+        tables.append(table)
+    return tables
+
+
+def _row_of(rows: dict[tuple[str, ...], dict[tuple[Any, ...], Row]], record: dict[Any, Any], seed: int | None) -> Row:
+    group = rows.setdefault(tuple(record[name] for name in PROTOCOL), {})
+    about = {name: record[name] for name in ROW}
+    key = (*about.values(), seed)
+    if key not in group:
+        known = registered().get(record["method"])
+        group[key] = Row(**about, seed=seed, fidelity=known.fidelity if known else "unknown")
+    return group[key]
+
+
+def entry_of(record: dict[Any, Any]) -> Entry:
+    """The number of one line of ``over_seeds``. It counts over the seeds of the cell; the table's row has them all."""
+    return Entry(*(record[name] for name in ("mean", "std", "n_seeds", "n_mask_seeds", "n_collapsed", "unseen")))
+
+
+def failure_line(job: JobRecord, row: Row) -> str:
+    """What failed and why, e.g. ``umdf (mixed), seed 1111: RuntimeError: out of memory``."""
+    return f"{row.label} ({row.regime}), seed {job.key.seed}: {' '.join(job.error.split())[:120]}"
+
+
+def _add_intervals(row: Row, folder: Path, jobs: pd.DataFrame, metric_set: str, metric: str) -> None:
+    """Give a row's entries their intervals, from the predictions of the jobs that they are means over."""
+    from msabench.results.intervals import intervals
+
+    files = [folder / f"{job_id}.parquet" for job_id in dict.fromkeys(jobs["job_id"])]
+    found = intervals(files, metric_set, metric, list(row.entries))
+    row.entries = {key: replace(entry, interval=found.get(key)) for key, entry in row.entries.items()}
+
+
+def _ordered(rows: list[Row], methods: Sequence[str] | None) -> list[Row]:
+    given = list(methods or ())
+
+    def position(row: Row) -> tuple[Any, ...]:
+        place = given.index(row.method) if row.method in given else len(given)
+        method = (row.method != CONSTANT, place, row.method)
+        return (
+            *method,
+            row.variant != "default",
+            row.variant,
+            row.regime,
+            row.method_version,
+            row.config_hash,
+            row.seed,
+        )
+
+    return sorted(rows, key=position)
+
+
+def mark_alike(rows: list[Row]) -> None:
+    """Tell apart rows of one method, variant and regime that differ in version or configuration."""
+    for row in rows:
+        alike = [r for r in rows if (r.method, r.variant, r.regime) == (row.method, row.variant, row.regime)]
+        version = f"v{row.method_version}" if len({r.method_version for r in alike}) > 1 else ""
+        config = f"#{row.config_hash[:8]}" if len({r.config_hash for r in alike}) > 1 else ""
+        row.marks = tuple(mark for mark in (version, config) if mark)
+
+
+def _notes(table: Table, methods: Sequence[str] | None) -> list[str]:
+    notes = []
+    present = {row.method for row in table.rows if row.entries}
+    if CONSTANT not in present:
+        notes.append(f"There are no records of {CONSTANT}, so the floor is not shown.")
+    absent = [name for name in methods or () if name not in present and name != CONSTANT]
+    if absent:
+        notes.append(f"No records under this protocol: {', '.join(absent)}.")
+    if any(row.marks for row in table.rows):
+        notes.append("v, # = version of the method, hash of the configuration, where a method has several.")
+    return [*notes, *failures_in(table.rows)]
+
+
+def doubts(frame: pd.DataFrame, protocol: Mapping[str, str]) -> list[str]:
+    """What makes numbers of a protocol doubtful, to be said wherever they are shown; sentences.
+
+    Args:
+        frame: Records as ``ResultStore.frame`` gives them.
+        protocol: Field of ``aggregate.PROTOCOL`` -> value.
+    """
+    for name, value in protocol.items():
+        frame = frame[frame[name] == value]
+    found = [*inconsistencies(frame), *_size_problems(frame, dataset_facts(protocol["dataset"]))]
+    unseen = sorted({modality for letters in frame["unseen"] for modality in map(LETTERS.__getitem__, letters)})
+    if unseen:
+        found.append(f"no training clip had {' or '.join(unseen)}")
+    blind = frame.groupby("cell")["blind"].max()
+    many = {Cell.parse(str(cell)): share for cell, share in blind.items() if share >= MANY_BLIND}
+    if many:
+        shares = ", ".join(f"{100 * many[cell]:.0f} % in {cell}" for cell in sorted(many))
+        found.append(
+            f"some test clips have no observed frame left and are answered blind: {shares} (said from "
+            f"{100 * MANY_BLIND:.0f} % on)"
+        )
+    return [f"Warning: {problem}." for problem in found]
+
+
+def _size_problems(frame: pd.DataFrame, info: DatasetInfo) -> list[str]:
+    """Sizes of splits that are not the corpus's."""
+    if info.split_sizes is None:
+        return []
+    listed = "/".join(map(str, info.split_sizes))
+    whole = sorted({sizes for sizes in frame["split_sizes"] if sizes and sizes != listed})
+    if whole:
+        return [f"records have {', '.join(whole)} clips in train/valid/test; {info.title} has {listed}"]
+    clips = sorted({int(n) for n in frame["n"] if n != info.split_sizes[2]})
+    return [f"records have {', '.join(map(str, clips))} test clips; {info.title} has {info.split_sizes[2]}"] * bool(
+        clips
+    )
+
+
+def check_methods(methods: Sequence[str], frame: pd.DataFrame, published: Sequence[str] = ()) -> None:
+    """Refuse methods that are neither registered nor recorded.
+
+    Args:
+        methods: Names to check.
+        frame: Records as ``ResultStore.frame`` gives them.
+        published: Further names that are allowed, those in the papers' tables that are shown.
+
+    Raises:
+        MSABenchError: Names the first such method and the allowed ones.
+    """
+    allowed = sorted({*registered(), *frame["method"].unique(), *published})
+    for name in methods:
+        if name not in allowed:
+            raise one_of("method", name, allowed)

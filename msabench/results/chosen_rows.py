@@ -1,0 +1,162 @@
+"""Which rows of which tables a comparison or a figure is about, and the runs behind each row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from msabench.data.info import DATASETS
+from msabench.errors import MSABenchError, one_of
+from msabench.metrics.spec import metric_spec
+from msabench.missingness.conditions import AVERAGES
+from msabench.results.aggregate import jobs_by_row
+from msabench.results.rows import key_of
+from msabench.results.store import ResultStore, no_records
+from msabench.results.table import CONSTANT, Row, Table, columns_of
+
+
+@dataclass
+class ChosenRows:
+    """Rows of one table: one corpus, one protocol, one metric.
+
+    Attributes:
+        table: The table; its rows are those asked for that have records, with an entry for every cell and average.
+        jobs: For each row, training seed -> job id.
+        left_out: What was asked for and has no records under this protocol, and failed jobs; sentences.
+    """
+
+    table: Table
+    jobs: list[dict[int, str]]
+    left_out: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        """A name for each row: its label, with the regime where the label alone stands for several."""
+        labels = Counter(row.label for row in self.table.rows)
+        return [row.label if labels[row.label] == 1 else full_name(row) for row in self.table.rows]
+
+    def keeping(self, places: Sequence[int]) -> ChosenRows:
+        """The same with these rows alone."""
+        table = replace(self.table, rows=[self.table.rows[place] for place in places])
+        return ChosenRows(table, [self.jobs[place] for place in places], self.left_out)
+
+    def files(self, place: int, store: Path) -> dict[int, Path]:
+        """Training seed -> stored predictions of a row."""
+        folder = store / "predictions" / self.table.dataset / self.table.rows[place].method
+        return {seed: folder / f"{job_id}.parquet" for seed, job_id in self.jobs[place].items()}
+
+
+def full_name(row: Row) -> str:
+    """A row's label with its training regime."""
+    return f"{row.label} ({row.regime})"
+
+
+def choose_rows(
+    store: Path,
+    datasets: Sequence[str] | None,
+    methods: Sequence[str] | None,
+    metric: str | None,
+    variants: Sequence[str] | None = None,
+    *,
+    constant: bool = False,
+    intervals: bool = False,
+) -> list[ChosenRows]:
+    """Find what a store has of some methods.
+
+    Args:
+        store: Folder of the result store.
+        datasets: Corpora; all in the store if not given.
+        methods: Methods; all if not given.
+        metric: Metric key; each corpus's usual one if not given.
+        variants: Variants; only ``default`` if not given.
+        constant: Whether the constant baseline is among the rows although nobody named it.
+        intervals: Whether entries get bootstrap intervals, which takes predictions.
+
+    Returns:
+        The chosen rows of each corpus and protocol that has any of it, in the order of ``datasets``.
+
+    Raises:
+        MSABenchError: A name is unknown, or the store has nothing of it; says what is there or how to make it.
+    """
+    from msabench.results.build import build_tables, check_methods
+
+    if metric is not None:
+        metric_spec(metric)
+    results = ResultStore(store)
+    frame, failures = results.frame(), results.failures()
+    wanted = _datasets(datasets, sorted(set(frame["dataset"])), store)
+    check_methods(methods or [], frame)
+    kinds = ["default", *(job.key.variant for job in failures), *frame["variant"].unique()]
+    for variant in variants or ():
+        if variant not in kinds:
+            raise one_of(f"variant in {store}", variant, dict.fromkeys(kinds))
+    shown = variants or ["default"]
+    frame = frame[frame["variant"].isin(shown) | (frame["method"] == CONSTANT)]
+    failures = [job for job in failures if job.key.variant in shown]
+    found = []
+    jobs = jobs_by_row(frame[frame["dataset"].isin(wanted)])
+    for dataset in wanted:
+        for table in build_tables(
+            frame,
+            failures,
+            dataset,
+            metric,
+            columns_of(["paper"]),
+            methods=methods,
+            predictions=store / "predictions" if intervals else None,
+        ):
+            left_out = [f"failed job {line}" for row in table.rows for line in row.failures]
+            with_constant = constant or CONSTANT in (methods or ())
+            table.rows = [row for row in table.rows if row.entries and (with_constant or row.method != CONSTANT)]
+            there = {row.method for row in table.rows}
+            left_out += [
+                f"{method}, which has no records under this protocol" for method in methods or () if method not in there
+            ]
+            if not there - {CONSTANT} and CONSTANT not in (methods or ()):
+                continue
+            found.append(ChosenRows(table, [jobs[key_of(table, row)] for row in table.rows], left_out))
+    if not found:
+        asked = f"{' '.join(methods or ['any method'])} ({' '.join(shown)})"
+        raise MSABenchError(
+            f"{store} has no records of {asked} on {' '.join(wanted)}; `msabench table` says what it has"
+        )
+    return found
+
+
+def cells_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Expand grids into cell names; averages stay.
+
+    Args:
+        names: Names of grids, cells and averages.
+
+    Raises:
+        MSABenchError: A name is none of these, or there is none.
+    """
+    from msabench.missingness.conditions import parse_grid
+
+    if not names:
+        raise MSABenchError(f"no cells are given; give grids, cells such as inter/la, or {', '.join(AVERAGES)}")
+    found: dict[str, None] = {}
+    for name in names:
+        if name not in AVERAGES and "/" not in name and name not in ("inter", "intra", "paper"):
+            raise one_of(
+                "cell", name, [*AVERAGES, "inter", "intra", "paper", "or cells such as inter/la and intra/0.3"]
+            )
+        found.update(dict.fromkeys([name] if name in AVERAGES else map(str, parse_grid(name))))
+    return tuple(found)
+
+
+def _datasets(asked: Sequence[str] | None, held: list[str], store: Path) -> list[str]:
+    if not held:
+        raise no_records(store)
+    for name in asked or ():
+        if name not in held:
+            if name not in DATASETS:
+                raise one_of("dataset", name, [*DATASETS, *(name for name in held if name not in DATASETS)])
+            raise MSABenchError(
+                f"{store} holds no records of {name}, only of {', '.join(held)}; make some with "
+                f"`msabench run --suite SUITE --datasets {name} --store {store}` (see `msabench suites`)"
+            )
+    return list(dict.fromkeys(asked or held))

@@ -1,0 +1,86 @@
+"""Where a number comes from: code, versions, machine, and a config's hash. Imports neither torch nor lightning."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from msabench import __version__
+
+PACKAGES = ("torch", "lightning", "torchmetrics", "transformers", "numpy", "pandas", "pyarrow", "safetensors")
+"""Packages whose versions are recorded."""
+
+
+def collect(device: str = "cpu") -> dict[str, Any]:
+    """Describe code, versions and machine.
+
+    Args:
+        device: Device of the computation in torch's notation, e.g. ``cpu`` or ``cuda:0``.
+
+    Returns:
+        Plain data: ``git_commit`` and ``git_dirty`` (None outside a git checkout), ``msabench``, ``versions``,
+        ``python``, ``platform``, ``cpu``, ``device``, ``device_name``, ``threads`` (None unless torch is loaded) and
+        ``date`` (UTC, ISO 8601, seconds).
+    """
+    commit, dirty = _git_state(Path(__file__).parents[1])
+    # Read from a loaded torch only: loading it here would cost seconds in commands that do without.
+    torch = sys.modules.get("torch")
+    gpu = device.startswith("cuda") and torch is not None
+    return {
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "msabench": __version__,
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "device": device.partition(":")[0],
+        "device_name": torch.cuda.get_device_name(device) if gpu and torch else _cpu_model(),
+        "threads": torch.get_num_threads() if torch else None,
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state(folder: Path) -> tuple[str | None, bool | None]:
+    # An installed copy may lie inside somebody else's checkout, which does not track it.
+    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None, None
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None, None
+    return commit, bool(_git(folder, "status", "--porcelain", "--", "."))
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    # Another repository's GIT_DIR may be set, e.g. in a hook.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False, timeout=20, env=environment
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

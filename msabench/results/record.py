@@ -1,0 +1,162 @@
+"""Records: what is kept of a job and of each of its cells. Free of torch.
+
+One job is one JSON-lines file: first a ``job`` line with key, provenance and resolved config, then one ``cell`` line
+per evaluated (cell, mask seed). A failed job is a file with its job line alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+SCHEMA_VERSION = 2
+"""Version 1 has no checksums."""
+
+MANY_BLIND = 0.05
+"""From this share of clips without any observed frame on, tables say so: 5 % answered blind can move F1 by points."""
+
+OPTIONAL = ("padding", "unseen", "split_sizes", "blind")
+"""Fields that older records lack; a record that does not have them is stored without."""
+
+
+@dataclass(frozen=True)
+class JobKey:
+    """What makes a training distinct from every other one. Suites are labels on jobs, not part of the key.
+
+    Attributes:
+        dataset: Corpus name.
+        revision: Revision of the data: first 12 digits of the feature file's sha256, or the generator's revision.
+        features: Feature family and alignment, e.g. ``mult-aligned``.
+        method: Method name.
+        method_version: Version of the method's computation.
+        variant: ``default`` or a named ablation.
+        regime: Training regime with its rates, ``MissingConfig.label``.
+        level: Where text is dropped, ``vectors`` or ``tokens``. Part of the evaluation protocol.
+        lengths: ``hide`` or ``keep``. Part of the evaluation protocol.
+        token_fill: ``unk`` or ``zero_embedding`` at level ``tokens``; empty at level ``vectors``.
+        selection: ``val``, or ``test_best`` to measure how much selecting on test flatters.
+        seed: Seed of initialisation, order and training masks.
+        config_hash: First 12 hex digits of the sha256 of the resolved config without seeds, paths and devices.
+    """
+
+    dataset: str
+    revision: str
+    features: str
+    method: str
+    method_version: int
+    variant: str
+    regime: str
+    level: str
+    lengths: str
+    token_fill: str
+    selection: str
+    seed: int
+    config_hash: str
+
+    @property
+    def job_id(self) -> str:
+        """First 16 hex digits of the sha256 of the key's canonical JSON."""
+        return canonical_hash(asdict(self), 16)
+
+
+@dataclass
+class JobRecord:
+    """One training: key, outcome, provenance.
+
+    Attributes:
+        key: The job's key.
+        status: ``ok`` or ``failed``.
+        error: The error of a failed job, one line; empty otherwise.
+        config: Resolved config.
+        provenance: Git commit, package versions, device, threads, date (``msabench.results.provenance.collect``).
+        suites: Names of suites the job was run for.
+        n_params: Number of trainable parameters.
+        epochs: Epochs trained.
+        best_epoch: Epoch of the selected checkpoint, counted from 0; None if nothing was selected.
+        val_task: The selected checkpoint's ``val/task``.
+        train_seconds: Wall time of fitting.
+        eval_seconds: Wall time of evaluating the grid.
+        peak_memory_bytes: Peak memory, of the device if it is a GPU, else of the process.
+        mask_seeds: Seeds of the test masks.
+        padding: Where padding stood when the method read clips, ``front`` or ``stored``; None for methods without the
+            choice and in older records, which do not say.
+        unseen: Modalities that no training clip had a frame of; None in older records, which do not say.
+        split_sizes: Clips in train, valid and test; None likewise.
+    """
+
+    key: JobKey
+    status: str = "ok"
+    error: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    suites: list[str] = field(default_factory=list)
+    n_params: int | None = None
+    epochs: int | None = None
+    best_epoch: int | None = None
+    val_task: float | None = None
+    train_seconds: float | None = None
+    eval_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    mask_seeds: list[int] = field(default_factory=list)
+    padding: str | None = None
+    unseen: list[str] | None = None
+    split_sizes: list[int] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The job line as plain data; key fields stand at the top level beside ``job_id``."""
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "key" and _has(self, f.name)}
+        return {"kind": "job", "schema_version": SCHEMA_VERSION, "job_id": self.key.job_id, **asdict(self.key), **rest}
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> JobRecord:
+        """Read a job line."""
+        key = JobKey(**{f.name: line[f.name] for f in fields(JobKey)})
+        return cls(key=key, **{f.name: line[f.name] for f in fields(cls) if f.name in line and f.name != "key"})
+
+
+@dataclass
+class CellRecord:
+    """One evaluated (cell, mask seed) of a job.
+
+    Attributes:
+        job_id: The job.
+        cell: Cell name, e.g. ``inter/la``.
+        mask_seed: Seed of the test masks; None for cells without random masks.
+        mask_hash: sha256 of the cell's masks (first 16 hex digits).
+        n: Clips predicted.
+        dropped: modality -> share of existing frames that were dropped, in [0, 1].
+        collapsed: Whether predictions fall into one class, see ``metrics.functional.is_collapsed``.
+        metrics: Metric key -> value, unrounded, accuracies and F1 in [0, 1]; NaN is stored as None.
+        blind: Share of clips without any observed frame, in [0, 1]; None in older records, which do not say.
+    """
+
+    job_id: str
+    cell: str
+    mask_seed: int | None
+    mask_hash: str
+    n: int
+    dropped: dict[str, float]
+    collapsed: bool
+    metrics: dict[str, float | None]
+    blind: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The cell line as plain data."""
+        return {"kind": "cell", **{name: value for name, value in asdict(self).items() if _has(self, name)}}
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> CellRecord:
+        """Read a cell line."""
+        return cls(**{f.name: line[f.name] for f in fields(cls) if f.name in line})
+
+
+def _has(record: JobRecord | CellRecord, name: str) -> bool:
+    return name not in OPTIONAL or getattr(record, name) is not None
+
+
+def canonical_hash(value: Any, digits: int) -> str:
+    """Hash plain data: sha256 of its JSON with sorted keys and no spaces, first ``digits`` hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]

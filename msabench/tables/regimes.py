@@ -1,0 +1,234 @@
+"""``msabench regimes``: what seeing missing data in training changes, method by method. Free of torch."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from msabench.errors import MSABenchError, one_of
+from msabench.results.aggregate import DRAWS, LEVEL
+from msabench.results.store import store_to_read
+from msabench.results.table import AVERAGE_MEANINGS, CONSTANT
+from msabench.tables.marks import FIDELITIES, UNSEEN
+from msabench.tables.render import DAGGER, PILCROW, grid_csv, grid_markdown, grid_text
+
+if TYPE_CHECKING:
+    from msabench.metrics.spec import MetricSpec
+    from msabench.results.regime_changes import Change, RegimeChanges
+
+FORMATS = ("text", "markdown", "csv")
+CELLS = ("inter/lav", "avg_missing")
+"""What is shown unless asked otherwise: nothing missing, and the mean over the six missing conditions."""
+
+_CSV_HEADER = (
+    *("dataset", "revision", "features", "method", "variant", "fidelity", "metric", "cell", "before", "after"),
+    *("value_before", "value_after", "change", "low", "high"),
+    *("n_seeds_before", "n_seeds_after", "n_collapsed_before", "n_collapsed_after"),
+)
+
+
+def regimes(
+    datasets: list[str] | None = None,
+    metric: str | None = None,
+    methods: list[str] | None = None,
+    variants: list[str] | None = None,
+    cells: list[str] = list(CELLS),  # noqa: B006  the command line shows the default
+    before: str = "complete",
+    after: str = "mixed",
+    store: Path | None = None,
+    committed: bool = False,
+    format: Literal["text", "markdown", "csv"] = "text",
+) -> str:
+    """Show what training under one regime instead of another changes, method by method.
+
+    Args:
+        datasets: Corpora; all in the store if not given.
+        metric: Metric key, e.g. corr; each corpus's usual one if not given.
+        methods: Methods; all but the constant predictor if not given.
+        variants: Variants; only default if not given.
+        cells: Averages (avg_missing, avg_intra), grids and cells. Methods are ordered by their gain in the last one.
+        before: The regime to compare with, as tables print it.
+        after: The other regime.
+        store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
+        committed: Read the records in git, leaderboard/results, instead.
+        format: How to print; csv is unrounded.
+
+    Returns:
+        The text to print.
+
+    Raises:
+        MSABenchError: A name is unknown, or no method has records under both regimes.
+    """
+    if format not in FORMATS:
+        raise one_of("format", format, FORMATS)
+    from msabench.results.chosen_rows import cells_of, choose_rows
+    from msabench.results.regime_changes import regime_changes
+    from msabench.results.stored_intervals import read_intervals
+
+    wanted = cells_of(cells)
+    place = store_to_read(store, committed)
+    chosen_tables = choose_rows(place, datasets, methods, metric, variants)
+    found = [
+        regime_changes(chosen, wanted, before, after, read_intervals(place, chosen.table.dataset), place)
+        for chosen in chosen_tables
+    ]
+    found = [part for part in found if part.methods]
+    if not found:
+        held = sorted({row.regime for chosen in chosen_tables for row in chosen.table.rows})
+        raise MSABenchError(
+            f"no method has records under both {before!r} and {after!r}; the regimes held are {', '.join(held)}"
+        )
+    if format == "csv":
+        # Sentences inside would no longer be CSV.
+        for line in dict.fromkeys(line for part in found for line in part.chosen.table.warnings):
+            print(line, file=sys.stderr)
+        return grid_csv([list(_CSV_HEADER), *(line for part in found for line in _csv_lines(part))])
+    return "\n\n".join(section(part, wanted, markdown=format == "markdown") for part in found)
+
+
+def kept_changes(store: Path, dataset: str, beside: Sequence[str] = ()) -> list[RegimeChanges]:
+    """What ``mixed`` changes on a corpus, by records and stored intervals alone, so that it is the same everywhere.
+
+    Args:
+        store: Folder of the result store.
+        dataset: The corpus.
+        beside: Metric keys besides the corpus's usual one; those that it has not are left out.
+
+    Returns:
+        One entry for each metric and protocol that has methods trained under both regimes.
+
+    Raises:
+        MSABenchError: A record or interval file is malformed.
+    """
+    from msabench.metrics.spec import metric_keys
+    from msabench.results.build import metric_set_in
+    from msabench.results.chosen_rows import choose_rows
+    from msabench.results.regime_changes import COMPLETE, MIXED, regime_changes
+    from msabench.results.store import ResultStore
+    from msabench.results.stored_intervals import read_intervals
+
+    frame = ResultStore(store).frame([dataset])
+    if not (frame["variant"].eq("default") & frame["method"].ne(CONSTANT)).any():
+        return []
+    keys = metric_keys(metric_set_in(frame, dataset))
+    stored = read_intervals(store, dataset)
+    chosen_tables = [
+        chosen
+        for metric in (None, *(key for key in beside if key in keys))
+        for chosen in choose_rows(store, [dataset], None, metric)
+    ]
+    found = [regime_changes(chosen, CELLS, COMPLETE, MIXED, stored) for chosen in chosen_tables]
+    return [part for part in found if part.methods]
+
+
+def section(part: RegimeChanges, cells: Sequence[str], *, markdown: bool) -> str:
+    """One table with its heading and legend, as text or markdown.
+
+    Args:
+        part: The changes.
+        cells: Cells to show, in order.
+        markdown: Whether to print markdown.
+    """
+    table = part.chosen.table
+    title = heading(part)
+    head = [f"### {title}", "", f"{table.protocol_text}."] if markdown else [title, f"{table.protocol_text}."]
+    if table.caveat:
+        head += ["", f"**{table.caveat}**"] if markdown else [table.caveat]
+    print_grid = grid_markdown if markdown else grid_text
+    items = [f"- {line}" if markdown else line for line in legend(part, cells)]
+    return "\n".join([*head, "", print_grid(grid(part, cells)), "", *items])
+
+
+def heading(part: RegimeChanges) -> str:
+    """Corpus, metric and the two regimes."""
+    return f"{part.chosen.table.heading}: trained under {part.before} and under {part.after}"
+
+
+def grid(part: RegimeChanges, cells: Sequence[str]) -> list[list[str]]:
+    """Header and one line per method: three columns for each cell.
+
+    Args:
+        part: The changes.
+        cells: Cells to show, in order.
+    """
+    metric = part.chosen.table.metric
+    names = [_short(cell) for cell in cells]
+    header = ["method", "fidelity", "seeds"]
+    lines = [header + [word for name in names for word in (f"{name}: {part.before}", part.after, "change")]]
+    for method in part.methods:
+        line = [method.row.label, method.row.fidelity, " and ".join(map(str, dict.fromkeys(method.seeds)))]
+        for cell in cells:
+            line += _words(metric, method.changes.get(cell))
+        lines.append(line)
+    return lines
+
+
+def legend(part: RegimeChanges, cells: Sequence[str]) -> list[str]:
+    """Sentences below the table.
+
+    Args:
+        part: The changes.
+        cells: Cells shown.
+    """
+    metric = part.chosen.table.metric
+    changes = [method.changes[cell] for method in part.methods for cell in cells if cell in method.changes]
+    shown = [method for method in part.methods if (last := method.changes.get(cells[-1])) and last.is_shown]
+    better = "more" if metric.direction == "max" else "less"
+    lines = [
+        f"change = {part.after} minus {part.before}{' in percent points' if metric.percent else ''}, {better} is "
+        f"better, with its {LEVEL} % interval: paired bootstrap over test clips and training seeds, {DRAWS} resamples; "
+        "* = it leaves out 0.",
+        f"Of {len(part.methods)} methods, the change in {_short(cells[-1])} leaves out 0 for {len(shown)}"
+        f"{': ' if shown else ''}{', '.join(method.row.label for method in shown)}. Intervals are not corrected for "
+        "their number; `msabench compare` corrects.",
+    ]
+    lines += [f"{AVERAGE_MEANINGS[cell]}." for cell in cells if cell in AVERAGE_MEANINGS]
+    if any(change.before.n_collapsed or change.after.n_collapsed for change in changes):
+        lines.append("†n = predictions collapsed into one class under n training seeds, see `msabench table`.")
+    if any(change.before.unseen or change.after.unseen for change in changes):
+        lines.append(f"{PILCROW} = {UNSEEN}.")
+    if any(change.interval is None for change in changes):
+        lines.append("No interval: the predictions that it is made of are not here.")
+    held = {method.row.fidelity for method in part.methods}
+    lines += [f"{meaning}." for name, meaning in FIDELITIES.items() if name in held]
+    if part.left_out:
+        lines.append(f"Not trained under both: {'; '.join(part.left_out)}.")
+    return [*lines, *part.chosen.table.warnings]
+
+
+def _short(cell: str) -> str:
+    return {"avg_missing": "avg", "avg_intra": "mean"}.get(cell, cell.removeprefix("inter/"))
+
+
+def _words(metric: MetricSpec, change: Change | None) -> list[str]:
+    if change is None:
+        return ["-", "-", "-"]
+    values = [
+        metric.format(entry.mean)
+        + (f"{DAGGER}{entry.n_collapsed}" if entry.n_collapsed else "")
+        + PILCROW * entry.unseen
+        for entry in (change.before, change.after)
+    ]
+    word = metric.signed(change.difference)
+    if change.interval is not None:
+        low, high = (metric.signed(bound) for bound in change.interval)
+        word += f" [{low}, {high}]{'*' if change.is_shown else ''}"
+    return [*values, word]
+
+
+def _csv_lines(part: RegimeChanges) -> list[list[str]]:
+    table = part.chosen.table
+    lines = []
+    for method in part.methods:
+        for cell, change in method.changes.items():
+            low, high = change.interval or (math.nan, math.nan)
+            numbers = (change.before.mean, change.after.mean, change.difference, low, high)
+            about = [table.dataset, table.protocol["revision"], table.protocol["features"]]
+            about += [method.row.method, method.row.variant, method.row.fidelity, table.metric.key, cell]
+            counts = (*method.seeds, change.before.n_collapsed, change.after.n_collapsed)
+            values = ["" if math.isnan(number) else repr(float(number)) for number in numbers]
+            lines.append([*about, part.before, part.after, *values, *map(str, counts)])
+    return lines

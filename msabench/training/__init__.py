@@ -1,0 +1,1 @@
+"""Training: what fit, run and regress share."""

@@ -1,0 +1,62 @@
+"""A method is one file and one config: nothing else is touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository with one more method: the template under another name."""
+    copy = tmp_path_factory.mktemp("repository")
+    for folder in ("msabench", "tests", "configs"):
+        shutil.copytree(REPOSITORY / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "pyproject.toml", copy)
+    template = (copy / "msabench/methods/_template.py").read_text()
+    renamed = template.replace('name="_template"', 'name="newcomer"').replace("class Template", "class Newcomer")
+    (copy / "msabench/methods/newcomer.py").write_text(renamed)
+    (copy / "configs/newcomer_synth.yaml").write_text(
+        "seed_everything: 1111\n"
+        "trainer: {max_epochs: 2, enable_progress_bar: false, accelerator: cpu}\n"
+        "data: {dataset: synth, features: synth, size: [24, 8, 10], length: 8, missing: {regime: mixed}}\n"
+        "model:\n  class_path: Newcomer\n  init_args: {hidden: 16}\n"
+    )
+    return copy
+
+
+def run(copy: Path, *words: str) -> str:
+    result = subprocess.run(
+        [sys.executable, *words],
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy), "XDG_CACHE_HOME": str(copy / "cache"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    return result.stdout
+
+
+def test_it_is_listed(copy: Path) -> None:
+    assert "newcomer" in run(copy, "-m", "msabench", "methods")
+
+
+def test_it_trains_from_its_config(copy: Path) -> None:
+    out = run(copy, "-m", "msabench", "fit", "--config", "configs/newcomer_synth.yaml")
+    assert "best.ckpt" in out
+    assert list(copy.glob("runs/fit/synth/newcomer/seed_1111/*/best.ckpt"))
+
+
+def test_it_gets_the_shared_tests(copy: Path) -> None:
+    out = run(copy, "-m", "pytest", "tests/methods/test_methods.py", "-k", "newcomer", "-p", "no:cacheprovider", "-vv")
+    assert "test_removed_modality_tells_nothing[newcomer-text] PASSED" in out
+    assert "failed" not in out

@@ -1,0 +1,251 @@
+"""Arrays of jobs, with programs that answer in SLURM's place: what becomes of jobs that leave no result, and why."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from msabench.errors import MSABenchError
+from msabench.results.store import ResultStore
+from msabench.runner import command as run_command
+from msabench.runner import slurm
+from msabench.runner.executor import LOST, RECORDED_FAILURE, Finished, Task
+from msabench.runner.slurm import SlurmExecutor, array_slots, read_parameters
+from tests.support import records
+from tests.support.worker_scripts import Script, nothing, scripts
+
+SBATCH = """#!/bin/sh
+count=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
+if [ -f "$CLUSTER/runs" ]; then
+    for number in $(seq 0 "$count"); do
+        ( SLURM_JOB_ID=$((77 + number)) SLURM_ARRAY_JOB_ID=77 SLURM_ARRAY_TASK_ID=$number sh "$1" ) >/dev/null 2>&1 &
+    done
+fi
+cat "$CLUSTER/refusal" >&2 2>/dev/null && exit 1
+echo Submitted batch job 77
+"""
+SRUN = """#!/bin/sh
+while true; do
+    case "$1" in
+        --output|--error) shift 2 ;;
+        --*) shift ;;
+        *) exec "$@" ;;
+    esac
+done
+"""
+ANSWER = """#!/bin/sh
+cat "$CLUSTER/{name}" && exit 0
+echo "{problem}" >&2
+exit 1
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose files say what ``squeue`` and ``sacct`` answer; sbatch takes everything and runs nothing."""
+    pytest.importorskip("submitit", reason="needs the extra slurm")
+    programs, cluster = tmp_path / "bin", tmp_path / "cluster"
+    programs.mkdir()
+    cluster.mkdir()
+    problems = {
+        "squeue": "slurm_load_jobs error: Unable to contact slurm controller",
+        "sacct": "Slurm accounting storage is disabled",
+    }
+    answers = {name: ANSWER.format(name=name, problem=problem) for name, problem in problems.items()}
+    written = {"sbatch": SBATCH, "srun": SRUN, "scancel": '#!/bin/sh\necho "$1" >> "$CLUSTER/cancelled"\n', **answers}
+    for name, text in written.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.setenv("CLUSTER", str(cluster))
+    monkeypatch.setattr(slurm, "QUEUE_SECONDS", 0.0)
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0.001)
+    (cluster / "squeue").write_text("")
+    return cluster
+
+
+def ended(cluster: Path, tasks: list[Script], tick: Callable[[object], None] = nothing) -> dict[int, Finished]:
+    executor = SlurmExecutor(cluster / "submitit")
+    return {finished.task.job.key.seed: finished for finished in executor.run(tasks, tick)}
+
+
+def log_of(cluster: Path, number: int) -> Path:
+    return cluster / "submitit" / f"77_{number}_0_log.err"
+
+
+def test_elements_run_and_report_what_ended_them(cluster: Path, tmp_path: Path) -> None:
+    (cluster / "runs").touch()
+    (cluster / "sacct").write_text("FAILED\nOUT_OF_MEMORY\n")
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    tasks = scripts(tmp_path / "runs", "print('fine')", "import sys; sys.exit(3)", killed)
+
+    # In the queue until each has left its result.
+    def queue(running: object) -> None:
+        names = [f"77_{n}|RUNNING" for n in range(3) if not (cluster / "submitit" / f"77_{n}_0_result.pkl").exists()]
+        (cluster / "squeue").write_text("\n".join(names))
+
+    (cluster / "squeue").write_text("77_0|PENDING\n77_1|RUNNING\n77_2|RUNNING\n")
+    found = ended(cluster, tasks, queue)
+    assert {seed: finished.code for seed, finished in found.items()} == {0: 0, 1: RECORDED_FAILURE, 2: -signal.SIGKILL}
+    assert tasks[0].log.read_text() == "fine\n"
+    assert found[2].error.startswith(
+        "the worker was ended by SIGKILL (out of memory?); SLURM says OUT_OF_MEMORY, so raise mem_gb; "
+    )
+
+
+def test_cancelled_elements_are_lost_with_what_accounting_says(cluster: Path, tmp_path: Path) -> None:
+    (cluster / "sacct").write_text("CANCELLED by 1000\n")
+    found = ended(cluster, scripts(tmp_path / "runs", "", ""))
+    log = log_of(cluster, 0)
+    assert found[0].code == LOST
+    assert found[0].error == (
+        f"the job left no result; SLURM says CANCELLED; there is no log {log}, "
+        "so see whether the nodes share this folder"
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "log", "words"),
+    [
+        (
+            "TIMEOUT\nCANCELLED\n",
+            "epoch 3\nslurmstepd: error: *** JOB 77 ON n1 CANCELLED AT 2026 DUE TO TIME LIMIT ***\nbye\n",
+            "SLURM says TIMEOUT, so raise timeout_min; it said: slurmstepd: error: *** JOB 77 ON n1 CANCELLED AT 2026 "
+            "DUE TO TIME LIMIT ***",
+        ),
+        (
+            None,
+            "python: not found\n",
+            "squeue no longer knows it and sacct does not say why; it said: python: not found",
+        ),
+    ],
+)
+def test_the_reason_of_a_death_is_told_with_its_log(
+    cluster: Path, tmp_path: Path, state: str | None, log: str, words: str
+) -> None:
+    if state:
+        (cluster / "sacct").write_text(state)
+    log_of(cluster, 0).parent.mkdir()
+    log_of(cluster, 0).write_text(log)
+    found = ended(cluster, scripts(tmp_path / "runs", "", ""))
+    assert found[0].error == f"the job left no result; {words}; its log: {log_of(cluster, 0)}"
+    # The screen and the record carry it.
+    task = Task(found[0].task.job, tmp_path / "runs", tmp_path / "store")
+    assert run_command._error_of(Finished(task, LOST, found[0].error)) == found[0].error
+    assert [failure.error for failure in ResultStore(task.store).failures()] == [found[0].error]
+
+
+def test_a_lost_element_whose_record_is_there_is_done(cluster: Path, tmp_path: Path) -> None:
+    tasks = scripts(tmp_path / "runs", "", "")
+    records.add(ResultStore(tasks[0].store), seed=0)
+    assert {seed: finished.code for seed, finished in ended(cluster, tasks).items()} == {0: 0, 1: LOST}
+
+
+def test_a_controller_that_is_down_loses_nothing(
+    cluster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cluster / "squeue").unlink()
+    polls = []
+
+    def tick(running: object) -> None:
+        polls.append(running)
+        if len(polls) == 3 * slurm.LOST_POLLS:
+            (cluster / "squeue").write_text("")
+
+    found = ended(cluster, scripts(tmp_path / "runs", "", ""), tick)
+    assert len(polls) == 4 * slurm.LOST_POLLS
+    assert found[0].code == LOST
+    said = capsys.readouterr().err
+    assert said == (
+        "squeue does not answer (slurm_load_jobs error: Unable to contact slurm controller); waiting until it does\n"
+    )
+
+
+def test_closing_early_cancels_what_has_not_ended(cluster: Path, tmp_path: Path) -> None:
+    (cluster / "squeue").write_text("77_0|RUNNING\n77_1|PENDING\n")
+    running = SlurmExecutor(cluster / "submitit").run(scripts(tmp_path / "runs", "", ""), stop)
+    with pytest.raises(KeyboardInterrupt):
+        next(running)
+    assert (cluster / "cancelled").read_text().split() == ["77_0", "77_1"]
+
+
+def stop(running: list[Task]) -> None:
+    assert [task.job.key.seed for task in running] == [0]
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("refusal", "way_out"),
+    [
+        ("Batch job submission failed: Invalid partition name specified", "set slurm_partition"),
+        (
+            "Batch job submission failed: Invalid job array specification",
+            "the cluster allows fewer jobs in an array; choose some by --methods, --datasets or --seeds",
+        ),
+        (
+            "Batch job submission failed: Unable to contact slurm controller (connect failure)",
+            "the controller is down or not to be reached from here; try again later",
+        ),
+    ],
+)
+def test_a_refused_array_is_one_sentence(
+    cluster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refusal: str, way_out: str
+) -> None:
+    (cluster / "refusal").write_text(f"sbatch: error: first\nsbatch: error: {refusal}\n")
+    with pytest.raises(MSABenchError) as caught:
+        ended(cluster, scripts(tmp_path / "runs", "", ""))
+    assert str(caught.value) == f"SLURM refuses the array of 2 jobs: {refusal}; {way_out}"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_time_limit_that_submitit_notices_is_named(cluster: Path, tmp_path: Path) -> None:
+    import submitit
+
+    def timed_out(task: Task) -> None:
+        raise submitit.core.utils.UncompletedJobError("Job not requeued because: timed-out and not checkpointable.")
+
+    tasks = scripts(tmp_path / "runs", "", "")
+    executor = SlurmExecutor(cluster / "submitit", cluster="local")
+    job = executor._engine.submit(timed_out, tasks[0])
+    job.wait()
+    found = executor._finished(job, tasks[0])
+    assert found.code == LOST
+    assert found.error.startswith("the time limit was reached; raise timeout_min; it said: ")
+    assert found.error.endswith(f"its log: {job.paths.stderr}")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("slurm_array_parallelism: many", "slurm_array_parallelism 'many' in {} is not allowed; give a positive"),
+        ("slurm_array_parallelism: 0", "slurm_array_parallelism 0 in {} is not allowed; give a positive whole number"),
+        ("timeout_min: 1h", "timeout_min '1h' in {} is not allowed; give a positive whole number"),
+        ("tasks_per_node: 4", "tasks_per_node 4 in {} is not allowed; a job is one process, so leave it out"),
+        ("slurm_setup: module load", "slurm_setup 'module load' in {} is not allowed; give a list of shell commands"),
+        ("[1]", "{} must be a mapping of submitit's parameters"),
+        ("a: [", "{} is not valid YAML"),
+        ("mem_gb: 8GB", "mem_gb '8GB' is not allowed; submitit expects int or float"),
+        ("slurm_partitoin: gpu", "submitit refuses the cluster or its parameters: Unknown argument 'partitoin'"),
+    ],
+)
+def test_wrong_parameters_are_one_sentence(cluster: Path, content: str, sentence: str) -> None:
+    path = cluster / "parameters.yaml"
+    path.write_text(content)
+    with pytest.raises(MSABenchError) as caught:
+        SlurmExecutor.from_file(path, cluster / "submitit")
+    assert str(caught.value).startswith(sentence.format(path))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_plan_needs_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert array_slots(read_parameters(None)) == 32
+    (tmp_path / "few.yaml").write_text("slurm_array_parallelism: 3")
+    assert array_slots(read_parameters(tmp_path / "few.yaml")) == 3
+    pytest.importorskip("submitit", reason="needs the extra slurm")
+    with pytest.raises(MSABenchError, match="there is no srun here, so this is no machine of a SLURM cluster"):
+        SlurmExecutor(tmp_path)

@@ -1,0 +1,142 @@
+"""The package's order: what may import what, what does without torch, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "msabench"
+
+ORDER = (
+    "__init__",
+    "errors",
+    "files",
+    "optional",
+    "interruption",
+    "missingness",
+    "data",
+    "metrics",
+    "nn",
+    "losses",
+    "methods",
+    "results",
+    "published",
+    "audit",
+    "training",
+    "evaluation",
+    "tables",
+    "figures",
+    "leaderboard",
+    "runner",
+    "cli",
+    "__main__",
+)
+"""Rooms and top-level files, from the ground up: each may import from those before it alone."""
+
+WITHOUT_TORCH = ("results", "tables", "published", "audit", "leaderboard")
+
+MOST_LINES = 400
+LONG_FILES: dict[str, str] = {}
+"""File -> why it is longer."""
+
+MOST_LINES_OF_BASE = 300
+
+
+def imported(source: str) -> Iterator[str]:
+    """Every module of the package that a source names in an import, wherever the import stands."""
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield "relative"
+        elif isinstance(node, ast.ImportFrom) and node.module == "msabench":
+            names = [f"msabench.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [str(node.module)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        yield from (name for name in names if name.split(".")[0] == "msabench")
+
+
+def room_of(module: str) -> str:
+    """The part of the package that a module stands in, e.g. ``data`` of ``msabench.data.batch``."""
+    name = [*module.split("."), "__init__"][1]
+    # ``from msabench import __version__`` names no module.
+    return name if name in ORDER else "__init__"
+
+
+def running_up(package: Path) -> list[str]:
+    """Imports against ``ORDER``, one phrase each."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        here = path.relative_to(package).with_suffix("")
+        room = here.parts[0]
+        assert room in ORDER, f"{here} has no place in the order"
+        for name in imported(path.read_text(encoding="utf-8")):
+            if name == "relative" or ORDER.index(room_of(name)) > ORDER.index(room):
+                found.append(f"{here} imports {name}")
+    return found
+
+
+def test_nothing_runs_up() -> None:
+    assert running_up(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("data/batch.py", "from msabench.methods.base import MSAMethod"),
+        ("results/store.py", "def late() -> None:\n    from msabench.tables import render"),
+        ("methods/info.py", "if TYPE_CHECKING:\n    import msabench.training.build"),
+        ("runner/suite.py", "from msabench import cli"),
+        ("nn/text.py", "from ..losses import margin"),
+    ],
+)
+def test_a_planted_import_is_found(file: str, line: str, tmp_path: Path) -> None:
+    planted = tmp_path / "msabench" / file
+    planted.parent.mkdir(parents=True)
+    planted.write_text(f"from msabench.errors import MSABenchError\n{line}\n")
+    assert len(running_up(planted.parents[1])) == 1
+
+
+def test_reporting_needs_no_torch() -> None:
+    modules = [
+        ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+        for room in WITHOUT_TORCH
+        for path in sorted((PACKAGE / room).rglob("*.py"))
+    ]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules}:\n"
+        "    importlib.import_module(name)\n"
+        "    assert not {'torch', 'lightning', 'transformers'} & set(sys.modules), name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for room in WITHOUT_TORCH:
+        for path in (PACKAGE / room).rglob("*.py"):
+            assert not {"torch", "lightning"} & set(_top_level_names(path)), path
+
+
+def _top_level_names(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module).split(".")[0]
+
+
+def test_no_file_is_long_without_a_reason() -> None:
+    lines = {
+        path.relative_to(PACKAGE).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+        for path in PACKAGE.rglob("*.py")
+    }
+    long = {name for name, count in lines.items() if count > MOST_LINES}
+    assert long == LONG_FILES.keys(), {name: lines[name] for name in long ^ LONG_FILES.keys()}
+    assert all(LONG_FILES.values())
+    assert lines["methods/base.py"] <= MOST_LINES_OF_BASE
