@@ -49,7 +49,7 @@ class Number:
         protocol: ``inter`` (whole modalities missing at test), ``intra`` (frames dropped at one rate), ``intra_mean``
             (mean over rates), ``complete`` (everything there in training and test), ``fixed`` (one set in training and
             test).
-        cell: What is there at test: a cell name, or a key of ``results.aggregate.AVERAGES``.
+        cell: What is there at test: a cell name, or a key of ``missingness.conditions.AVERAGES``.
         emotion: IEMOCAP only.
         metric: Name as printed, one of ``PRINTED`` or, in a file of one's own, a metric key.
         key: Metric key that says how it was computed; empty where that cannot be determined.

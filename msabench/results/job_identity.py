@@ -22,7 +22,7 @@ PATH_KEYS = {"data": ("path", "root", "cache"), "trainer": ("default_root_dir",)
 
 CALL_KEYS = ("ckpt_path", "weights_only", "verbose", "return_predictions")
 """How fit, validate, test and predict are called. Left out of hashes and of records: a training goes on from a
-checkpoint only under the settings that made it (``msabench.cli.KeepBest``), so it is the same training."""
+checkpoint only under the settings that made it (``msabench.training.keep_best.KeepBest``), so it is the same training."""
 
 IGNORED_KEYS: dict[str, tuple[str, ...]] = {
     # Seeds are in the job's key, loggers only write.
@@ -84,7 +84,7 @@ def config_hash(config: dict[str, Any]) -> str:
     Two configs that train the same model on the same data get the same hash.
 
     Args:
-        config: As from ``msabench.cli.resolve``.
+        config: As from ``msabench.training.build.resolve``.
 
     Returns:
         First 12 hex digits of the sha256 of the canonical JSON of ``what_is_trained``.
@@ -104,7 +104,7 @@ def what_is_trained(config: dict[str, Any]) -> dict[str, Any]:
     ignores do not count; a folder with a text encoder becomes its name and a hash of its files.
 
     Args:
-        config: As from ``msabench.cli.resolve``.
+        config: As from ``msabench.training.build.resolve``.
 
     Returns:
         Plain data.
@@ -137,7 +137,7 @@ def job_key(config: dict[str, Any], revision: str, features: str | None = None) 
     """The key of the training that a resolved config describes.
 
     Args:
-        config: As from ``msabench.cli.resolve``.
+        config: As from ``msabench.training.build.resolve``.
         revision: Revision of the data.
         features: Feature family that the corpus reports; None to take it from the config.
 

@@ -213,7 +213,7 @@ def expand(suite: Suite, resolver: Resolver | None = None) -> list[Job]:
 
     Args:
         suite: The suite.
-        resolver: Parses configs; None for ``msabench.cli.resolve``.
+        resolver: Parses configs; None for ``msabench.training.build.resolve``.
 
     Raises:
         MSABenchError: A config is missing, does not parse, or is of another method or dataset than its entry says.

@@ -34,9 +34,10 @@ from msabench.methods.checkpoint import refused
 from msabench.missingness.config import MissingConfig
 from msabench.results.job_identity import MAX_SEED
 from msabench.results.store import default_store
-from msabench.training.callbacks import KeepBest, OwnSignals, SaveConfig, SavePredictions, StopEarly
+from msabench.training.callbacks import OwnSignals, SaveConfig, SavePredictions, StopEarly
 from msabench.training.cluster import with_environment
 from msabench.training.finished import FINISHED
+from msabench.training.keep_best import KeepBest
 from msabench.training.parser_messages import sentence
 from msabench.training.run_folder import RunFolder, RunLogger
 from msabench.training.trainer_settings import require_selection
