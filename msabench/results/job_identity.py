@@ -22,7 +22,7 @@ PATH_KEYS = {"data": ("path", "root", "cache"), "trainer": ("default_root_dir",)
 
 CALL_KEYS = ("ckpt_path", "weights_only", "verbose", "return_predictions")
 """How fit, validate, test and predict are called. Left out of hashes and of records: a training goes on from a
-checkpoint only under the settings that made it (``msabench.training.keep_best.KeepBest``), so it is the same training."""
+checkpoint only under the settings that made it (``training.keep_best.KeepBest``), so it is the same training."""
 
 IGNORED_KEYS: dict[str, tuple[str, ...]] = {
     # Seeds are in the job's key, loggers only write.

@@ -11,7 +11,7 @@ from msabench.errors import MSABenchError
 def require_selection(trainer: Mapping[str, Any], keeps: bool = True) -> None:
     """Refuse settings under which a training would end without a checkpoint.
 
-    What depends on the number of batches or on a method's stages is refused by ``msabench.training.keep_best.KeepBest``.
+    What depends on the number of batches or on a method's stages is refused by ``training.keep_best.KeepBest``.
 
     Args:
         trainer: Settings of the trainer.
