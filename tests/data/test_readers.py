@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from msabench.data.files import feature_file
 from msabench.data.info import EMOTIONS, dataset_info
-from msabench.data.readers import MULT_EMOTIONS, read_mmsa, read_mult, read_npz
+from msabench.data.read_mmsa import read_mmsa
+from msabench.data.read_mult import MULT_EMOTIONS, read_mult
+from msabench.data.read_npz import read_npz
 from msabench.errors import MSABenchError
 from tests.support.corpora import MODALITIES, SIZES, SPLITS, python2_pickle, write_mmsa, write_mult, write_npz
 

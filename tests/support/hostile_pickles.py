@@ -187,12 +187,14 @@ def read_all(folder: Path) -> None:
     """Read every file of a folder as the three readers do; print its name and what came of it."""
     import resource
 
-    from msabench.data import readers, unpickle
+    from msabench.data import pickle_limits, unpickle
     from msabench.data.info import dataset_info
+    from msabench.data.read_mmsa import read_mmsa
+    from msabench.data.read_mult import read_mult
     from msabench.errors import MSABenchError
 
     mosi = dataset_info("mosi")
-    unpickle._FREE_MEMORY = BUDGET
+    pickle_limits.FREE_MEMORY = BUDGET
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT, used + LIMIT))
     resource.setrlimit(resource.RLIMIT_STACK, (STACK, STACK))
@@ -200,8 +202,8 @@ def read_all(folder: Path) -> None:
         outcomes = []
         for read in (
             unpickle.load,
-            lambda path: readers.read_mmsa(path, mosi, mosi.file("mmsa-unaligned")),
-            lambda path: readers.read_mult(path, mosi, mosi.file("mult-unaligned")),
+            lambda path: read_mmsa(path, mosi, mosi.file("mmsa-unaligned")),
+            lambda path: read_mult(path, mosi, mosi.file("mult-unaligned")),
         ):
             try:
                 read(path)

@@ -1,0 +1,184 @@
+"""The reader of our npz."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msabench.data.file_words import listed
+from msabench.data.frames import Bools, Floats, Ints, present_frames, zero_frames
+from msabench.data.info import EMOTIONS, SPLITS, DatasetInfo, FeatureFile
+from msabench.data.raw import RawCorpus, RawSplit
+from msabench.data.raw_checks import checked_corpus
+from msabench.data.split_arrays import SplitArrays
+from msabench.errors import MSABenchError
+from msabench.missingness.conditions import MODALITIES
+from msabench.missingness.config import UNK
+
+_MOST_EMPTY = 1 << 24
+"""Longest side of an array that holds nothing."""
+
+
+def read_npz(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: bool = False) -> RawCorpus:
+    """Read our npz: all clips in one set of arrays, with an array that names each clip's split.
+
+    Arrays: ``id`` str (N,), ``split`` str (N,) of train, valid, test; ``regression_labels`` (N,), or for emotions
+    ``emotion_labels`` (N, 4) of 0 and 1 in the order of ``EMOTIONS``; ``text``, ``audio``, ``vision`` (N, T, D).
+
+    Optional, for each modality: ``<modality>_lengths`` (N,); ``<modality>_padding``, ``front`` or ``end``;
+    ``<modality>_observed`` bool (N, T), False on frames that nothing may see. With lengths, padding is at the end
+    unless the file says ``front``. With a side alone, lengths are found from all-zero frames on it. With neither, all
+    steps exist. ``text_bert`` (N, 3, T) has token ids, attention mask and token types. ``absent`` names the modalities
+    that the corpus does not have: no clip has a frame of them.
+
+    Args:
+        path: The npz.
+        info: The corpus, for task, label range and split sizes.
+        file: What is listed of the file.
+        clip_labels: Clip labels beyond the corpus's range, and note how many, instead of refusing the file.
+
+    Returns:
+        The splits.
+
+    Raises:
+        MSABenchError: The file is damaged or not in this layout; labels, ids or lengths are wrong.
+    """
+    label_key = "emotion_labels" if info.task == "emotions" else "regression_labels"
+    whole = SplitArrays(path, "npz", _arrays(path, ("id", "split", label_key, *MODALITIES)))
+    absent = tuple(whole.arrays.pop("absent", ()))
+    sides = {modality: whole.side(modality) for modality in MODALITIES}
+    names = np.asarray(whole.clip_names("split", whole.take("split", "the split of each clip")))
+    n_all = len(names)
+    if unknown := sorted(set(names.tolist()) - set(SPLITS)):
+        raise whole.error("split", f"names {unknown[0]!r}", f"one of {', '.join(SPLITS)} for each clip")
+    for key, value in whole.arrays.items():
+        if value.ndim == 0 or len(value) != n_all:
+            raise whole.error(key, f"has shape {value.shape}", f"{n_all} rows, as in split")
+    for modality in MODALITIES:
+        if modality not in absent and whole.arrays[modality].shape[2:] == (0,):
+            raise whole.error(modality, "has no features", "some; a modality that the corpus lacks is named in absent")
+
+    splits: dict[str, RawSplit] = {}
+    notes: list[str] = []
+    for name in SPLITS:
+        rows = names == name
+        if not rows.any():
+            raise whole.error("split", f"names no clip {name!r}", f"clips in each of {', '.join(SPLITS)}")
+        split = SplitArrays(path, name, {key: value[rows] for key, value in whole.arrays.items()}, clip_labels)
+        n_clips = int(rows.sum())
+        ids = split.ids("id", n_clips)
+        split.check_unique("id", ids)
+        labels: NDArray[Any]
+        if info.task == "emotions":
+            expected = f"0 or 1 for {', '.join(EMOTIONS)}, shape (N, {len(EMOTIONS)})"
+            labels = split.integers(label_key, expected)
+            if labels.shape != (n_clips, len(EMOTIONS)) or labels.max() > 1:
+                raise split.error(label_key, f"has shape {labels.shape} and goes to {labels.max()}", expected)
+        else:
+            labels = split.scores(label_key, info)
+            split.check_scores(label_key, labels, ids, info)
+        there = {modality: split.features(modality, n_clips) for modality in MODALITIES if modality not in absent}
+        # As many steps as the others, for methods that read modalities step by step.
+        nothing = (n_clips, next(iter(there.values())).shape[1], 1)
+        features = {m: there[m] if m in there else np.zeros(nothing, dtype=np.float32) for m in MODALITIES}
+        lengths, observed = {}, {}
+        for modality, values in features.items():
+            if modality in absent:
+                split.note(modality, "the corpus has none (absent)")
+                lengths[modality] = np.zeros(n_clips, dtype=np.int64)
+                continue
+            lengths[modality] = _lengths(split, modality, values, sides[modality], ids)
+            side = sides[modality] or "end"
+            split.zero_padding(modality, values, lengths[modality], side)
+            if f"{modality}_observed" in split.arrays:
+                observed[modality] = split.observed(modality, values, lengths[modality], side, ids)
+        tokens = split.tokens(n_clips, features["text"].shape[1]) if "text_bert" in split.arrays else None
+        if tokens is not None and "text" in observed:
+            _hide_words(tokens, observed["text"])
+        splits[name] = RawSplit(features, lengths, labels, ids, tokens, observed)
+        notes += split.notes
+    return checked_corpus(path, file, info, splits, notes, {m: side or "end" for m, side in sides.items()})
+
+
+def _lengths(split: SplitArrays, modality: str, values: Floats, side: str | None, ids: list[str]) -> Ints:
+    """Number of existing frames of each clip, int64 ``(N,)``."""
+    n_clips, steps = values.shape[:2]
+    if f"{modality}_lengths" in split.arrays:
+        lengths = split.lengths(f"{modality}_lengths", n_clips, steps)
+        split.check_side(modality, values, lengths, side or "end", ids)
+        return lengths
+    leading, trailing = zero_frames(present_frames(values))
+    if side is not None:
+        found: Ints = steps - (leading if side == "front" else trailing)
+        return found
+    first, last = (int(((zeros > 0) & (zeros < steps)).sum()) for zeros in (leading, trailing))
+    if (first or last) and f"{modality}_observed" not in split.arrays:
+        split.note(
+            modality,
+            f"{first:,} clips begin and {last:,} end with frames that are all 0, which exist since there is neither "
+            f"{modality}_lengths nor {modality}_padding",
+        )
+    return np.full(n_clips, steps, dtype=np.int64)
+
+
+def _hide_words(tokens: Ints, observed: Bools) -> None:
+    """Replace words that were never observed by [UNK], so that no text encoder sees them; [CLS] and [SEP] stay."""
+    exist = tokens[:, 1] == 1
+    inner = exist.copy()
+    inner[:, 0] = False
+    inner[:, :-1] &= exist[:, 1:]
+    inner[:, -1] = False
+    tokens[:, 0][inner & ~observed] = UNK
+
+
+def _arrays(path: Path, required: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    optional = ("text_bert", *(f"{m}_{what}" for m in MODALITIES for what in ("lengths", "padding", "observed")))
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise MSABenchError(f"{path} holds a single array; expected an npz with {', '.join(required)}")
+        with archive:
+            absent: list[str] = []
+            if "absent" in archive.files:
+                _check_claim(archive, "absent")
+                absent = SplitArrays(path, "npz", {}).clip_names("absent", np.atleast_1d(archive["absent"]))
+            for name in absent:
+                if name not in MODALITIES or name in archive.files or len(set(absent)) == len(MODALITIES):
+                    raise MSABenchError(
+                        f"{path}: npz/absent names {name!r}; expected some of {', '.join(MODALITIES)}, not all, and "
+                        "none that the file has an array of"
+                    )
+            for key in required:
+                if key not in (*archive.files, *absent):
+                    way_out = f"; a corpus without {key} names it in an array absent" if key in MODALITIES else ""
+                    raise MSABenchError(
+                        f"{path} has no array {key!r} (it has {listed(archive.files)}); expected "
+                        f"{', '.join(required)}{way_out}"
+                    )
+            wanted = [key for key in (*required, *optional) if key in archive.files]
+            for key in wanted:
+                _check_claim(archive, key)
+            return {key: archive[key] for key in wanted} | ({"absent": np.array(absent)} if absent else {})
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, NotImplementedError, MemoryError) as error:
+        # NumPy says "allow_pickle" both for arrays of Python objects and for files that are no npz at all.
+        reason = "it is damaged, or holds arrays of Python objects"
+        raise MSABenchError(f"{path} is not a readable npz ({reason}: {error}); get or write the file again") from error
+
+
+def _check_claim(archive: Any, key: str) -> None:
+    """Compare an array's claimed size with that of its content, before NumPy takes memory for it."""
+    name = f"{key}.npy" if f"{key}.npy" in archive.zip.namelist() else key
+    with archive.zip.open(name) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+        held, claimed = archive.zip.getinfo(name).file_size - stream.tell(), math.prod(shape) * dtype.itemsize
+        # Where nothing is held, nothing bounds the shape. Arrays of objects are refused by NumPy.
+        if not dtype.hasobject and (claimed != held or (not held and max(shape, default=0) > _MOST_EMPTY)):
+            raise ValueError(f"{key} claims the shape {shape} of {dtype}, which is not what it holds")
