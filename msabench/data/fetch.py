@@ -12,7 +12,7 @@ from pathlib import Path
 from msabench.data.files import data_folder
 from msabench.data.info import DatasetInfo, FeatureFile, dataset_info
 from msabench.errors import MSABenchError
-from msabench.files import format_size, replacing, sha256_of
+from msabench.files import format_size, replacing, sha256_of, sync
 
 _BLOCK = 1 << 22
 _REPO_TYPES = ("dataset", "model")
@@ -117,7 +117,9 @@ def _download(file: FeatureFile, target: Path, endpoint: str | None) -> str:
         if len(parts) == 1:
             for block in _checked_blocks(paths[0], parts[0]):
                 digest.update(block)
+            sync(paths[0])
             paths[0].replace(target)
+            sync(target.parent)
         else:
             with replacing(target) as joined:
                 for path, part in zip(paths, parts, strict=True):

@@ -8,7 +8,9 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -657,6 +659,43 @@ def test_a_lock_goes_with_its_block(tmp_path):
     with pytest.raises(ValueError, match="inside"), locked(tmp_path / "a.lock"):
         raise ValueError("inside")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_at_a_time_holds_a_lock_whose_file_comes_and_goes(tmp_path):
+    inside, most = [], []
+
+    def work(me):
+        for _ in range(8):
+            with locked(tmp_path / "a.lock"):
+                inside.append(me)
+                time.sleep(0.002)
+                most.append(len(inside))
+                inside.remove(me)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert set(most) == {1}
+    assert len(most) == 32
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_locking_does_not_work_the_block_runs_all_the_same(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").touch()
+    (tmp_path / "a.lock").symlink_to(tmp_path / "elsewhere")
+    with locked(tmp_path / "a.lock"):
+        ran = "where the file is refused"
+    assert ran
+    fcntl = pytest.importorskip("fcntl", reason="no locks here")
+    for code in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+
+        def refuse(*_, code=code):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+        ran = ""
+        with locked(tmp_path / "b.lock"), locked(tmp_path / "b.lock"):
+            ran = "where the file system has no locks"
+        assert ran
 
 
 @pytest.mark.parametrize(
