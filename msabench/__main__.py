@@ -54,6 +54,7 @@ VERBS = {
     "figures": Verb("msabench.figures.command:figures", "draw figures of stored results"),
     "audit": Verb("msabench.audit.command:audit", "check published numbers, or your own"),
     "costs": Verb("msabench.tables.costs:costs", "print what methods cost: parameters, seconds, memory"),
+    "metrics": Verb("msabench.tables.metrics:metrics", "recompute metrics from stored predictions, beside the records"),
     "regress": Verb("msabench.runner.regress:regress", "train every method briefly and compare F1 with the record"),
     "methods": Verb("msabench.tables.methods:methods", "list the methods"),
     "suites": Verb("msabench.runner.command:suites", "list the suites and their jobs"),

@@ -21,7 +21,10 @@ PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")] + sorte
 PREDICTIONS = "needs predictions"
 """What stands behind a command in a block that only works on the machine that made the predictions."""
 
-READING = ("table", "compare", "regimes", "figures", "audit", "costs", "methods", "suites", "data list", "store verify")
+READING = (
+    *("table", "compare", "regimes", "figures", "audit", "costs", "metrics", "methods", "suites"),
+    *("data list", "store verify"),
+)
 """Verbs that read what is there and end at once."""
 
 MENTIONED = ("compare", "figures")
