@@ -126,25 +126,88 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """Write a file atomically: it appears whole when the block ends, or not at all, also after a power cut.
 
     Its mode is what the umask leaves, as of any file that is written in place.
 
+    Args:
+        path: The file; one that is there is replaced.
+        durable: Whether to wait for the disk. Without, a power cut may leave an empty file, so it is for what is
+            written often or can be made again.
+
     Yields:
         A binary stream onto a temporary file in the same folder, which must exist.
     """
+    with _temporary(path) as temporary:
+        with _written(temporary, path, durable) as stream:
+            yield stream
+        temporary.replace(path)
+    if durable:
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def creating(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file as ``replacing`` does, but never in the place of another: of several processes one succeeds.
+
+    Yields:
+        A binary stream onto a temporary file in the same folder, which must exist.
+
+    Raises:
+        FileExistsError: There is such a file, at the beginning or at the end of the block.
+        MSABenchError: The file system has no hard links, and another process is writing the file or was killed at it.
+    """
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    with _temporary(path) as temporary:
+        with _written(temporary, path, durable=True) as stream:
+            yield stream
+        try:
+            # Unlike a rename, a link fails if another process was faster.
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:
+            _rename_new(temporary, path)
+    sync(path.parent)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` that nobody else uses; the file is gone at the end whatever happens."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with naming(path), temporary.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+
+
+@contextlib.contextmanager
+def _written(temporary: Path, path: Path, durable: bool) -> Iterator[IO[bytes]]:
+    """A stream onto a new file; errors are about ``path``, which it is to become."""
+    with naming(path), temporary.open("xb") as stream:
+        yield stream
+        stream.flush()
+        if durable:
+            os.fsync(stream.fileno())
+
+
+def _rename_new(temporary: Path, path: Path) -> None:
+    """``creating`` for file systems without hard links: a lock file instead."""
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        raise MSABenchError(
+            f"another process is writing {path}; if none is running, delete the stale lock {lock}"
+        ) from None
+    try:
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        temporary.replace(path)
+    finally:
+        lock.unlink()
 
 
 def sync(path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from msabench.__main__ import dispatch
-from msabench.results.store import COMMITTED_STORE, STORE_VARIABLE, ResultStore
+from msabench.results.places import COMMITTED_STORE, STORE_VARIABLE
+from msabench.results.store import ResultStore
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = "--data.size=[24,8,10] --data.length=8 --trainer.accelerator=cpu --trainer.enable_progress_bar=false"

@@ -63,7 +63,8 @@ def evaluate(
     from msabench.methods.checkpoint import load_checkpoint
     from msabench.results import predictions
     from msabench.results.claims import require_writable, sole_writer
-    from msabench.results.store import ResultStore, store_to_write
+    from msabench.results.places import store_to_write
+    from msabench.results.store import ResultStore
 
     cells = parse_grid(grid)
     for word in keep:

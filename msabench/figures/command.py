@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from msabench.errors import MSABenchError, one_of
-from msabench.results.store import store_to_read
+from msabench.results.places import store_to_read
 
 if TYPE_CHECKING:
     from msabench.figures.sheet import Picture

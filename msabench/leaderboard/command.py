@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from msabench.published.numbers import DEFAULT_PUBLISHED
-from msabench.results.store import COMMITTED_STORE, store_to_read
+from msabench.results.places import COMMITTED_STORE, store_to_read
 
 DEFAULT_README = Path("leaderboard/README.md")
 

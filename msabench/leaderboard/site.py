@@ -23,8 +23,9 @@ from msabench.leaderboard.regime_page import write_regimes
 from msabench.leaderboard.vendored import copy_libraries, licence_texts
 from msabench.methods.registry import methods as registered
 from msabench.results.aggregate import DRAWS, LEVEL
+from msabench.results.places import no_records
 from msabench.results.record import JobRecord
-from msabench.results.store import ResultStore, no_records
+from msabench.results.store import ResultStore
 from msabench.results.stored_intervals import read_intervals
 from msabench.tables.costs import HEADER, LEGEND, cost_rows
 

@@ -18,7 +18,8 @@ from msabench.missingness.conditions import Cell
 from msabench.results import predictions
 from msabench.results.job_identity import job_key
 from msabench.results.record import CellRecord, JobRecord
-from msabench.results.store import RecordFile, ResultStore
+from msabench.results.record_file import RecordFile
+from msabench.results.store import ResultStore
 
 TOLERANCE = 1e-9
 """Relative difference that two machines' sums may have."""

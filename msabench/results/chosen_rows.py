@@ -12,8 +12,9 @@ from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import metric_spec
 from msabench.missingness.conditions import AVERAGES
 from msabench.results.aggregate import jobs_by_row
+from msabench.results.places import no_records
 from msabench.results.rows import key_of
-from msabench.results.store import ResultStore, no_records
+from msabench.results.store import ResultStore
 from msabench.results.table import CONSTANT, Row, Table, columns_of
 
 

@@ -11,8 +11,9 @@ from typing import IO
 
 from msabench.errors import MSABenchError
 from msabench.files import try_lock
+from msabench.results.places import PREDICTIONS
 from msabench.results.record import JobKey
-from msabench.results.store import PREDICTIONS, ResultStore
+from msabench.results.store import ResultStore
 
 CLAIMS = ".claims"
 """Folder in a store with a file to lock for every job that is being run."""

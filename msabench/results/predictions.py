@@ -24,8 +24,9 @@ from msabench.errors import MSABenchError
 from msabench.files import replacing
 from msabench.metrics import functional
 from msabench.missingness.conditions import Cell
+from msabench.results.places import PREDICTIONS
 from msabench.results.record import CellRecord, JobKey
-from msabench.results.store import PREDICTIONS, recorded_checksum
+from msabench.results.record_file import recorded_checksum
 
 Floats = NDArray[np.float32]
 

@@ -24,9 +24,10 @@ from msabench.results import predictions
 from msabench.results.aggregate import DRAWS, jobs_by_row
 from msabench.results.build import metric_set_in
 from msabench.results.intervals import intervals
+from msabench.results.places import PREDICTIONS
 from msabench.results.regime_changes import COMPLETE, bounds_of_change, identity, pairs_of
 from msabench.results.rows import RowKey, jobs_hash
-from msabench.results.store import PREDICTIONS, ResultStore
+from msabench.results.store import ResultStore
 
 FILENAME = "intervals.csv"
 COLUMNS = ("jobs", "metric", "cell", "low", "high", "draws")

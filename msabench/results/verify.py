@@ -6,7 +6,10 @@ from pathlib import Path
 
 from msabench.errors import MSABenchError
 from msabench.results import predictions
-from msabench.results.store import INDEX_NAME, PREDICTIONS, ResultStore, file_checksum, store_to_read
+from msabench.results.index import INDEX_NAME, index_is_damaged
+from msabench.results.places import PREDICTIONS, store_to_read
+from msabench.results.record_file import file_checksum
+from msabench.results.store import ResultStore
 
 
 def verify(store: Path | None = None, committed: bool = False) -> str:
@@ -50,7 +53,7 @@ def verify(store: Path | None = None, committed: bool = False) -> str:
         for path in sorted((place / PREDICTIONS).glob("*/*/*.parquet"))
         if path not in known
     ]
-    if results.index_is_damaged():
+    if index_is_damaged(place):
         remarks.append(f"{place / INDEX_NAME} is damaged or of another version; it is rebuilt when the store is read")
     without = f"; {unverified} unverified, since they were written before there were checksums" if unverified else ""
     counts = f"{place}: {n_records} records, {n_predictions} files of predictions; {len(damaged)} damaged{without}"

@@ -12,7 +12,8 @@ from typing import Literal
 from msabench.errors import MSABenchError
 from msabench.interruption import check, interruptible, signal_of
 from msabench.results.claims import require_writable
-from msabench.results.store import ResultStore, store_to_read, store_to_write
+from msabench.results.places import store_to_read, store_to_write
+from msabench.results.store import ResultStore
 from msabench.runner.executor import (
     RECORDED_FAILURE,
     RUNNING_ELSEWHERE,

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import yaml
 
 from msabench.errors import MSABenchError
-from msabench.files import try_lock
+from msabench.files import replacing, try_lock
 from msabench.results.claims import claim, require_writable, settle
 from msabench.results.job_identity import portable
 from msabench.results.provenance import collect
@@ -104,9 +104,8 @@ class Task:
 
     def say(self, phase: str, epoch: int, epochs: int | None = None) -> None:
         """Write the progress file, for whoever watches the run folder."""
-        temporary = self.folder / ".progress.tmp"
-        temporary.write_text(json.dumps({"phase": phase, "epoch": epoch, "epochs": epochs}), encoding="utf-8")
-        temporary.replace(self.folder / "progress.json")
+        with replacing(self.folder / "progress.json", durable=False) as stream:
+            stream.write(json.dumps({"phase": phase, "epoch": epoch, "epochs": epochs}).encode())
 
     def command(self, *options: str) -> list[str]:
         """The command that runs the job, on whatever machine."""

@@ -12,8 +12,9 @@ from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import METRICS, metric_keys, metric_spec
 from msabench.published.layouts import paper_tables
 from msabench.published.numbers import DEFAULT_PUBLISHED
+from msabench.results.places import no_records, store_to_read
 from msabench.results.record import JobRecord
-from msabench.results.store import ResultStore, no_records, store_to_read
+from msabench.results.store import ResultStore
 from msabench.results.table import columns_of
 from msabench.tables.output import FORMATS, Report, printed
 from msabench.tables.paper import SHOW

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msabench.errors import MSABenchError, nearest, one_of, printable
 from msabench.results.aggregate import DRAWS
-from msabench.results.store import store_to_read
+from msabench.results.places import store_to_read
 from msabench.results.table import CONSTANT
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import Literal
 
 from msabench.errors import one_of
 from msabench.missingness.conditions import GRIDS, distinct
+from msabench.results.places import no_records, store_to_read
 from msabench.results.record import JobRecord
-from msabench.results.store import ResultStore, no_records, store_to_read
+from msabench.results.store import ResultStore
 from msabench.tables.render import grid_csv, grid_markdown, grid_text
 
 HEADER = (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msabench.errors import MSABenchError, one_of
 from msabench.results.aggregate import DRAWS, LEVEL
-from msabench.results.store import store_to_read
+from msabench.results.places import store_to_read
 from msabench.results.table import AVERAGE_MEANINGS, CONSTANT
 from msabench.tables.marks import FIDELITIES, UNSEEN
 from msabench.tables.render import DAGGER, PILCROW, grid_csv, grid_markdown, grid_text

@@ -33,7 +33,7 @@ from msabench.methods.base import MSAMethod
 from msabench.methods.checkpoint import refused
 from msabench.missingness.config import MissingConfig
 from msabench.results.job_identity import MAX_SEED
-from msabench.results.store import default_store
+from msabench.results.places import default_store
 from msabench.training.callbacks import OwnSignals, SaveConfig, SavePredictions, StopEarly
 from msabench.training.cluster import with_environment
 from msabench.training.finished import FINISHED

@@ -15,7 +15,8 @@ from msabench.leaderboard import admit as admission
 from msabench.leaderboard.admit import admit
 from msabench.leaderboard.own_form import form_problems
 from msabench.results import predictions
-from msabench.results.store import COMMITTED_STORE, ResultStore
+from msabench.results.places import COMMITTED_STORE
+from msabench.results.store import ResultStore
 from tests.support import contributed
 from tests.support.contributed import contribute, edit, files_of
 from tests.support.records import add, fail

@@ -33,9 +33,10 @@ from msabench.published.numbers import DEFAULT_PUBLISHED
 from msabench.results import build as tables
 from msabench.results.aggregate import jobs_by_row
 from msabench.results.intervals import intervals
+from msabench.results.places import COMMITTED_STORE
 from msabench.results.regime_changes import COMPLETE, identity, pairs_of
 from msabench.results.rows import jobs_hash
-from msabench.results.store import COMMITTED_STORE, ResultStore
+from msabench.results.store import ResultStore
 from msabench.results.stored_intervals import FILENAME, read_intervals, update_intervals
 from tests.support import site_store
 from tests.support.contributed import contribute

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from msabench.errors import MSABenchError
-from msabench.results import store as store_module
+from msabench.results.index import COLUMNS, INDEX_NAME
 from msabench.results.record import CellRecord, JobRecord
-from msabench.results.store import COLUMNS, INDEX_NAME, ResultStore
+from msabench.results.store import ResultStore
 from tests.support.records import PAPER, add, cells, fail, key, rewrite
 
 
@@ -248,7 +248,7 @@ def test_a_full_disk_leaves_nothing(store, monkeypatch, failing):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module.os, failing, full)
+    monkeypatch.setattr(os, failing, full)
     if failing == "link":
         monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(MSABenchError, match=r"could not be recorded in .*results: No space left on device") as error:
@@ -285,7 +285,7 @@ def test_without_hard_links(store, monkeypatch):
     def unsupported(*args):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(store_module.os, "link", unsupported)
+    monkeypatch.setattr(os, "link", unsupported)
     path = add(store)
     with pytest.raises(MSABenchError, match="is recorded already"):
         add(store)

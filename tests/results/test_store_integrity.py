@@ -1,5 +1,6 @@
 """What a store does about bits that flipped, files that are none, and what killed processes left."""
 
+import hashlib
 import json
 import os
 import random
@@ -16,17 +17,9 @@ from msabench.__main__ import dispatch
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import parse_grid
 from msabench.results import predictions
-from msabench.results import store as store_module
-from msabench.results.store import (
-    COMMITTED_STORE,
-    INDEX_NAME,
-    STALE_SECONDS,
-    STORE_VARIABLE,
-    ResultStore,
-    default_store,
-    store_to_read,
-    store_to_write,
-)
+from msabench.results.index import INDEX_NAME, index_is_damaged
+from msabench.results.places import COMMITTED_STORE, STORE_VARIABLE, default_store, store_to_read, store_to_write
+from msabench.results.store import STALE_SECONDS, ResultStore
 from msabench.results.verify import verify
 from msabench.tables.command import table
 from tests.support.records import add, fail, rewrite
@@ -108,11 +101,11 @@ def test_a_flipped_bit_of_the_index_is_rebuilt(folder, job):
     content = index.read_bytes()
     for changed in flips(content, 20):
         index.write_bytes(changed)
-        assert ResultStore(folder).index_is_damaged()
+        assert index_is_damaged(folder)
         assert f"{index} is damaged or of another version; it is rebuilt" in verify(folder)
         assert ResultStore(folder).frame().equals(truth)
         assert index.read_bytes() == content
-    assert not ResultStore(folder).index_is_damaged()
+    assert not index_is_damaged(folder)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +127,7 @@ def test_an_index_of_odd_types_is_rebuilt(folder, job, about, change):
     sink = pa.BufferOutputStream()
     pq.write_table(odd.replace_schema_metadata({b"msabench": about}), sink)
     content = sink.getvalue().to_pybytes()
-    index.write_bytes(store_module.hashlib.sha256(content).digest() + content)
+    index.write_bytes(hashlib.sha256(content).digest() + content)
     assert ResultStore(folder).frame().equals(truth)
 
 

@@ -9,10 +9,11 @@ from msabench.missingness.conditions import Cell
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.patterns import cell_masks, dropped_share, mask_hash
 from msabench.results import predictions
+from msabench.results.index import INDEX_NAME
 from msabench.results.job_identity import job_key
 from msabench.results.predictions import CellPredictions, Evaluation
 from msabench.results.record import JobRecord
-from msabench.results.store import INDEX_NAME, ResultStore
+from msabench.results.store import ResultStore
 from tests.support.records import rewrite
 
 SIZE, LENGTH = (12, 8, 20), 8

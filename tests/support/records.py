@@ -3,8 +3,9 @@
 import json
 
 from msabench.missingness.conditions import GRIDS, Cell, distinct
+from msabench.results.places import PREDICTIONS
 from msabench.results.record import CellRecord, JobKey, JobRecord
-from msabench.results.store import CHECKSUMS, PREDICTIONS, file_checksum, sealed
+from msabench.results.record_file import CHECKSUMS, file_checksum, sealed
 
 PAPER = distinct(GRIDS["paper"])
 

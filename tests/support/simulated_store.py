@@ -12,7 +12,7 @@ from msabench.methods.registry import methods as registered
 from msabench.metrics.spec import METRICS, metric_keys
 from msabench.missingness.conditions import GRIDS, Cell, distinct
 from msabench.results.record import CellRecord, JobKey, JobRecord, canonical_hash
-from msabench.results.store import sealed
+from msabench.results.record_file import sealed
 
 CELLS = (*map(str, distinct(GRIDS["paper"])), "intra/1.0")
 """The 17 distinct test situations of the papers: those of the grid ``paper``, and FSRF's rate 1.0."""

@@ -18,7 +18,8 @@ from msabench.published.layouts import PAPER_TABLES, paper_tables
 from msabench.published.numbers import PAPERS, load_published
 from msabench.published.tables import with_datasets
 from msabench.results import build
-from msabench.results.store import STORE_VARIABLE, ResultStore
+from msabench.results.places import STORE_VARIABLE
+from msabench.results.store import ResultStore
 from msabench.tables import reproductions
 from msabench.tables.command import table as verb
 from msabench.tables.output import FORMATS
