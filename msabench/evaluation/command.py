@@ -119,6 +119,7 @@ def evaluate(
             eval_seconds=evaluation.seconds,
             mask_seeds=list(mask_seeds),
             padding=method.padding or None,
+            metric_set=evaluation.metric_set,
             **datamodule.corpus.record_fields(),
             **made_by.finished.record_fields(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -37,7 +38,8 @@ def cost(
         band: A key of ``curves.BANDS``.
 
     Raises:
-        MSABenchError: There are too many rows, a row lacks a cell of the average, or a record has no cost.
+        MSABenchError: There are too many rows, a row lacks a cell of the average, the average is undefined for every
+            row, or a record has no cost.
     """
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
@@ -50,6 +52,8 @@ def cost(
             f"{', '.join(lacking)} on {table.dataset} lack some of the rates 0.0 to 0.9; run a suite with the grid "
             "intra, or leave them out with --methods"
         )
+    if all(math.isnan(row.entries[AVERAGE].mean) for row in table.rows if row.method != CONSTANT):
+        raise MSABenchError(f"{table.metric.key} on {table.dataset} is undefined for every row; name another --metric")
     made = [[jobs[job_id] for job_id in seeds.values()] for seeds in chosen.jobs]
     devices = sorted({_device(job) for seeds in made for job in seeds})
     places = "; ".join(devices)

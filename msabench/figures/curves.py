@@ -90,7 +90,8 @@ def robustness(chosen: ChosenRows, chosen_tables: Sequence[ChosenRows], band: st
     axes.set_xticks(rates, [cell.rate for cell in cells])
     axes.set_xlabel("p, share of frames dropped in every modality")
     axes.set_ylabel(axis_label(table))
-    above.legend(loc="outside lower center", ncols=4 if wide else 2)
+    if len(absent) < len(table.rows):
+        above.legend(loc="outside lower center", ncols=4 if wide else 2)
     return Picture(stem("robustness", chosen, chosen_tables, table.metric.key), figure)
 
 

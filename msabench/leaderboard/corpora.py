@@ -48,12 +48,13 @@ def _corpus(name: str, groups: Sequence[Group], jobs: Sequence[JobRecord]) -> di
     info = dataset_facts(name)
     here = [job for job in jobs if job.key.dataset == name]
     first = next((group.id for group in groups if group.table.dataset == name), "")
+    sets = [group.table.metric_set for group in groups if group.table.dataset == name] or [info.metric_set]
     finished = sum(job.status == "ok" for job in here)
     failed = f", {len(here) - finished} failed" if finished < len(here) else ""
     return {
         "name": name,
         "title": info.title,
-        "kind": _kind(info) if name in DATASETS else "",
+        "kind": _kind(info, sets) if name in DATASETS else "",
         "caveat": info.caveat,
         "sizes": ", ".join(f"{size:,}" for size in info.split_sizes) if info.split_sizes else "any",
         "records": f"{finished} jobs, {len({job.key.method for job in here})} methods{failed}",
@@ -61,8 +62,10 @@ def _corpus(name: str, groups: Sequence[Group], jobs: Sequence[JobRecord]) -> di
     }
 
 
-def _kind(info: DatasetInfo) -> str:
+def _kind(info: DatasetInfo, metric_sets: Sequence[str]) -> str:
     language = f"{_LANGUAGES[info.language]} clips" if info.language in _LANGUAGES else "Clips"
     low, high = info.label_range
     features = ", ".join(file.features for file in info.files)
-    return f"{language} with {_LABELS[info.task].format(low=low, high=high)}; features {features}."
+    tasks = dict.fromkeys("emotions" if name == "emotions" else "regression" for name in metric_sets)
+    labels = " or ".join(_LABELS[task].format(low=low, high=high) for task in tasks)
+    return f"{language} with {labels}; features {features}."

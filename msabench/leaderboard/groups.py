@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from msabench.metrics.spec import METRICS, MetricSpec, metric_keys
 from msabench.missingness.conditions import GRIDS, Cell, distinct
 from msabench.results.aggregate import LEVEL, PROTOCOL, ROW, jobs_by_row, over_seeds_of
-from msabench.results.build import build_tables, entry_of, metric_set_in
+from msabench.results.build import build_tables, entry_of, parts_of
 from msabench.results.record import JobRecord, canonical_hash
 from msabench.results.rows import RowKey, jobs_hash, key_of
 from msabench.results.stored_intervals import Intervals
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Group:
-    """What may stand in one table: a corpus under one protocol.
+    """What may stand in one table: a corpus under one protocol, with one metric set.
 
     Attributes:
-        id: Name for addresses, made of corpus and protocol.
+        id: Name for addresses, made of corpus and protocol, and of the metric set where the two are not enough.
         table: Its rows and columns, with the numbers of the metric that is shown first.
         jobs: Row -> training seed -> id of its finished job.
         entries: Row -> metric key -> cell or average -> number.
@@ -59,14 +59,24 @@ def build_groups(frame: pd.DataFrame, failures: Sequence[JobRecord], datasets: S
     groups = []
     for dataset in datasets:
         here = frame[frame["dataset"] == dataset]
-        entries: dict[RowKey, dict[str, dict[str, Entry]]] = {}
-        for record in over_seeds_of(here, metric_keys(metric_set_in(here, dataset))).to_dict("records"):
-            row = entries.setdefault(tuple(record[name] for name in (*PROTOCOL, *ROW)), {})
-            row.setdefault(record["metric"], {})[str(record["cell"])] = entry_of(record)
-        for table in build_tables(here, failures, dataset, None, _columns(here)):
+        parts = parts_of(here, dataset)
+        entries = {metric_set: _entries(part, metric_set) for metric_set, part in parts.items()}
+        jobs = {metric_set: jobs_by_row(part) for metric_set, part in parts.items()}
+        tables = build_tables(here, failures, dataset, None, _columns(here))
+        for table in tables:
             name = f"{dataset}-{canonical_hash(list(table.protocol.values()), 6)}"
-            groups.append(Group(name, table, jobs_by_row(here), entries))
+            if sum(other.protocol == table.protocol for other in tables) > 1:
+                name += f"-{table.metric_set}"
+            groups.append(Group(name, table, jobs.get(table.metric_set, {}), entries.get(table.metric_set, {})))
     return groups
+
+
+def _entries(part: pd.DataFrame, metric_set: str) -> dict[RowKey, dict[str, dict[str, Entry]]]:
+    entries: dict[RowKey, dict[str, dict[str, Entry]]] = {}
+    for record in over_seeds_of(part, metric_keys(metric_set)).to_dict("records"):
+        row = entries.setdefault(tuple(record[name] for name in (*PROTOCOL, *ROW)), {})
+        row.setdefault(record["metric"], {})[str(record["cell"])] = entry_of(record)
+    return entries
 
 
 def _columns(frame: pd.DataFrame) -> tuple[Column, ...]:

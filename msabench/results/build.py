@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msabench.data.info import DatasetInfo, recorded_info
-from msabench.errors import one_of
+from msabench.data.info import METRIC_SETS, DatasetInfo, recorded_info
+from msabench.errors import MSABenchError, one_of
 from msabench.methods.registry import methods as registered
-from msabench.metrics.spec import DEFAULT_METRIC, METRICS, metric_keys, metric_set_of, metric_spec
+from msabench.metrics.spec import DEFAULT_METRIC, MetricSpec, metric_keys, metric_spec
 from msabench.missingness.conditions import LETTERS, Cell
 from msabench.results.aggregate import PROTOCOL, ROW, inconsistencies, over_seeds
 from msabench.results.record import MANY_BLIND, JobRecord
@@ -25,12 +25,25 @@ def dataset_facts(name: str) -> DatasetInfo:
     return recorded_info(name) or DatasetInfo(name=name, title=name, caveat="This corpus is not registered.")
 
 
-def metric_set_in(frame: pd.DataFrame, dataset: str) -> str:
-    """The metric set of a corpus's records; that of the corpus if it has none."""
-    here = frame.loc[frame["dataset"] == dataset, list(METRICS)]
-    if here.empty:
-        return dataset_facts(dataset).metric_set
-    return metric_set_of(here.columns[here.notna().any()])
+def parts_of(frame: pd.DataFrame, dataset: str) -> dict[str, pd.DataFrame]:
+    """A corpus's records by metric set; users' own files under one name may differ in it.
+
+    Args:
+        frame: Records as ``ResultStore.frame`` gives them.
+        dataset: Corpus name.
+
+    Returns:
+        Metric set -> its records, in the order of ``METRIC_SETS``, without those that have none.
+    """
+    here = frame[frame["dataset"] == dataset]
+    parts = {name: here[here["metric_set"] == name] for name in METRIC_SETS}
+    return {name: part for name, part in parts.items() if len(part)}
+
+
+def metrics_in(frame: pd.DataFrame, dataset: str) -> tuple[str, ...]:
+    """Keys of the metrics that a corpus's records have; those of the corpus if there are none."""
+    sets = list(parts_of(frame, dataset)) or [dataset_facts(dataset).metric_set]
+    return tuple(dict.fromkeys(key for name in sets for key in metric_keys(name)))
 
 
 def default_metric(dataset: str, metric_set: str) -> str:
@@ -50,29 +63,69 @@ def build_tables(
     keep_seeds: bool = False,
     predictions: Path | None = None,
 ) -> list[Table]:
-    """Tables of one corpus: one for each protocol found in its records.
+    """Tables of one corpus: one for each metric set and protocol found in its records.
 
     Args:
         frame: Records as ``ResultStore.frame`` gives them.
         failures: Failed jobs, as ``ResultStore.failures`` gives them.
         dataset: Corpus name.
-        metric: Metric key; None takes the corpus's default.
+        metric: Metric key, which leaves out jobs without it; None takes the usual one of each metric set.
         columns: Columns.
         methods: Methods to show, in this order, besides the constant baseline; None shows all.
         keep_seeds: Whether each training seed is a row of its own.
         predictions: The store's folder of predictions, to take intervals from; None for no intervals.
 
     Raises:
-        MSABenchError: The corpus's records do not have the metric.
+        MSABenchError: No record of the corpus has the metric.
     """
-    metric_set = metric_set_in(frame, dataset)
-    spec = metric_spec(metric or default_metric(dataset, metric_set), metric_set)
+    parts = parts_of(frame, dataset)
+    failed: dict[str, list[JobRecord]] = {}
+    for job in failures:
+        if job.key.dataset == dataset:
+            failed.setdefault(_metric_set_of(job, parts), []).append(job)
+    sets = [name for name in METRIC_SETS if name in parts or name in failed] or [dataset_facts(dataset).metric_set]
+    having = [name for name in sets if metric is None or metric in metric_keys(name)]
+    if not having:
+        allowed = dict.fromkeys(key for name in sets for key in metric_keys(name))
+        raise MSABenchError(
+            f"metric {metric!r} is not one of the {' or '.join(sets)} metrics; allowed: {', '.join(allowed)}"
+        )
     wanted = None if methods is None else {CONSTANT, *methods}
-    frame = frame[frame["dataset"] == dataset]
-    found = frame if wanted is None else frame[frame["method"].isin(wanted)]
-    summary = over_seeds(found, spec.key, keep_seeds=keep_seeds)
+    shown = {name: part if wanted is None else part[part["method"].isin(wanted)] for name, part in parts.items()}
+    left_out = [
+        f"Left out for lack of {metric}: jobs on {dataset} with {name} metrics ({part['job_id'].nunique()})."
+        for name, part in shown.items()
+        if name not in having and len(part)
+    ]
+    tables = []
+    for name in having:
+        part, found = (group.get(name, frame.iloc[:0]) for group in (parts, shown))
+        mine = [job for job in failed.get(name, ()) if wanted is None or job.key.method in wanted]
+        spec = metric_spec(metric or default_metric(dataset, name), name)
+        rows = _rows_by_protocol(found, mine, dataset, name, spec.key, keep_seeds, predictions)
+        tables += _tables(part, rows, dataset, name, spec, columns, methods, left_out)
+    return tables
+
+
+def _metric_set_of(failure: JobRecord, parts: Mapping[str, pd.DataFrame]) -> str:
+    """The metric set of a failed job, which seldom says: that of the finished ones on the same data."""
+    same = (name for name, part in parts.items() if part["revision"].eq(failure.key.revision).any())
+    usual = next(iter(parts), dataset_facts(failure.key.dataset).metric_set)
+    return failure.metric_set or next(same, usual)
+
+
+def _rows_by_protocol(
+    found: pd.DataFrame,
+    failures: Sequence[JobRecord],
+    dataset: str,
+    metric_set: str,
+    metric: str,
+    keep_seeds: bool,
+    predictions: Path | None,
+) -> dict[tuple[str, ...], list[Row]]:
+    """Rows of one metric set, by the values of ``PROTOCOL``."""
     rows: dict[tuple[str, ...], dict[tuple[Any, ...], Row]] = {}
-    for record in summary.to_dict("records"):
+    for record in over_seeds(found, metric, keep_seeds=keep_seeds).to_dict("records"):
         row = _row_of(rows, record, record.get("seed"))
         row.entries[str(record["cell"])] = entry_of(record)
     # Cells may have different seeds, so that no cell need have all of them.
@@ -82,21 +135,33 @@ def build_tables(
         for _, jobs in found.groupby([*PROTOCOL, *ROW, *(["seed"] if keep_seeds else [])], sort=False, dropna=False):
             record = jobs.iloc[0].to_dict()
             row = _row_of(rows, record, record["seed"] if keep_seeds else None)
-            _add_intervals(row, predictions / dataset / row.method, jobs, metric_set, spec.key)
+            _add_intervals(row, predictions / dataset / row.method, jobs, metric_set, metric)
     for job in failures:
-        if job.key.dataset == dataset and (wanted is None or job.key.method in wanted):
-            seed = job.key.seed
-            row = _row_of(rows, vars(job.key), seed if keep_seeds else None)
-            row.failures.append(failure_line(job, row))
+        row = _row_of(rows, vars(job.key), job.key.seed if keep_seeds else None)
+        row.failures.append(failure_line(job, row))
+    return {protocol: list(group.values()) for protocol, group in rows.items()}
+
+
+def _tables(
+    part: pd.DataFrame,
+    rows: Mapping[tuple[str, ...], list[Row]],
+    dataset: str,
+    metric_set: str,
+    spec: MetricSpec,
+    columns: tuple[Column, ...],
+    methods: Sequence[str] | None,
+    left_out: Sequence[str],
+) -> list[Table]:
+    """The tables of one metric set."""
     info = dataset_facts(dataset)
     tables = []
     named_rows = [(dict(zip(PROTOCOL, protocol, strict=True)), group) for protocol, group in sorted(rows.items())]
     # Honest selection first; the sort is stable.
     for named, group in sorted(named_rows, key=lambda item: item[0]["selection"] != "val"):
-        ordered = _ordered(list(group.values()), methods)
+        ordered = _ordered(group, methods)
         mark_alike(ordered)
         table = Table(dataset, info.title, info.caveat, named, spec, metric_set, columns, ordered)
-        table.warnings = doubts(frame, named)
+        table.warnings = [*doubts(part, named), *left_out]
         table.notes = [*_notes(table, methods), *table.warnings]
         tables.append(table)
     return tables

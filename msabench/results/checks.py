@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from msabench.data.info import METRIC_SETS
 from msabench.errors import MSABenchError
-from msabench.metrics.spec import METRICS
+from msabench.metrics.spec import METRICS, metric_keys
 from msabench.missingness.conditions import LETTERS, Cell
 from msabench.results.record import OPTIONAL, SCHEMA_VERSION, CellRecord, JobKey, JobRecord
 
@@ -49,10 +50,11 @@ def check_lines(
     if first_only:
         return job, cells
     job_id = job.key.job_id
+    allowed = METRICS if job.metric_set is None else metric_keys(job.metric_set)
     seen: dict[tuple[str, int | None], int] = {}
     for number, line in enumerate(lines[1:], start=2):
         where = f"{path} line {number}"
-        cell = _check_cell(where, line, job_id)
+        cell = _check_cell(where, line, job_id, allowed)
         first = seen.setdefault((cell.cell, cell.mask_seed), number)
         if first != number:
             raise MSABenchError(f"{where} repeats cell {cell.cell} with mask seed {cell.mask_seed} of line {first}")
@@ -80,6 +82,8 @@ def _check_first(path: Path, line: dict[str, Any], folder: Path) -> JobRecord:
             )
     if any(type(size) is not int for size in job.split_sizes or ()):
         raise MSABenchError(f"{where} has split_sizes = {job.split_sizes!r}; expected whole numbers")
+    if job.metric_set not in (None, *METRIC_SETS):
+        raise MSABenchError(f"{where} has the unknown metric set {job.metric_set!r}; allowed: {', '.join(METRIC_SETS)}")
     if job.status not in ("ok", "failed"):
         raise MSABenchError(f"{where} has status {job.status!r}; allowed: ok, failed")
     job_id = job.key.job_id
@@ -93,7 +97,7 @@ def _check_first(path: Path, line: dict[str, Any], folder: Path) -> JobRecord:
     return job
 
 
-def _check_cell(where: str, line: dict[str, Any], job_id: str) -> CellRecord:
+def _check_cell(where: str, line: dict[str, Any], job_id: str, metrics: Collection[str]) -> CellRecord:
     if line.get("kind") != "cell":
         raise MSABenchError(f"{where} has kind {line.get('kind')!r}; every line after the first has kind 'cell'")
     _check_fields(where, line, CellRecord)
@@ -106,7 +110,7 @@ def _check_cell(where: str, line: dict[str, Any], job_id: str) -> CellRecord:
         raise MSABenchError(f"{where}: {error}") from error
     if name != cell.cell:
         raise MSABenchError(f"{where} names cell {cell.cell!r}; its name is {name!r}")
-    _check_values(where, "metric", cell.metrics, METRICS)
+    _check_values(where, "metric", cell.metrics, metrics)
     _check_values(where, "modality", cell.dropped, LETTERS.values())
     return cell
 

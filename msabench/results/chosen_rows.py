@@ -81,13 +81,20 @@ def choose_rows(
     Raises:
         MSABenchError: A name is unknown, or the store has nothing of it; says what is there or how to make it.
     """
-    from msabench.results.build import build_tables, check_methods
+    from msabench.results.build import build_tables, check_methods, metrics_in, parts_of
 
     if metric is not None:
         metric_spec(metric)
     results = ResultStore(store)
     frame, failures = results.frame(), results.failures()
     wanted = _datasets(datasets, sorted(set(frame["dataset"])), store)
+    without = [] if metric is None else [name for name in wanted if metric not in metrics_in(frame, name)]
+    if without and (datasets or len(without) == len(wanted)):
+        allowed = dict.fromkeys(key for name in without for key in metrics_in(frame, name))
+        raise MSABenchError(
+            f"no record of {', '.join(without)} in {store} has metric {metric!r}; allowed: {', '.join(allowed)}"
+        )
+    wanted = [name for name in wanted if name not in without]
     check_methods(methods or [], frame)
     kinds = ["default", *(job.key.variant for job in failures), *frame["variant"].unique()]
     for variant in variants or ():
@@ -97,8 +104,8 @@ def choose_rows(
     frame = frame[frame["variant"].isin(shown) | (frame["method"] == CONSTANT)]
     failures = [job for job in failures if job.key.variant in shown]
     found = []
-    jobs = jobs_by_row(frame[frame["dataset"].isin(wanted)])
     for dataset in wanted:
+        jobs = {metric_set: jobs_by_row(part) for metric_set, part in parts_of(frame, dataset).items()}
         for table in build_tables(
             frame,
             failures,
@@ -117,7 +124,10 @@ def choose_rows(
             ]
             if not there - {CONSTANT} and CONSTANT not in (methods or ()):
                 continue
-            found.append(ChosenRows(table, [jobs[key_of(table, row)] for row in table.rows], left_out))
+            if without:
+                table.warnings.append(f"Left out for lack of {metric}: {', '.join(without)}.")
+            mine = [jobs[table.metric_set][key_of(table, row)] for row in table.rows]
+            found.append(ChosenRows(table, mine, left_out))
     if not found:
         asked = f"{' '.join(methods or ['any method'])} ({' '.join(shown)})"
         raise MSABenchError(

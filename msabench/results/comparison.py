@@ -238,9 +238,11 @@ def _one_for_each_corpus(chosen_tables: Sequence[ChosenRows]) -> tuple[list[Chos
         if len(table.rows) > len(best.table.rows):
             manners[manner][table.dataset] = chosen
     taken = max(manners.values(), key=lambda found: sum(len(part.table.rows) for part in found.values()))
-    left_out = [
-        f"for being of another protocol, {chosen.table.protocol_text}"
-        for chosen in chosen_tables
-        if chosen is not taken.get(chosen.table.dataset)
-    ]
+    left_out = []
+    for chosen in chosen_tables:
+        other = taken.get(chosen.table.dataset)
+        if chosen is not other:
+            same = other is not None and chosen.table.protocol == other.table.protocol
+            reason = f"having {chosen.table.metric_set} metrics" if same else "being of another protocol"
+            left_out.append(f"for {reason}, {chosen.table.protocol_text}")
     return list(taken.values()), left_out

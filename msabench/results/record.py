@@ -17,7 +17,7 @@ SCHEMA_VERSION = 2
 MANY_BLIND = 0.05
 """From this share of clips without any observed frame on, tables say so: 5 % answered blind can move F1 by points."""
 
-OPTIONAL = ("padding", "unseen", "split_sizes", "blind")
+OPTIONAL = ("padding", "unseen", "split_sizes", "metric_set", "blind")
 """Fields that older records lack; a record that does not have them is stored without."""
 
 
@@ -84,6 +84,8 @@ class JobRecord:
             choice and in older records, which do not say.
         unseen: Modalities that no training clip had a frame of; None in older records, which do not say.
         split_sizes: Clips in train, valid and test; None likewise.
+        metric_set: Metric set of its cells, one of ``METRIC_SETS``; None in failed jobs, and in older records, whose
+            metrics tell.
     """
 
     key: JobKey
@@ -103,6 +105,7 @@ class JobRecord:
     padding: str | None = None
     unseen: list[str] | None = None
     split_sizes: list[int] | None = None
+    metric_set: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The job line as plain data; key fields stand at the top level beside ``job_id``."""

@@ -22,7 +22,7 @@ from msabench.metrics.spec import METRICS, metric_keys
 from msabench.missingness.conditions import AVERAGES, INTER
 from msabench.results import predictions
 from msabench.results.aggregate import DRAWS, jobs_by_row
-from msabench.results.build import metric_set_in
+from msabench.results.build import parts_of
 from msabench.results.intervals import intervals
 from msabench.results.places import PREDICTIONS
 from msabench.results.regime_changes import COMPLETE, bounds_of_change, identity, pairs_of
@@ -104,26 +104,27 @@ def update_intervals(store: ResultStore, datasets: Sequence[str] | None = None, 
     lines = []
     for name in held:
         if datasets is None or name in datasets:
-            rows = jobs_by_row(frame[frame["dataset"] == name])
+            rows = {metric_set: jobs_by_row(part) for metric_set, part in parts_of(frame, name).items()}
             known = {} if anew else read_intervals(store.folder, name)
-            lines.append(_update(store.folder, name, metric_set_in(frame, name), rows, known))
+            lines.append(_update(store.folder, name, rows, known))
     return lines
 
 
-def _update(store: Path, dataset: str, metric_set: str, by_row: dict[RowKey, dict[int, str]], there: Intervals) -> str:
+def _update(store: Path, dataset: str, by_set: dict[str, dict[RowKey, dict[int, str]]], there: Intervals) -> str:
     known: dict[str, Intervals] = {}
     for key, interval in there.items():
         known.setdefault(key[0], {})[key] = interval
     files = _prediction_files(store, dataset)
-    rows = list(by_row.values())
     makers: dict[str, tuple[list[str], Callable[[], Intervals]]] = {}
-    for jobs in rows:
-        name, job_ids = jobs_hash(jobs.values()), list(jobs.values())
-        makers[name] = job_ids, partial(_intervals_of, name, job_ids, files, metric_set)
-    changes = list(pairs_of(list(by_row), COMPLETE))
-    for after, before in ((rows[one], rows[other]) for one, other in changes):
-        name = identity(list(after.values()), list(before.values()))
-        makers[name] = [*after.values(), *before.values()], partial(_change_of, name, after, before, files, metric_set)
+    for metric_set, by_row in by_set.items():
+        rows = list(by_row.values())
+        for jobs in rows:
+            name, job_ids = jobs_hash(jobs.values()), list(jobs.values())
+            makers[name] = job_ids, partial(_intervals_of, name, job_ids, files, metric_set)
+        for after, before in ((rows[one], rows[other]) for one, other in pairs_of(list(by_row), COMPLETE)):
+            name = identity(list(after.values()), list(before.values()))
+            job_ids = [*after.values(), *before.values()]
+            makers[name] = job_ids, partial(_change_of, name, after, before, files, metric_set)
     kept: dict[str, Intervals] = {}
     made = lacking = 0
     for name, (job_ids, make) in makers.items():

@@ -85,6 +85,7 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
         eval_seconds=evaluation.seconds,
         mask_seeds=list(job.mask_seeds),
         padding=method.padding or None,
+        metric_set=evaluation.metric_set,
         **datamodule.corpus.record_fields(),
         **finished.record_fields(),
     )

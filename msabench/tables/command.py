@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msabench.data.info import DATASETS
 from msabench.errors import MSABenchError, one_of
-from msabench.metrics.spec import METRICS, metric_keys, metric_spec
+from msabench.metrics.spec import METRICS, metric_spec
 from msabench.published.layouts import paper_tables
 from msabench.published.numbers import DEFAULT_PUBLISHED
 from msabench.results.places import no_records, store_to_read
@@ -150,7 +150,7 @@ def _shown(
     frame: pd.DataFrame, asked: list[str] | None, held: list[str], metric: str | None, store: Path
 ) -> tuple[list[str], list[str]]:
     """Which corpora to show, and what to say about the others."""
-    from msabench.results.build import metric_set_in
+    from msabench.results.build import metrics_in
 
     if not asked and not held:
         return [], [f"{no_records(store)}."]
@@ -161,7 +161,7 @@ def _shown(
         if name not in held
     ]
     present = [name for name in asked or held if name in held]
-    allowed = {name: metric_keys(metric_set_in(frame, name)) for name in asked or held}
+    allowed = {name: metrics_in(frame, name) for name in asked or held}
     without = [name for name in allowed if metric is not None and metric not in allowed[name]]
     if asked and without:
         keys = ", ".join(allowed[without[0]])

@@ -103,8 +103,7 @@ def kept_changes(store: Path, dataset: str, beside: Sequence[str] = ()) -> list[
     Raises:
         MSABenchError: A record or interval file is malformed.
     """
-    from msabench.metrics.spec import metric_keys
-    from msabench.results.build import metric_set_in
+    from msabench.results.build import metrics_in
     from msabench.results.chosen_rows import choose_rows
     from msabench.results.regime_changes import COMPLETE, MIXED, regime_changes
     from msabench.results.store import ResultStore
@@ -113,7 +112,7 @@ def kept_changes(store: Path, dataset: str, beside: Sequence[str] = ()) -> list[
     frame = ResultStore(store).frame([dataset])
     if not (frame["variant"].eq("default") & frame["method"].ne(CONSTANT)).any():
         return []
-    keys = metric_keys(metric_set_in(frame, dataset))
+    keys = metrics_in(frame, dataset)
     stored = read_intervals(store, dataset)
     chosen_tables = [
         chosen
