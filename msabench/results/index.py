@@ -11,9 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msabench.data.info import METRIC_SETS, recorded_info
 from msabench.files import replacing
-from msabench.metrics.spec import DEFAULT_METRIC, METRICS, metric_set_of
+from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import LETTERS
 from msabench.results.record import JobKey
 from msabench.results.record_file import RecordFile
@@ -132,20 +131,11 @@ def _rows(read: RecordFile) -> Iterator[dict[str, Any]]:
     key = {"job_id": read.job.key.job_id, **{name: getattr(read.job.key, name) for name in KEY_FIELDS}}
     key["unseen"] = "".join(letter for letter, name in LETTERS.items() if name in (read.job.unseen or ()))
     key["split_sizes"] = "/".join(map(str, read.job.split_sizes or ()))
-    key["metric_set"] = read.job.metric_set or _implied(read)
+    key["metric_set"] = read.metric_set
     for cell in read.cells:
         dropped = {f"dropped_{modality}": share for modality, share in cell.dropped.items()}
         rest = {name: getattr(cell, name) for name in ("cell", "mask_seed", "mask_hash", "n", "collapsed", "blind")}
         yield {**key, **rest, **dropped, **cell.metrics}
-
-
-def _implied(read: RecordFile) -> str:
-    """The metric set of a job that does not say, by the metrics that its cells name, whatever their values."""
-    keys = {key for cell in read.cells for key in cell.metrics}
-    if keys.isdisjoint(DEFAULT_METRIC.values()):
-        info = recorded_info(read.job.key.dataset)
-        return info.metric_set if info else METRIC_SETS[0]
-    return metric_set_of(keys)
 
 
 def _rows_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

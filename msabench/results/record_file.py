@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msabench.data.info import METRIC_SETS, recorded_info
 from msabench.errors import MSABenchError
 from msabench.files import sha256_of
+from msabench.metrics.spec import DEFAULT_METRIC, metric_set_of
 from msabench.results.checks import check_lines
 from msabench.results.places import PREDICTIONS
 from msabench.results.record import CellRecord, JobRecord
@@ -35,6 +37,17 @@ class RecordFile:
     job: JobRecord
     cells: list[CellRecord]
     checksums: dict[str, str | None] | None
+
+    @property
+    def metric_set(self) -> str:
+        """The metric set of the cells: what the job line says, else what they imply by naming metrics at all."""
+        if self.job.metric_set is not None:
+            return self.job.metric_set
+        keys = {key for cell in self.cells for key in cell.metrics}
+        if keys.isdisjoint(DEFAULT_METRIC.values()):
+            info = recorded_info(self.job.key.dataset)
+            return info.metric_set if info else METRIC_SETS[0]
+        return metric_set_of(keys)
 
 
 def read_record(path: Path, folder: Path, *, first_only: bool = False) -> RecordFile:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from msabench.errors import MSABenchError, one_of, printable
-from msabench.metrics.spec import METRICS, metric_keys, metric_set_of, metric_spec
+from msabench.metrics.spec import METRICS, metric_keys, metric_spec
 from msabench.missingness.conditions import parse_grid
-from msabench.results.store import ResultStore, no_records, store_to_read
+from msabench.results.places import no_records, store_to_read
+from msabench.results.store import ResultStore
 from msabench.tables.render import grid_csv, grid_text
 
 if TYPE_CHECKING:
     from msabench.results.record import JobKey
-    from msabench.results.store import RecordFile
+    from msabench.results.record_file import RecordFile
 
 FORMATS = ("text", "csv")
 HEADER = (
@@ -103,14 +104,14 @@ def metrics(
     place = store_to_read(store, committed)
     files = _chosen(place, {"dataset": datasets, "method": methods, "variant": variants})
     for key in metric or ():
-        if not any(key in metric_keys(_metric_set(file)) for file in files):
-            metric_spec(key, _metric_set(files[0]))
+        if not any(key in metric_keys(file.metric_set) for file in files):
+            metric_spec(key, files[0].metric_set)
     wanted = _cells(place, cells, files)
     found: list[Recomputed] = []
     missing: list[JobKey] = []
     n_jobs = 0
     for file in files:
-        keys = [key for key in metric_keys(_metric_set(file)) if metric is None or key in metric]
+        keys = [key for key in metric_keys(file.metric_set) if metric is None or key in metric]
         # Another corpus's metrics were asked for.
         if not keys:
             continue
@@ -161,7 +162,7 @@ def recomputed(
     path = predictions.path_of(store, job)
     if not path.is_file():
         return None
-    there = predictions.metrics_from_predictions(path, _metric_set(file))
+    there = predictions.metrics_from_predictions(path, file.metric_set)
     recorded = {(cell.cell, cell.mask_seed): cell.metrics for cell in file.cells}
     return [
         Recomputed(
@@ -178,11 +179,6 @@ def recomputed(
         for key in keys
         if place in there or key in recorded[place]
     ]
-
-
-def _metric_set(file: RecordFile) -> str:
-    """The metric set that a record's values belong to."""
-    return metric_set_of(key for cell in file.cells for key in cell.metrics)
 
 
 def _chosen(place: Path, wanted: dict[str, list[str] | None]) -> list[RecordFile]:
