@@ -150,9 +150,10 @@ def fit_row(method: str, batch_size: int, size: tuple[int, int, int], length: in
         model, data = built.model, built.datamodule
         steps = -(-size[0] // batch_size)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-        wants = model.info.trains_with
         # The bare loop gets its batches ready made: the data path has its own rows.
-        batches = [data.training_batch(rows, 0, wants=wants) for rows in torch.arange(size[0]).split(batch_size)]
+        batches = [
+            data.training_batch(rows, 0, needs=model.data_needs) for rows in torch.arange(size[0]).split(batch_size)
+        ]
 
         def bare() -> float:
             model.train()

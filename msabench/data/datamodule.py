@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
@@ -23,6 +23,7 @@ from msabench.data.batch import Batch
 from msabench.data.conversations import Conversations
 from msabench.data.corpus import Corpus, SplitData
 from msabench.data.info import DataSpec, dataset_info, named
+from msabench.data.needs import PLAIN, Needs, ReadsData
 from msabench.data.normalise import Scale, statistics
 from msabench.data.store import open_corpus
 from msabench.errors import MSABenchError, one_of
@@ -143,6 +144,9 @@ class MSADataModule(pl.LightningDataModule):
             zeros that are there.
         name: What a ``custom`` corpus is called in records and tables, so that two of them stand apart.
 
+    Attributes:
+        needs: What the batches of its loaders bring; Lightning's ``setup`` takes them from the trainer's method.
+
     Raises:
         MSABenchError: Unknown dataset, features, cell; missing or broken file; values outside their range.
     """
@@ -197,6 +201,7 @@ class MSADataModule(pl.LightningDataModule):
         self.selection = selection
         self.normalise = normalise or self.info.normalise
         self.cells = distinct(parse_grid(grid or ["paper"]))
+        self.needs = PLAIN
         self._corpus: Corpus | None = None
         self._trained_on: dict[str, Any] | None = None
         self._scale: Scale | None = None
@@ -248,10 +253,18 @@ class MSADataModule(pl.LightningDataModule):
         }
 
     def setup(self, stage: str) -> None:
-        """Say before a training what is doubtful about its data."""
+        """Take the needs of the trainer's method; say before a training what is doubtful about its data."""
+        if self.trainer is not None:
+            self.needs = self._method.data_needs
         if stage == "fit" and (self.trainer is None or self.trainer.is_global_zero):
             for doubt in self.corpus.doubts():
                 print(f"msabench: warning: {doubt}", file=sys.stderr, flush=True)
+
+    @property
+    def _method(self) -> ReadsData:
+        """The method under the trainer; Lightning's hooks alone look at it."""
+        assert self.trainer is not None
+        return cast(ReadsData, self.trainer.lightning_module)
 
     # Loaders.
 
@@ -259,7 +272,7 @@ class MSADataModule(pl.LightningDataModule):
         """Shuffled training clips, or conversations; the order depends on seed, epoch and pass alone."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         units: int | list[Tensor] = len(self.corpus.splits["train"])
-        if self._whole_conversations:
+        if self.needs.conversations:
             units = self.conversations("train").rows
         n_units = units if isinstance(units, int) else len(units)
         return RowLoader(
@@ -269,7 +282,7 @@ class MSADataModule(pl.LightningDataModule):
             order=lambda number: self.train_order(self._epoch, number, n_units),
             rank=rank,
             world_size=world_size,
-            passes=getattr(self._method, "passes", 1),
+            passes=self.needs.passes,
         )
 
     def val_dataloader(self) -> RowLoader:
@@ -290,17 +303,9 @@ class MSADataModule(pl.LightningDataModule):
     def _evaluating(self, stage: str, split: str, position: int = 0) -> RowLoader:
         # Whole conversations come in the order of ``Conversations.order``, clips in that of the file.
         size = max(self.batch_size, 96)
-        if self._whole_conversations:
+        if self.needs.conversations:
             return RowLoader(stage, self.conversations(split).packed(size), 1, position=position)
         return RowLoader(stage, len(self.corpus.splits[split]), size, position=position)
-
-    @property
-    def _method(self) -> Any:
-        return self.trainer.lightning_module if self.trainer else None
-
-    @property
-    def _whole_conversations(self) -> bool:
-        return bool(getattr(self._method, "needs_conversations", False))
 
     def conversations(self, split: str) -> Conversations:
         """The conversations of a split: ``train``, ``valid`` or ``test``."""
@@ -333,18 +338,15 @@ class MSADataModule(pl.LightningDataModule):
         """Turn ``Rows`` into a ``Batch`` on the device."""
         if not isinstance(batch, Rows):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        method = self._method
-        tokens = bool(getattr(method, "needs_tokens", False))
         if batch.stage == "train":
-            wants: tuple[str, ...] = method.info.trains_with if method is not None else ()
-            return self.training_batch(batch.index, self._epoch, wants=wants, with_tokens=tokens, device=device)
+            return self.training_batch(batch.index, self._epoch, needs=self.needs, device=device)
         if batch.stage == "val":
-            return self.validation_batch(batch.index, with_tokens=tokens, device=device)
+            return self.validation_batch(batch.index, needs=self.needs, device=device)
         split = self._split_on("test", device)
         key = (f"{self.cells[batch.position]}", device)
         if key not in self._fixed_masks:
             self._fixed_masks = {key: self.cell_masks(self.cells[batch.position], self.mask_seed, device=device)}
-        return self._build(split, self._fixed_masks[key], batch.index, device, tokens)
+        return self._build(split, self._fixed_masks[key], batch.index, device, self.needs.tokens)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Give features the type of the weights: Lightning converts what loaders yield, and ours yield ``Rows``."""
@@ -355,8 +357,7 @@ class MSADataModule(pl.LightningDataModule):
         index: Tensor,
         epoch: int,
         *,
-        wants: tuple[str, ...] = (),
-        with_tokens: bool = False,
+        needs: Needs = PLAIN,
         device: torch.device | str = "cpu",
     ) -> Batch:
         """Corrupted training clips under the regime.
@@ -364,30 +365,33 @@ class MSADataModule(pl.LightningDataModule):
         Args:
             index: int64 ``(B,)`` rows of the training split.
             epoch: Epoch, which the masks depend on.
-            wants: ``views`` for two corrupted versions, ``complete`` for the uncorrupted clips.
-            with_tokens: Whether text comes as tokens.
+            needs: What the batch must bring.
             device: Where the batch is to be.
         """
         split = self._split_on("train", device)
-        masks = self._training_masks(epoch, 2 if "views" in wants else 1, device)
-        batch = self._build(split, masks[0], index, device, with_tokens)
+        masks = self._training_masks(epoch, 2 if needs.views else 1, device)
+        batch = self._build(split, masks[0], index, device, needs.tokens)
         batch.index = index.to(device)
-        if "views" in wants:
-            batch.views = (batch.for_inference(), self._build(split, masks[1], index, device, with_tokens))
+        if needs.views:
+            batch.views = (batch.for_inference(), self._build(split, masks[1], index, device, needs.tokens))
             batch.views[1].labels = None
-        if "complete" in wants:
-            batch.complete = self._build(split, complete_masks(split.clips, self.missing), index, device, with_tokens)
+        if needs.complete:
+            batch.complete = self._build(split, complete_masks(split.clips, self.missing), index, device, needs.tokens)
         return batch
 
-    def validation_batch(
-        self, index: Tensor, *, with_tokens: bool = False, device: torch.device | str = "cpu"
-    ) -> Batch:
-        """Clips of the selecting split under the training regime, with masks that do not depend on the epoch."""
+    def validation_batch(self, index: Tensor, *, needs: Needs = PLAIN, device: torch.device | str = "cpu") -> Batch:
+        """Clips of the selecting split under the training regime, with masks that do not depend on the epoch.
+
+        Args:
+            index: int64 ``(B,)`` rows of the split.
+            needs: What the batch must bring.
+            device: Where the batch is to be.
+        """
         split = self._split_on(self._selection_split, device)
         key = ("val", torch.device(device))
         if key not in self._fixed_masks:
             self._fixed_masks = {key: validation_masks(self.missing, split.clips, self.mask_seed)}
-        return self._build(split, self._fixed_masks[key], index, device, with_tokens)
+        return self._build(split, self._fixed_masks[key], index, device, needs.tokens)
 
     def cell_masks(self, cell: Cell, mask_seed: int, split: str = "test", device: torch.device | str = "cpu") -> Masks:
         """Masks of one cell over a whole split."""
@@ -398,45 +402,43 @@ class MSADataModule(pl.LightningDataModule):
         cell: Cell,
         mask_seed: int,
         *,
+        needs: Needs = PLAIN,
         batch_size: int = 96,
         split: str = "test",
-        with_tokens: bool = False,
         device: torch.device | str = "cpu",
         masks: Masks | None = None,
-        whole_conversations: bool = False,
     ) -> Iterator[Batch]:
         """A whole split under one cell, in file order.
 
         Args:
             cell: The test situation.
             mask_seed: Seed of the masks.
+            needs: What a batch must bring. If whole conversations, the clips come in the order of
+                ``conversations(split).order``, and a conversation of more than ``batch_size`` clips is a batch.
             batch_size: Clips per batch; results do not depend on it.
             split: Which split.
-            with_tokens: Whether text comes as tokens.
             device: Where the batches are to be.
             masks: The cell's masks if they have been computed already.
-            whole_conversations: Cut no conversation, for a method that needs them. The clips then come in the order
-                of ``conversations(split).order``, and a conversation of more than ``batch_size`` clips is a batch.
         """
         made = self._split_on(split, device)
         masks = masks or self.cell_masks(cell, mask_seed, split, device)
         chunks: Iterable[Tensor | slice] = (
             made.conversations.packed(batch_size)
-            if whole_conversations
+            if needs.conversations
             else (slice(start, start + batch_size) for start in range(0, len(made.data), batch_size))
         )
         for chunk in chunks:
-            yield self._build(made, masks, chunk, device, with_tokens)
+            yield self._build(made, masks, chunk, device, needs.tokens)
 
-    def in_file_order(self, rows: Tensor, *, whole_conversations: bool, split: str = "test") -> Tensor:
+    def in_file_order(self, rows: Tensor, *, needs: Needs, split: str = "test") -> Tensor:
         """What was computed for each clip of an evaluated split, in the order of the file.
 
         Args:
             rows: ``(N, ...)`` in the order of ``cell_batches`` or of the loaders.
-            whole_conversations: Whether these cut no conversation.
+            needs: What these were asked to bring.
             split: Which split.
         """
-        return rows[self.conversations(split).place.to(rows.device)] if whole_conversations else rows
+        return rows[self.conversations(split).place.to(rows.device)] if needs.conversations else rows
 
     def _build(
         self,

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from msabench.data.datamodule import MSADataModule
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.interruption import check
 from msabench.methods.base import MSAMethod
@@ -95,14 +96,14 @@ def _predict(
     keep_representations: bool,
     size: int,
 ) -> Predicted:
+    needs = method.data_needs
     batches = datamodule.cell_batches(
         cell,
         mask_seed,
+        needs=needs,
         batch_size=size,
-        with_tokens=method.needs_tokens,
         device=device,
         masks=masks,
-        whole_conversations=method.needs_conversations,
     )
     preds, kept = [], []
     with torch.no_grad():
@@ -117,12 +118,12 @@ def _predict(
                         "without --keep representations"
                     )
                 kept.append(out.representation)
-    array = partial(_array, datamodule, method.needs_conversations)
+    array = partial(_array, datamodule, needs)
     return array(preds), array(kept) if keep_representations else None
 
 
-def _array(datamodule: MSADataModule, whole_conversations: bool, parts: list[torch.Tensor]) -> Floats:
-    in_order = datamodule.in_file_order(torch.cat(parts), whole_conversations=whole_conversations)
+def _array(datamodule: MSADataModule, needs: Needs, parts: list[torch.Tensor]) -> Floats:
+    in_order = datamodule.in_file_order(torch.cat(parts), needs=needs)
     rows: Floats = in_order.float().cpu().numpy()
     return rows
 

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError, first_difference, one_of
 from msabench.methods.info import MethodInfo
 from msabench.metrics.collection import PredictionMetrics
@@ -218,14 +219,17 @@ class MSAMethod(pl.LightningModule, ABC):
         return 1.0
 
     @property
-    def needs_tokens(self) -> bool:
-        """Whether the text comes in as tokens."""
-        return any(getattr(module, "reads_tokens", False) for module in self.modules() if module is not self)
+    def data_needs(self) -> Needs:
+        """What batches must bring: tokens if a part reads them, and what ``info.trains_with`` names.
 
-    @property
-    def needs_conversations(self) -> bool:
-        """Whether batches must hold whole conversations; ``batch_size`` then counts these."""
-        return False
+        A method that needs more replaces a field, e.g. ``replace(super().data_needs, conversations=True)``.
+        """
+        return Needs(
+            tokens=any(getattr(module, "reads_tokens", False) for module in self.modules() if module is not self),
+            views="views" in self.info.trains_with,
+            complete="complete" in self.info.trains_with,
+            passes=self.passes,
+        )
 
     # What training batches bring, for methods whose ``info.trains_with`` asks for it.
 

@@ -49,6 +49,7 @@ Deviations:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -56,6 +57,7 @@ from torch import Tensor, nn
 
 from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError, one_of
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
@@ -292,9 +294,9 @@ class GCNet(MSAMethod):
         self.rebuild = None if variant == "wo_reconstruction" else nn.Linear(self.encoder.width, sum(self.widths))
 
     @property
-    def needs_conversations(self) -> bool:
-        """Whether batches must hold whole conversations; ``batch_size`` then counts these."""
-        return self.context
+    def data_needs(self) -> Needs:
+        """Whole conversations, where clips are read in their context."""
+        return replace(super().data_needs, conversations=self.context)
 
     def forward(self, batch: Batch) -> Output:
         """Predict; ``representation`` is H."""

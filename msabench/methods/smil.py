@@ -60,6 +60,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from msabench.data.batch import Batch, stacked
+from msabench.data.datamodule import MSADataModule
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError, one_of
 from msabench.methods.base import MSAMethod, Output
@@ -343,13 +344,11 @@ class SMIL(MSAMethod):
     @torch.no_grad()
     def find_centres(self) -> None:
         """Set ``centres`` by the features that complete training clips have in evaluation mode."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: MSADataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         self.eval()
         found: list[tuple[Tensor, Tensor]] = []
         for index in torch.arange(self.spec.n_train).split(_CHUNK):
-            batch = data.training_batch(
-                index, 0, wants=("complete",), with_tokens=self.needs_tokens, device=self.device
-            )
+            batch = data.training_batch(index, 0, needs=self.data_needs, device=self.device)
             complete = self.complete_of(batch).in_type(self.dtype)  # type: ignore[arg-type]
             found.append((self.extract(complete), _available(complete)))
         self.train()

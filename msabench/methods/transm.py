@@ -41,6 +41,7 @@ Deviations:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -49,6 +50,7 @@ from torch.nn import functional as F
 
 from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError, one_of
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
@@ -321,9 +323,9 @@ class TransM(MSAMethod):
         self.classifier = _dense(7 * dim, self.n_outputs)
 
     @property
-    def needs_conversations(self) -> bool:
-        """A sequence of utterances is a whole conversation."""
-        return self.sequence == "conversation"
+    def data_needs(self) -> Needs:
+        """Whole conversations, where these are the sequences."""
+        return replace(super().data_needs, conversations=self.sequence == "conversation")
 
     def forward(self, batch: Batch) -> Output:
         """Predict; ``representation`` is the joint feature ``(B, 7 d)`` of each clip."""

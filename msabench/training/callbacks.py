@@ -67,8 +67,7 @@ class SavePredictions(BasePredictionWriter):
         for cell, parts in zip(data.cells, by_cell, strict=True):
             masks = data.cell_masks(cell, data.mask_seed)
             seed = data.mask_seed if cell.is_random else None
-            whole: bool = pl_module.needs_conversations  # type: ignore[assignment]
-            preds = data.in_file_order(torch.cat(parts), whole_conversations=whole).float().cpu().numpy()
+            preds = data.in_file_order(torch.cat(parts), needs=data.needs).float().cpu().numpy()
             entries.append(CellPredictions(cell, seed, preds, mask_hash(masks), dropped_share(masks, clips)))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         labels = split.labels.cpu().numpy()

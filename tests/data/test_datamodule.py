@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msabench.data.datamodule import MSADataModule, RowLoader
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import MODALITIES, Cell
 from msabench.missingness.config import MissingConfig
@@ -44,9 +45,9 @@ def test_training_order_is_a_permutation_that_depends_on_seed_and_epoch_alone() 
 
 def test_masks_of_a_clip_do_not_depend_on_its_batch() -> None:
     data = data_module(random_corpus(), missing=MIXED)
-    whole = data.training_batch(torch.arange(24), 5, wants=("views",))
+    whole = data.training_batch(torch.arange(24), 5, needs=Needs(views=True))
     for rows in (torch.tensor([7]), torch.tensor([23, 0, 7]), torch.arange(24).flip(0)):
-        part = data_module(random_corpus(), missing=MIXED).training_batch(rows, 5, wants=("views",))
+        part = data_module(random_corpus(), missing=MIXED).training_batch(rows, 5, needs=Needs(views=True))
         for modality in MODALITIES:
             assert torch.equal(part.observed[modality], whole.observed[modality][rows])
             assert torch.equal(part.features[modality], whole.features[modality][rows])
@@ -69,7 +70,7 @@ def test_training_only_information_is_given_on_request_alone() -> None:
     assert plain.views is None
     assert plain.complete is None
     assert plain.index.tolist() == list(range(6))
-    rich = data.training_batch(torch.arange(6), 0, wants=("views", "complete"))
+    rich = data.training_batch(torch.arange(6), 0, needs=Needs(views=True, complete=True))
     assert torch.equal(rich.views[0].text, rich.text)
     assert rich.views[0].labels is None
     assert rich.views[1].labels is None

@@ -13,6 +13,7 @@ import torch
 from msabench.__main__ import dispatch
 from msabench.data.commands import data_verify
 from msabench.data.datamodule import MSADataModule
+from msabench.data.needs import Needs
 from msabench.data.probe import data_describe, leak_suspected
 from msabench.data.store import open_corpus
 from msabench.errors import MSABenchError
@@ -77,7 +78,7 @@ def test_frames_that_were_never_observed_are_seen_by_nothing() -> None:
             assert not batch.observed["audio"][~mask[rows]].any()
             assert not batch.features["audio"][~mask[rows]].any()
     train = torch.arange(12)
-    for batch in (data.training_batch(train, 3), data.training_batch(train, 3, wants=("complete",)).complete):
+    for batch in (data.training_batch(train, 3), data.training_batch(train, 3, needs=Needs(complete=True)).complete):
         assert batch is not None
         assert not batch.observed["audio"][:, 1::3].any()
     # Nor do they count as dropped, and the statistics are of the others.
@@ -98,7 +99,7 @@ def test_words_that_were_never_observed_reach_no_text_encoder() -> None:
         content["text_observed"][:, 2] = False
 
     own(hidden, tokens=True)
-    batch = next(opened().cell_batches(Cell(), 0, with_tokens=True))
+    batch = next(opened().cell_batches(Cell(), 0, needs=Needs(tokens=True)))
     assert batch.tokens is not None
     inner = batch.tokens[:, 1, 3] == 1
     assert inner.any()

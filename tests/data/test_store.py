@@ -27,6 +27,7 @@ from msabench.data.corpus import clip_uids
 from msabench.data.datamodule import MSADataModule
 from msabench.data.files import cache_folder, data_folder
 from msabench.data.info import DATASETS, dataset_info
+from msabench.data.needs import Needs
 from msabench.data.probe import data_describe
 from msabench.data.store import open_corpus
 from msabench.errors import MSABenchError
@@ -330,7 +331,7 @@ def test_a_file_without_tokens_serves_methods_on_vectors_only(places):
     rows = torch.arange(4)
     assert module.training_batch(rows, 0).text.shape == (4, STEPS["text"], DIMS["text"])
     with pytest.raises(MSABenchError, match="the feature file has no token ids for the method's text encoder; choose"):
-        module.training_batch(rows, 0, with_tokens=True)
+        module.training_batch(rows, 0, needs=Needs(tokens=True))
 
 
 def test_describe_takes_the_task_of_a_custom_file(places, tmp_path, capsys):

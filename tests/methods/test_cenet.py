@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from msabench.data.batch import Batch
 from msabench.data.corpus import Corpus
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.methods.cenet import CENET, _Enhancement
 from msabench.missingness.conditions import Cell
@@ -49,7 +50,7 @@ def with_bert(**settings: Any) -> CENET:
 
 def clips(cell: str = "inter/lav", corpus: Corpus | None = None, missing: MissingConfig = TOKENS) -> Batch:
     data = data_module(corpus or random_corpus(), missing=missing)
-    return next(data.cell_batches(Cell.parse(cell), 0, with_tokens=True))
+    return next(data.cell_batches(Cell.parse(cell), 0, needs=Needs(tokens=True)))
 
 
 def loss_of(method: CENET, batch: Batch) -> Tensor:
@@ -225,7 +226,7 @@ def test_parameter_groups_are_those_of_mmsa() -> None:
 @pytest.mark.usefixtures("bert")
 def test_what_is_trained_of_a_bert() -> None:
     data = data_module(random_corpus())
-    batch = data.training_batch(torch.arange(8), 0, with_tokens=True)
+    batch = data.training_batch(torch.arange(8), 0, needs=Needs(tokens=True))
 
     def reached(**settings: Any) -> set[str]:
         method = with_bert(**settings)

@@ -13,6 +13,7 @@ from torch import Tensor
 from msabench.data.batch import Batch, stacked
 from msabench.data.conversations import Conversations
 from msabench.data.datamodule import MSADataModule, RowLoader
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.evaluation.evaluate import evaluate_grid
 from msabench.methods.base import Output
@@ -112,8 +113,8 @@ class Neighbours(LFDNN):
     """Predicts how many clips of its conversation the batch holds, and the clip's own row in the representation."""
 
     @property
-    def needs_conversations(self) -> bool:
-        return True
+    def data_needs(self) -> Needs:
+        return replace(super().data_needs, conversations=True)
 
     def forward(self, batch: Batch) -> Output:
         layout = ConversationLayout.of(batch)
@@ -146,7 +147,7 @@ def test_training_counts_conversations_and_predict_keeps_the_order_of_the_batche
     trainer.fit(method, datamodule=data)
     assert sorted(seen) == [[8], [8, 8]]  # 24 clips of three videos, two videos in a batch
     parts: list[Tensor] = trainer.predict(method, datamodule=data)  # type: ignore[assignment]
-    rows = data.in_file_order(torch.cat(parts), whole_conversations=True)
+    rows = data.in_file_order(torch.cat(parts), needs=method.data_needs)
     assert rows.tolist() == [4, 3, 3, 4, 3, 3, 4, 3, 3, 4]
 
 

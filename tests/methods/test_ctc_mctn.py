@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from msabench.data.needs import Needs
 from msabench.methods.ctc_mctn import CTCMCTN
 from msabench.methods.mctn import MCTN
 from msabench.missingness.config import MissingConfig
@@ -20,7 +21,7 @@ def made(**arguments):
     data = data_module(random_corpus(steps=STEPS), missing=MissingConfig(regime="mixed"))
     torch.manual_seed(0)
     method = CTCMCTN(data.spec, **{"hidden": 6, **arguments}).eval()
-    return method, data.training_batch(torch.arange(11), 0, wants=("complete",))
+    return method, data.training_batch(torch.arange(11), 0, needs=Needs(complete=True))
 
 
 def plain_of(method, **arguments):

@@ -18,7 +18,7 @@ STEPS = {"text": 4, "audio": 9, "vision": 6}
 def made(**arguments):
     data = data_module(random_corpus(steps=STEPS), missing=MissingConfig(regime="mixed"))
     torch.manual_seed(0)
-    return CTCRAVEN(data.spec, **{**SMALL, **arguments}).eval(), data.training_batch(torch.arange(11), 0, wants=())
+    return CTCRAVEN(data.spec, **{**SMALL, **arguments}).eval(), data.training_batch(torch.arange(11), 0)
 
 
 def test_it_is_raven_on_what_was_aligned():

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from msabench.data.batch import Batch, stacked
 from msabench.data.info import DataSpec
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.losses.transport import sinkhorn_divergence
 from msabench.methods.base import Output
@@ -402,7 +403,7 @@ def bert(tmp_path_factory):
 def test_text_encoder_reads_both_versions(bert, level):
     data = data_module(random_corpus(), missing=MissingConfig(regime="mixed_fsrf", level=level))
     method = FSRF(data.spec, dim=D, heads=2, text_encoder=bert, finetune=True, text_lr=3e-5).eval()
-    batch = data.training_batch(torch.arange(9), 0, wants=("views",), with_tokens=True)
+    batch = data.training_batch(torch.arange(9), 0, needs=Needs(views=True, tokens=True))
     out = method.training_forward(batch)
     for version, view in enumerate(batch.views):
         torch.testing.assert_close(out.aux["z"][:, version], method(view).representation, atol=1e-5, rtol=1e-5)
@@ -417,7 +418,7 @@ def test_stacked_keeps_everything_that_forward_may_read():
     corpus = random_corpus()
     config = MissingConfig(regime="mixed_fsrf", level="tokens", token_fill="zero_embedding")
     batch = data_module(corpus, missing=config).training_batch(
-        torch.arange(4), 0, wants=("views", "complete"), with_tokens=True
+        torch.arange(4), 0, needs=Needs(views=True, complete=True, tokens=True)
     )
     p, q = batch.views
     both = stacked(p, q)

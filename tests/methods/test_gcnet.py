@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from msabench.data.batch import Batch
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.methods.gcnet import ConversationEncoder, GCNet, GraphBranch
 from msabench.missingness.conditions import MODALITIES
@@ -150,8 +151,8 @@ def test_a_clip_hears_its_own_conversation_only() -> None:
 
 def test_without_context_every_clip_is_a_conversation_of_its_own() -> None:
     ours, batch = method(context=False), batch_of(CASE)
-    assert not ours.needs_conversations
-    assert method().needs_conversations
+    assert not ours.data_needs.conversations
+    assert method().data_needs.conversations
     with torch.no_grad():
         together = ours(batch).pred
         alone = method()(replace(batch, conversation=torch.arange(4), turn=torch.zeros(4, dtype=torch.int64))).pred
@@ -261,7 +262,7 @@ def test_a_training_batch_holds_whole_conversations() -> None:
     ours = GCNet(data.spec, hidden=4)
     with pytest.raises(MSABenchError, match="trains on complete clips"):
         ours.training_forward(data.validation_batch(torch.arange(8)))
-    batch = data.training_batch(torch.arange(24), 0, wants=("complete",), with_tokens=False)
+    batch = data.training_batch(torch.arange(24), 0, needs=Needs(complete=True))
     assert batch.conversation is not None
     assert batch.conversation.unique().numel() == 3
     assert torch.isfinite(ours.loss(ours.training_forward(batch), batch)["rec"])

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.methods.base import Output
 from msabench.methods.checkpoint import load_checkpoint
@@ -454,8 +455,8 @@ def test_text_encoder_is_shared_and_trained_in_both_stages_if_at_all(missing, fi
     torch.manual_seed(0)
     settings = {"dim": 8, "heads": 2, "layers": 1, "missing": missing, "text_encoder": "bert", "finetune": finetune}
     method = KT(data.spec, **settings).train()
-    assert method.needs_tokens
-    batch = data.training_batch(torch.arange(11), 0, wants=("complete",), with_tokens=True)
+    assert method.data_needs.tokens
+    batch = data.training_batch(torch.arange(11), 0, needs=Needs(complete=True, tokens=True))
     for stage in method.stages:
         method.enter_stage(stage)
         method.zero_grad()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from msabench.data.batch import Batch
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.methods import lnln
 from msabench.methods.almt import ALMT
@@ -28,7 +29,7 @@ SMALL = {**LNLN.info.smoke, "layers": 2}
 def make_batch(rows: int = 7, regime: str = "lnln", **missing: str) -> Batch:
     data = data_module(random_corpus(), missing=MissingConfig(regime=regime, **missing))
     with_tokens = missing.get("level") == "tokens"
-    return data.training_batch(torch.arange(rows), 0, wants=("complete",), with_tokens=with_tokens)
+    return data.training_batch(torch.arange(rows), 0, needs=Needs(complete=True, tokens=with_tokens))
 
 
 def make(**arguments: object) -> LNLN:
@@ -216,7 +217,7 @@ def test_a_text_encoder_is_trained_on_corrupted_tokens(
     monkeypatch.setattr(text, "_load_bert", lambda name: BertModel(config, add_pooling_layer=False))
     spec = data_module(random_corpus()).spec
     method = method_class(spec, **method_class.info.smoke, text_encoder="bert", finetune=True).eval()
-    assert method.needs_tokens
+    assert method.data_needs.tokens
     assert [group.get("lr", method.lr) for group in method.param_groups()] == [1e-4, 1e-4]
     batch = make_batch(24, regime="intra", level="tokens")
     terms = method.loss(method.training_forward(batch), batch)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.methods.mctn import MCTN, _Decoder, _Encoder, _Recurrent, _Regressor
 from msabench.missingness.conditions import INTER, MODALITIES
@@ -42,7 +43,7 @@ def training_data(regime="mixed", **corpus):
 
 
 def training_batch(data, rows=11, epoch=0):
-    return data.training_batch(torch.arange(rows), epoch, wants=("complete",))
+    return data.training_batch(torch.arange(rows), epoch, needs=Needs(complete=True))
 
 
 def predictions(method, data):

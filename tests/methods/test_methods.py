@@ -38,19 +38,17 @@ def build(name: str, data: MSADataModule, **changes: object) -> MSAMethod:
 
 def training_batch(method: MSAMethod, data: MSADataModule, rows: int = 12, epoch: int = 0) -> Batch:
     """The first training clips with what the method asks for."""
-    return data.training_batch(
-        torch.arange(rows), epoch, wants=method.info.trains_with, with_tokens=method.needs_tokens
-    )
+    return data.training_batch(torch.arange(rows), epoch, needs=method.data_needs)
 
 
 def predict(method: MSAMethod, data: MSADataModule, cell: Cell, batch_size: int = 96) -> torch.Tensor:
     """Predictions of the test split."""
     method.eval()
     with torch.no_grad():
-        whole = method.needs_conversations
-        settings = {"batch_size": batch_size, "with_tokens": method.needs_tokens, "whole_conversations": whole}
-        preds = torch.cat([method(batch.for_inference()).pred for batch in data.cell_batches(cell, 0, **settings)])
-        return data.in_file_order(preds, whole_conversations=whole)
+        needs = method.data_needs
+        batches = data.cell_batches(cell, 0, needs=needs, batch_size=batch_size)
+        preds = torch.cat([method(batch.for_inference()).pred for batch in batches])
+        return data.in_file_order(preds, needs=needs)
 
 
 def supported(name: str, task: str) -> None:
@@ -177,7 +175,7 @@ def test_prediction_does_not_depend_on_the_order_of_the_clips(name: str) -> None
     method = build(name, data).eval()
     order = torch.randperm(8, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        batches = (data.validation_batch(rows, with_tokens=method.needs_tokens) for rows in (torch.arange(8), order))
+        batches = (data.validation_batch(rows, needs=method.data_needs) for rows in (torch.arange(8), order))
         in_file, shuffled = (method(batch.for_inference()).pred for batch in batches)
     assert torch.allclose(in_file[order], shuffled, atol=1e-5)
 
@@ -252,7 +250,7 @@ def test_evaluation_sees_no_training_information(name: str) -> None:
 
     type(method).forward = spy
     try:
-        batch = data.validation_batch(torch.arange(8), with_tokens=method.needs_tokens)
+        batch = data.validation_batch(torch.arange(8), needs=method.data_needs)
         method.validation_step(batch, 0)
         method.test_step(batch, 0, 0)
         method.predict_step(batch, 0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from msabench.data.info import DataSpec
+from msabench.data.needs import Needs
 from msabench.evaluation.evaluate import evaluate_grid
 from msabench.losses.distances import squared_distances
 from msabench.methods import registry
@@ -73,7 +74,7 @@ def test_double_precision_predicts_what_single_precision_does(name: str) -> None
 def test_variants_learn_in_half_precision(name: str, variant: str) -> None:
     data = data_module(random_corpus(), missing=MissingConfig(regime="mixed"))
     method = build(name, data.spec, variant=variant).to(torch.bfloat16)
-    batch = data.training_batch(torch.arange(12), 0, wants=method.info.trains_with).in_type(method.dtype)
+    batch = data.training_batch(torch.arange(12), 0, needs=method.data_needs).in_type(method.dtype)
     for stage in method.stages:
         method.enter_stage(stage)
         for turn in method.turns:
@@ -102,7 +103,7 @@ def test_checkpoints_are_evaluated_in_single_precision(name: str, precision: str
 
 def test_features_change_their_type_and_labels_lose_no_digits() -> None:
     data = data_module(random_corpus())
-    batch = data.training_batch(torch.arange(4), 0, wants=("views", "complete"))
+    batch = data.training_batch(torch.arange(4), 0, needs=Needs(views=True, complete=True))
     assert batch.in_type(torch.float32) is batch
     half = batch.in_type(torch.bfloat16)
     for part in (half, half.complete, *half.views):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.losses.information import club, infonce
 from msabench.methods.base import Output
@@ -39,7 +40,7 @@ def build(seed=0, stage="completion", turn=None, **arguments):
 
 
 def make_batch(rows=6, epoch=0, source=None, with_tokens=False):
-    return (source or data()).training_batch(torch.arange(rows), epoch, wants=("complete",), with_tokens=with_tokens)
+    return (source or data()).training_batch(torch.arange(rows), epoch, needs=Needs(complete=True, tokens=with_tokens))
 
 
 def embeddings(method, batch):

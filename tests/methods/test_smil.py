@@ -13,6 +13,7 @@ from scipy.optimize import linprog
 from torch.nn import functional as F
 
 from msabench.data.info import DataSpec
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.methods.checkpoint import load_checkpoint
 from msabench.methods.smil import SMIL, _Head, cluster_centres, draw_missing
@@ -324,7 +325,7 @@ def test_centres_are_those_of_the_features_when_the_warmup_ends(tmp_path: Path) 
         for name, parameter in method.named_parameters():
             parameter.copy_(watch.at[2][name])
         method.eval()
-        complete = data.training_batch(torch.arange(24), 0, wants=("complete",)).complete
+        complete = data.training_batch(torch.arange(24), 0, needs=Needs(complete=True)).complete
         f = method.extract(complete)
     assert not torch.equal(after, start)
     for m in range(3):

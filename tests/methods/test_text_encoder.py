@@ -15,6 +15,7 @@ from torch import Tensor
 
 from msabench.data.batch import Batch
 from msabench.data.datamodule import MSADataModule
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.methods import registry
 from msabench.methods.base import MSAMethod
@@ -43,7 +44,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def clips(data: MSADataModule, cell: str = "inter/lav") -> Batch:
-    return next(data.cell_batches(Cell.parse(cell), 0, with_tokens=True))
+    return next(data.cell_batches(Cell.parse(cell), 0, needs=Needs(tokens=True)))
 
 
 def states(text: TextInput, batch: Batch) -> Tensor:
@@ -260,12 +261,12 @@ def test_frozen_encoder_stays_in_evaluation_mode_and_gets_no_gradient(bert: str)
 def test_finetuned_encoder_trains_at_its_own_rate(bert: str) -> None:
     data = data_module(random_corpus())
     method = MulT(data.spec, dim=8, heads=2, layers=1, text_encoder=bert, finetune=True, text_lr=2e-5, lr=1e-3)
-    assert method.needs_tokens
+    assert method.data_needs.tokens
     rest, encoder = method.param_groups()
     assert encoder["lr"] == 2e-5
     assert sum(p.numel() for p in encoder["params"]) == sum(p.numel() for p in method.text.parameters())
     assert len(rest["params"]) + len(encoder["params"]) == len(list(method.parameters()))
-    batch = data.training_batch(torch.arange(8), 0, with_tokens=True)
+    batch = data.training_batch(torch.arange(8), 0, needs=Needs(tokens=True))
     method.train().loss(method(batch), batch)["task"].backward()
     silent = [name for name, p in method.named_parameters() if p.grad is None]
     assert silent == []

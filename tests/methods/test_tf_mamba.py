@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from msabench.data.batch import Batch
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.methods.tf_mamba import TFMamba
 from msabench.missingness.config import MissingConfig
@@ -23,7 +24,7 @@ CASE = CASES["tf_mamba_official"]
 def make_batch(rows: int = 7, regime: str = "lnln", **missing: str) -> Batch:
     data = data_module(random_corpus(), missing=MissingConfig(regime=regime, **missing))
     with_tokens = missing.get("level") == "tokens"
-    return data.training_batch(torch.arange(rows), 0, wants=("complete",), with_tokens=with_tokens)
+    return data.training_batch(torch.arange(rows), 0, needs=Needs(complete=True, tokens=with_tokens))
 
 
 def make(**arguments: object) -> TFMamba:
@@ -153,7 +154,7 @@ def test_of_tokens_words_are_rebuilt_and_a_trained_encoder_learns_from_both_pass
     config = BertConfig(vocab_size=200, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     monkeypatch.setattr(text, "_load_bert", lambda name: BertModel(config, add_pooling_layer=False))
     method = make(text_encoder="bert", finetune=True)
-    assert method.needs_tokens
+    assert method.data_needs.tokens
     assert [group.get("lr", method.lr) for group in method.param_groups()] == [1e-4, 1e-4]
     batch = make_batch(24, regime="inter", level="tokens")
     assert batch.complete is not None

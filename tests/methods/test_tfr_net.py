@@ -13,6 +13,7 @@ from torch import Tensor
 
 from msabench.data.batch import Batch
 from msabench.data.datamodule import MSADataModule
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.methods.base import Output
 from msabench.methods.tfr_net import GatedReader, TFRNet
@@ -44,7 +45,7 @@ def build(source: MSADataModule, **settings: object) -> TFRNet:
 
 
 def clips(source: MSADataModule, rows: int = 6) -> Batch:
-    return source.training_batch(torch.arange(rows), 0, wants=("complete",))
+    return source.training_batch(torch.arange(rows), 0, needs=Needs(complete=True))
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("tfr_net")])
@@ -276,7 +277,7 @@ def test_text_targets_are_states_of_the_encoder_in_training(monkeypatch: pytest.
     monkeypatch.setattr(text, "_load_bert", lambda name: BertModel(config, add_pooling_layer=False))
     source = data(level="tokens")
     method = build(source, text_encoder="bert", finetune=True, text_lr=1e-4, text_weight_decay=0.5)
-    batch = source.training_batch(torch.arange(6), 0, wants=("complete",), with_tokens=True)
+    batch = source.training_batch(torch.arange(6), 0, needs=Needs(complete=True, tokens=True))
     out = method.training_forward(batch)
     assert out.aux["target_text"].requires_grad
     assert batch.complete is not None

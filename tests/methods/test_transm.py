@@ -480,7 +480,7 @@ def test_both_kinds_of_sequences_train(tmp_path, sequence, task):
     data = data_module(random_corpus(task), batch_size=2, missing=MissingConfig(regime="mixed"))
     torch.manual_seed(0)
     method = TransM(data.spec, **{**SMALL, "sequence": sequence, "encoder_layers": 1})
-    assert method.needs_conversations == (sequence == "conversation")
+    assert method.data_needs.conversations == (sequence == "conversation")
     before = {name: p.detach().clone() for name, p in method.named_parameters()}
     trainer = quiet_trainer(tmp_path, 1)
     trainer.fit(method, datamodule=data)
