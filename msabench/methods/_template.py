@@ -9,7 +9,7 @@ Deviations:
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
@@ -20,6 +20,8 @@ from msabench.missingness.conditions import MODALITIES
 
 class Template(MSAMethod):
     """Mean of the observed frames of each modality, concatenated, into a two-layer perceptron.
+
+    It trains on the task term alone, so it leaves ``loss`` to the base.
 
     Args:
         spec: What the data look like; filled in from the data module.
@@ -52,8 +54,3 @@ class Template(MSAMethod):
             means.append(batch.features[modality].sum(1) / frames)
         joint = torch.relu(self.hidden(torch.cat(means, dim=1)))
         return Output(pred=self.to_pred(self.out(joint)), representation=joint)
-
-    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """The task term."""
-        assert batch.labels is not None
-        return {"task": self.task_loss(out.pred, batch.labels)}

@@ -19,7 +19,7 @@ text, with the states that BERT gives it. There is no dropout but that of BERT.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
@@ -101,11 +101,6 @@ class ALMT(MSAMethod):
         h = self.embed(batch)
         fused = self.fusion(h["text"], h["audio"], h["vision"])[:, 0]
         return Output(pred=self.to_pred(self.head(fused)), representation=fused.detach())
-
-    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """The task term, a mean squared error."""
-        assert batch.labels is not None
-        return {"task": self.task_loss(out.pred, batch.labels)}
 
     def lr_multiplier(self, epoch: int, epochs: int) -> float:
         """Warm-up and cosine."""

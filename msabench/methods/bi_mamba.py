@@ -163,11 +163,6 @@ class BIMamba(MSAMethod):
         pooled = x.mean(dim=1) if self.token is None else x[:, self.middle]
         return Output(pred=self.to_pred(self.head(pooled)), representation=pooled.detach())
 
-    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """The task loss alone."""
-        assert batch.labels is not None
-        return {"task": self.task_loss(out.pred, batch.labels)}
-
     def lr_multiplier(self, epoch: int, epochs: int) -> float:
         """Warm-up and cosine."""
         return warmup_cosine(epoch, self.warmup, epochs)

@@ -215,11 +215,6 @@ class CENET(MSAMethod):
         vector = text_vector(states, valid, self.text_vector)
         return Output(pred=self.to_pred(self.head(vector)), representation=vector.detach())
 
-    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """The task term, a mean absolute error."""
-        assert batch.labels is not None
-        return {"task": self.task_loss(out.pred, batch.labels)}
-
     def param_groups(self) -> list[dict[str, Any]]:
         """Biases and LayerNorms outside the enhancement are not decayed; a trained encoder has a learning rate."""
         decayed = {id(p) for p in self.enhance.parameters()} | {id(p) for p in self.parameters() if p.ndim > 1}

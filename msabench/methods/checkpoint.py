@@ -10,7 +10,8 @@ import torch
 
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
-from msabench.methods.base import CHECKPOINT_KEY, MSAMethod
+from msabench.methods.base import MSAMethod
+from msabench.methods.engine.checkpoints import CHECKPOINT_KEY
 from msabench.methods.registry import method_class
 
 DATA_KEY = "MSADataModule"

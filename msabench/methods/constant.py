@@ -54,11 +54,6 @@ class Constant(MSAMethod):
         """The same answer for every clip."""
         return Output(pred=self.value.expand(batch.size, *self.value.shape))
 
-    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """The task term, for the log alone."""
-        assert batch.labels is not None
-        return {"task": self.task_loss(out.pred, batch.labels)}
-
 
 def best_constant(labels: Tensor) -> Tensor:
     """The median of the labels ``(N,)``, or a hair beside it if it is 0, on the side of the more frequent sign."""

@@ -229,11 +229,6 @@ class CubeMLP(MSAMethod):
         joint = joint.mean(1) if self.compose[1] == "mean" else joint.flatten(1)
         return Output(pred=self.to_pred(self.head(joint)), representation=joint.detach(), aux={"cube": cube.detach()})
 
-    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """The task term."""
-        assert batch.labels is not None
-        return {"task": self.task_loss(out.pred, batch.labels)}
-
     def lr_multiplier(self, epoch: int, epochs: int) -> float:
         """A tenth from some epoch on."""
         return 0.1 if self.lr_epoch is not None and epoch >= self.lr_epoch else 1.0

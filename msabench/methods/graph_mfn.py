@@ -208,11 +208,6 @@ class GraphMFN(MSAMethod):
         joint = torch.cat([*(states[m][:, -1] for m in MODALITIES), self.memory(top)], dim=1)
         return Output(pred=self.to_pred(self.output(joint)), representation=joint.detach())
 
-    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """The task term."""
-        assert batch.labels is not None
-        return {"task": self.task_loss(out.pred, batch.labels)}
-
 
 def _with_previous(states: Tensor) -> Tensor:
     """``[h_{t-1}; h_t]`` of ``(B, T, H)``, 0 before the first step: ``(B, T, 2H)``."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from msabench.data.batch import Batch
@@ -112,8 +112,3 @@ class LFDNN(MSAMethod):
         hidden = F.relu(self.post_fusion_layer_1(self.post_fusion_dropout(joint)))
         hidden = F.relu(self.post_fusion_layer_2(hidden))
         return Output(pred=self.to_pred(self.post_fusion_layer_3(hidden)), representation=joint.detach())
-
-    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """The task term."""
-        assert batch.labels is not None
-        return {"task": self.task_loss(out.pred, batch.labels)}

@@ -30,7 +30,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
@@ -134,11 +134,6 @@ class LMF(MSAMethod):
         ranks = (audio * vision * text).transpose(0, 1)
         mixed = (self.fusion_weights @ ranks).squeeze(1) + self.fusion_bias
         return Output(pred=self.to_pred(mixed), representation=ranks.flatten(1).detach())
-
-    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """The task term."""
-        assert batch.labels is not None
-        return {"task": self.task_loss(out.pred, batch.labels)}
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The factors and a trained text encoder have learning rates of their own."""

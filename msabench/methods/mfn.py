@@ -148,11 +148,6 @@ class MFN(MSAMethod):
         joint = self.encoder([x["text"], *(self._at_steps_of(x["text"], x[m]) for m in ("audio", "vision"))])
         return Output(pred=self.to_pred(self.output(joint)), representation=joint.detach())
 
-    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """The task term."""
-        assert batch.labels is not None
-        return {"task": self.task_loss(out.pred, batch.labels)}
-
     def _at_steps_of(self, text: Tensor, x: Tensor) -> Tensor:
         """Bring ``(B, S, D)`` to the text's steps ``(B, T, D)``."""
         if self.av_time_average:

@@ -38,6 +38,7 @@ with one LSTM layer there is no dropout in the encoders.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -47,6 +48,7 @@ from torch.nn import functional as F
 
 from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.losses.entropy import gaussian_entropy
 from msabench.losses.information import infonce
@@ -126,8 +128,6 @@ class MMIM(MSAMethod):
         smoke={"hidden": 6, "dim": 8, "fusion_width": 12},
     )
     schedule: Mapping[str, tuple[str, ...]] = MappingProxyType({"task": ("bounds", "main")})
-    turns_alternate = "pass"
-    turns_alone = False
     memory: Tensor
     memory_labels: Tensor
 
@@ -164,10 +164,9 @@ class MMIM(MSAMethod):
             lr_factor=0.5,
             gradient_clip=gradient_clip,
         )
-        if bounds_share is not None:
-            if not 0 < bounds_share <= 1:
-                raise MSABenchError(f"bounds_share {bounds_share} is not allowed; give a share in (0, 1]")
-            self.pass_share = {"bounds": bounds_share}
+        self.bounds_share = 1.0 if bounds_share is None else bounds_share
+        if not 0 < self.bounds_share <= 1:
+            raise MSABenchError(f"bounds_share {bounds_share} is not allowed; give a share in (0, 1]")
         self.lambda_cpc = lambda_cpc
         self.lambda_bounds = lambda_bounds
         self.text_vector: TextVector = text_vector
@@ -241,6 +240,25 @@ class MMIM(MSAMethod):
             self.memory, self.memory_labels = out.aux["codes"].detach(), batch.labels
             self.batches += 1
         return terms
+
+    @property
+    def data_needs(self) -> Needs:
+        """A pass over the training split for each turn."""
+        return replace(super().data_needs, passes=len(self.turns))
+
+    def turns_of(self, number: int, batches: int) -> dict[str, int]:
+        """The pass ``bounds``, which may stop early, and then the pass ``main``."""
+        of_pass = -(-batches // len(self.turns))
+        which, place = divmod(number, of_pass)
+        turn = self.turns[which]
+        return {turn: place} if turn == "main" or place < self.bounds_share * of_pass else {}
+
+    def gradients(self, optimizer: Any, batch: Batch, *, first: bool) -> None:
+        """Gradients of all parameters: those that no step follows count in the norm, too."""
+        self.zero_grad()
+        self.manual_backward(self.turn_loss(batch))
+        if self.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's batches."""

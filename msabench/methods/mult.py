@@ -19,7 +19,7 @@ too.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from msabench.data.batch import Batch
@@ -182,8 +182,3 @@ class MulT(MSAMethod):
         joint = torch.cat(last_steps, dim=1)
         block = self.proj2(F.dropout(F.relu(self.proj1(joint)), self.out_dropout, self.training))
         return Output(pred=self.to_pred(self.out_layer(joint + block)), representation=joint.detach())
-
-    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """The task term."""
-        assert batch.labels is not None
-        return {"task": self.task_loss(out.pred, batch.labels)}

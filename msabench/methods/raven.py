@@ -194,11 +194,6 @@ class RAVEN(MSAMethod):
         joint = states[torch.arange(len(states), device=states.device), lengths - 1]
         return Output(pred=self.to_pred(self.head(joint)), representation=joint)
 
-    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """The task loss."""
-        assert batch.labels is not None
-        return {"task": self.task_loss(out.pred, batch.labels)}
-
     def _shifts(self, words: Tensor, batch: Batch) -> Tensor:
         """Shifts ``(B, T, D_l)`` of words."""
         heard, seen = (

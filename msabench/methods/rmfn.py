@@ -219,8 +219,3 @@ class RMFN(MSAMethod):
             steps.append(torch.cat([z, states], dim=1))
         joint = torch.stack(steps)[lengths - 1, torch.arange(batch.size, device=lengths.device)]
         return Output(pred=self.to_pred(self.head(joint)), representation=joint)
-
-    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """The task term."""
-        assert batch.labels is not None
-        return {"task": self.task_loss(out.pred, batch.labels)}

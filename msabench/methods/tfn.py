@@ -136,8 +136,3 @@ class TFN(MSAMethod):
         if self.spec.task == "regression":
             scores = torch.sigmoid(scores) * self.output_range + self.output_shift
         return Output(pred=self.to_pred(scores), representation=hidden.detach())
-
-    def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
-        """The task term."""
-        assert batch.labels is not None
-        return {"task": self.task_loss(out.pred, batch.labels)}

@@ -364,16 +364,9 @@ class TFRNet(MSAMethod):
         """A trained text encoder has rates of its own."""
         return groups_by_part(self, [(self.text, self.text_rates)])
 
-    @property
-    def batches_before_a_step(self) -> int:
-        """One, where every batch ends with a step."""
-        return 1 if self.step_every_batch else super().batches_before_a_step
-
-    def _step(self, optimizer: Any, batch: Batch, number: int) -> None:
-        super()._step(optimizer, batch, number)
-        if self.step_every_batch and self.accumulate > 1:
-            # Comes as the second one where the base has taken its step.
-            optimizer.step()
+    def steps_after(self, place: int) -> int:
+        """One after the last batch of a group; as in the official code, another after each."""
+        return super().steps_after(place) + int(self.step_every_batch and self.accumulate > 1)
 
     def _steps(self, batch: Batch) -> dict[str, Tensor]:
         """The steps h of each modality."""

@@ -12,7 +12,7 @@ import torch
 
 import msabench
 from msabench.files import sha256_of
-from msabench.methods.base import CHECKPOINT_KEY
+from msabench.methods.engine.checkpoints import CHECKPOINT_KEY
 from msabench.results.job_identity import config_hash
 from msabench.results.record import canonical_hash
 from msabench.runner.executor import Task

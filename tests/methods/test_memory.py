@@ -27,7 +27,7 @@ class Census(pl.Callback):
 
     def _look(self, module: MSAMethod) -> None:
         kept = {
-            **module._epoch_sums,
+            **module._epoch_means.sums,
             **{f"preds {i}": pred for i, pred in enumerate(module._val_metrics.preds)},
             **{f"labels {i}": label for i, label in enumerate(module._val_metrics.labels)},
         }

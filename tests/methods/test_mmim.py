@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msabench.data.batch import Batch
@@ -252,8 +252,55 @@ def test_every_parameter_has_one_optimiser_and_the_encoder_its_own_rate(monkeypa
     assert not rates
 
 
-def test_the_pass_of_the_bounds_may_stop_early() -> None:
-    data = data_module(random_corpus())
-    assert MMIM(data.spec, bounds_share=0.5, **MMIM.info.smoke).pass_share == {"bounds": 0.5}
+def test_each_pass_sees_every_clip_and_steps_by_the_norm_of_all_gradients(tmp_path: Path) -> None:
+    data = data_module(random_corpus(), batch_size=5)
+    seen: list[tuple[str, Batch]] = []
+
+    class Noted(MMIM):
+        def training_forward(self, batch: Batch) -> Output:
+            seen.append((self.turn, batch))
+            return super().training_forward(batch)
+
+    settings = {**MMIM.info.smoke, "dropout": 0.0, "gradient_clip": 0.05}
+
+    def fresh() -> MMIM:
+        torch.manual_seed(0)
+        return Noted(data.spec, **settings)
+
+    method = fresh()
+    quiet_trainer(tmp_path, 1).fit(method, datamodule=data)
+    noted, by_hand = list(seen), fresh()
+    assert [turn for turn, _ in noted] == ["bounds"] * 5 + ["main"] * 5
+    rows = [torch.cat([batch.index for _, batch in noted[start : start + 5]]) for start in (0, 5)]
+    assert all(torch.equal(order.sort().values, torch.arange(24)) for order in rows)
+    assert not torch.equal(*rows)
+
+    optimizers = {}
+    for turn in by_hand.turns:
+        by_hand.turn = turn
+        groups = [group for group in by_hand.param_groups() if group["params"]]
+        optimizers[turn] = torch.optim.Adam(groups, lr=by_hand.lr, weight_decay=by_hand.weight_decay)
+    for turn, batch in noted:
+        by_hand.turn = turn
+        by_hand.zero_grad()
+        torch.stack(list(by_hand.loss(by_hand.training_forward(batch), batch).values())).sum().backward()
+        nn.utils.clip_grad_norm_(by_hand.parameters(), 0.05)
+        optimizers[turn].step()
+    for (name, ours), theirs in zip(method.named_parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6), name
+
+
+def test_a_training_in_which_main_has_no_batch_is_refused(tmp_path: Path) -> None:
+    data = data_module(random_corpus(), batch_size=5)
+    with pytest.raises(MSABenchError, match="mmim takes its first step after 1 batches, but turn 'main' of an epoch"):
+        quiet_trainer(tmp_path, 1, limit_train_batches=1).fit(MMIM(data.spec, **MMIM.info.smoke), datamodule=data)
+
+
+def test_the_pass_of_the_bounds_may_stop_early(tmp_path: Path) -> None:
+    data = data_module(random_corpus(), batch_size=5)
+    method = Watched(data.spec, bounds_share=0.5, **MMIM.info.smoke)
+    quiet_trainer(tmp_path, 2).fit(method, datamodule=data)
+    # Batches 0, 1, 2 of 5 lie below half of the loader.
+    assert [turn for turn, _, _ in method.log_of_turns] == (["bounds"] * 3 + ["main"] * 5) * 2
     with pytest.raises(MSABenchError, match=r"bounds_share 0\.0 is not allowed"):
         MMIM(data.spec, bounds_share=0.0, **MMIM.info.smoke)

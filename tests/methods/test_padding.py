@@ -10,7 +10,8 @@ import torch
 from msabench.data.corpus import Corpus
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
-from msabench.methods.base import CHECKPOINT_KEY, MSAMethod
+from msabench.methods.base import MSAMethod
+from msabench.methods.engine.checkpoints import CHECKPOINT_KEY
 from msabench.missingness.conditions import MODALITIES, Cell
 from msabench.nn.padding import padded, padding_side
 from msabench.results.record import JobRecord

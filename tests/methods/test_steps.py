@@ -1,7 +1,8 @@
-"""How gradients become steps: summed batches, clipping, turns that take passes of their own."""
+"""How gradients become steps: summed batches, clipping, turns that some batches take, further steps."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from msabench.data.batch import Batch
 from msabench.data.datamodule import MSADataModule
 from msabench.data.info import DataSpec
+from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
@@ -53,11 +55,17 @@ class Plain(MSAMethod):
 
 
 class Passes(Plain):
-    """Two turns that each go over the training split in every epoch, as MMIM does."""
+    """Two turns that each go over the training split in every epoch, the first until its third batch."""
 
     schedule: ClassVar[dict[str, tuple[str, ...]]] = {"task": ("bounds", "main")}
-    turns_alternate = "pass"
-    turns_alone = False
+
+    @property
+    def data_needs(self) -> Needs:
+        return replace(super().data_needs, passes=2)
+
+    def turns_of(self, number: int, batches: int) -> dict[str, int]:
+        which, place = divmod(number, -(-batches // 2))
+        return {"main": place} if which else {"bounds": place} if place < 3 else {}
 
     def param_groups(self) -> list[dict[str, Any]]:
         part = {"bounds": self.side, "main": self.head}[self.turn]
@@ -114,37 +122,53 @@ def test_sums_differ_from_means_where_gradients_are_clipped(tmp_path: Path) -> N
     assert not torch.allclose(summed.head.weight, single.head.weight)
 
 
+PARTS = {"bounds": "side", "main": "head"}
+
+
 def test_turns_with_passes_of_their_own(tmp_path: Path) -> None:
     source = data()
-    method = fitted(Passes, tmp_path, 2, source, gradient_clip=0.05)
-    assert [turn for turn, _ in method.batches] == (["bounds"] * 5 + ["main"] * 5) * 2
+    method = fitted(Passes, tmp_path, 2, source, gradient_clip=0.05, accumulate=2)
+    assert [turn for turn, _ in method.batches] == (["bounds"] * 3 + ["main"] * 5) * 2
 
-    # Each pass sees every clip once, in an order of its own.
-    rows = [torch.cat([batch.index for _, batch in method.batches[i : i + 5]]) for i in range(0, 20, 5)]
-    assert all(torch.equal(order.sort().values, torch.arange(24)) for order in rows)
-    assert len({tuple(order.tolist()) for order in rows}) == 4
+    # Each pass has an order of its own.
+    passes = [torch.cat([batch.index for _, batch in method.batches[i : i + n]]) for i, n in ((0, 3), (3, 5), (11, 5))]
+    assert all(torch.equal(order.sort().values, torch.arange(24)) for order in passes[1:])
+    assert len({tuple(order[:15].tolist()) for order in passes}) == 3
 
     by_hand = fresh(Passes, source)
     optimizers = {turn: torch.optim.Adam(getattr(by_hand, part).parameters(), lr=0.01) for turn, part in PARTS.items()}
-    for turn, batch in method.batches:
-        by_hand.zero_grad()
-        by_hand.loss(by_hand(batch), batch)["task"].backward()
-        # The gradients of what is not stepped count in the norm.
-        nn.utils.clip_grad_norm_(by_hand.parameters(), 0.05)
-        optimizers[turn].step()
+    for turn, batches in ((turn, method.batches[i : i + n]) for turn, i, n in ORDER):
+        part = getattr(by_hand, PARTS[turn])
+        for number, (_, batch) in enumerate(batches):
+            if number % 2 == 0:
+                by_hand.zero_grad()
+            by_hand.loss(by_hand(batch), batch)["task"].backward()
+            nn.utils.clip_grad_norm_(part.parameters(), 0.05)
+            if number % 2:
+                optimizers[turn].step()
     assert_same_weights(method, by_hand)
 
 
-def test_a_turn_may_stop_before_the_end_of_its_pass(tmp_path: Path) -> None:
-    class Half(Passes):
-        pass_share: ClassVar[dict[str, float]] = {"bounds": 0.5}
-
-    method = fitted(Half, tmp_path, 2, data(), gradient_clip=0.05)
-    # Batches 0, 1, 2 of 5 lie below half of the loader.
-    assert [turn for turn, _ in method.batches] == (["bounds"] * 3 + ["main"] * 5) * 2
+ORDER = (("bounds", 0, 3), ("main", 3, 5), ("bounds", 8, 3), ("main", 11, 5))
+"""Turn, where its pass begins and how many batches it has."""
 
 
-PARTS = {"bounds": "side", "main": "head"}
+def test_steps_beyond_those_of_a_group(tmp_path: Path) -> None:
+    class Further(Plain):
+        def steps_after(self, place: int) -> int:
+            return super().steps_after(place) + int(place == 2)
+
+    source = data()
+    method = fitted(Further, tmp_path, 1, source, accumulate=2)
+    by_hand = fresh(Further, source)
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=0.01)
+    for number, (_, batch) in enumerate(method.batches):
+        if number % 2 == 0:
+            optimizer.zero_grad()
+        by_hand.loss(by_hand(batch), batch)["task"].backward()
+        for _ in range({1: 1, 2: 1, 3: 1}.get(number, 0)):
+            optimizer.step()
+    assert_same_weights(method, by_hand)
 
 
 def test_logged_means_are_over_the_clips_of_a_turns_own_pass(tmp_path: Path) -> None:
@@ -157,9 +181,12 @@ def test_logged_means_are_over_the_clips_of_a_turns_own_pass(tmp_path: Path) -> 
     assert size == 24
     # With no step taken in its pass, the turn's mean is that of the untrained model.
     untrained = fresh(Passes, source)
-    losses = [untrained.loss(untrained(b), b)["task"] * b.size for t, b in method.batches if t == "bounds"]
+    bounds = [batch for turn, batch in method.batches if turn == "bounds"]
+    losses = [untrained.loss(untrained(batch), batch)["task"] * batch.size for batch in bounds]
     first = float(trainer.callback_metrics["train/loss_bounds"])
-    assert first == pytest.approx(float(torch.stack(losses).sum().detach() / 24), rel=0.1)
+    assert first == pytest.approx(
+        float(torch.stack(losses).sum().detach() / sum(batch.size for batch in bounds)), rel=0.1
+    )
 
 
 def test_accumulate_must_be_positive() -> None:
@@ -186,15 +213,15 @@ def test_accumulate_must_be_positive() -> None:
         ),
         (
             Passes,
-            {"accumulate": 3},
+            {"accumulate": 4},
             1.0,
-            "after 3 batches, but pass 'bounds' of an epoch has 2, ",
+            "after 4 batches, but turn 'bounds' of an epoch has 3, ",
         ),
         (
             Passes,
             {},
             1,
-            "after 1 batches, but pass 'main' of an epoch has 0, so it would never take one; "
+            "after 1 batches, but turn 'main' of an epoch has 0, so it would never take one; "
             "give a smaller data.batch_size or a larger trainer.limit_train_batches",
         ),
     ],
@@ -204,12 +231,10 @@ def test_a_training_without_a_step_is_refused(
 ) -> None:
     source = data()
     method = cls(source.spec, **settings)
-    method.pass_share = {"bounds": 0.3}
     with pytest.raises(MSABenchError, match=message):
         quiet_trainer(tmp_path, 1, limit_train_batches=limit).fit(method, datamodule=source)
     # As many as there are will do.
-    enough = cls(source.spec, accumulate=2 if cls is Passes else 5)
-    enough.pass_share = {"bounds": 0.3}
+    enough = cls(source.spec, accumulate=3 if cls is Passes else 5)
     before = enough.head.weight.detach().clone()
     quiet_trainer(tmp_path, 1).fit(enough, datamodule=source)
     assert not torch.equal(enough.head.weight, before)

@@ -26,14 +26,14 @@ class Watch(pl.Callback):
     def __init__(self, method: Any) -> None:
         self.losses: list[float] = []
         self.masks: list[list[Any]] = []
-        loss_of_turn = method._loss_of_turn
+        turn_loss = method.turn_loss
 
         def watched(batch: Any) -> torch.Tensor:
-            total = loss_of_turn(batch)
+            total = turn_loss(batch)
             self.losses.append(float(total))
             return total
 
-        method._loss_of_turn = watched
+        method.turn_loss = watched
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.masks.append([batch.observed[m].int().tolist() for m in MODALITIES])

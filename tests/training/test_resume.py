@@ -197,7 +197,7 @@ def test_a_training_without_a_step_is_not_said_to_lack_a_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Scripted, "automatic_optimization", False)
-    monkeypatch.setattr(Scripted, "_step", lambda *arguments: None)
+    monkeypatch.setattr(Scripted, "training_step", lambda *arguments: None)
     with pytest.raises(MSABenchError) as caught:
         fit(tmp_path, [1.6, 1.5])
     assert str(caught.value).startswith("training of scripted took no optimiser step in 2 epochs of 2 batches")
