@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import lightning.pytorch as pl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msabench.data.datamodule import MSADataModule, RowLoader
+from msabench.data.batch import Batch
+from msabench.data.datamodule import MSADataModule
 from msabench.data.needs import Needs
+from msabench.data.rows import RowLoader, train_order
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import MODALITIES, Cell
 from msabench.missingness.config import MissingConfig
-from tests.support.fakes import data_module, random_corpus
+from tests.support.fakes import data_module, quiet_trainer, random_corpus
 
 MIXED = MissingConfig(regime="mixed")
 
@@ -32,15 +37,44 @@ def test_shares_of_devices_make_up_the_batches_of_one(n: int, size: int, world: 
         assert torch.equal(torch.cat([parts[rank][step].index for rank in range(world)]), whole)
 
 
-def test_training_order_is_a_permutation_that_depends_on_seed_and_epoch_alone() -> None:
-    first, again = data_module(random_corpus(), seed=3), data_module(random_corpus(), seed=3)
+def test_training_order_is_a_permutation_that_depends_on_seed_epoch_and_pass_alone() -> None:
     torch.manual_seed(0)
-    order = first.train_order(0)
+    order = train_order(3, 0, 0, 24)
     torch.manual_seed(1)
-    assert torch.equal(order, again.train_order(0))
+    assert torch.equal(order, train_order(3, 0, 0, 24))
     assert sorted(order.tolist()) == list(range(24))
-    assert not torch.equal(order, first.train_order(1))
-    assert not torch.equal(order, data_module(random_corpus(), seed=4).train_order(0))
+    for other in ((4, 0, 0), (3, 1, 0), (3, 0, 1)):
+        assert not torch.equal(order, train_order(*other, 24))
+    # As it was when the records were made.
+    assert order[:6].tolist() == [5, 2, 11, 4, 8, 21]
+
+
+class Method(pl.LightningModule):
+    """All that the data module looks at."""
+
+    data_needs = Needs(complete=True, tokens=True, passes=2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.batches: list[Batch] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        self.batches.append(batch)
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+def test_a_trainer_hands_over_the_needs_of_its_method(tmp_path: Path) -> None:
+    data, method = data_module(random_corpus(), batch_size=8), Method()
+    assert data.needs == Needs()
+    assert len(data.train_dataloader()) == 3
+    quiet_trainer(tmp_path, 1, limit_val_batches=0).fit(method, datamodule=data)
+    assert data.needs == method.data_needs
+    assert len(method.batches) == 6
+    assert all(batch.complete is not None and batch.tokens is not None for batch in method.batches)
+    assert all(batch.views is None for batch in method.batches)
 
 
 def test_masks_of_a_clip_do_not_depend_on_its_batch() -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from msabench.data.batch import Batch, stacked
 from msabench.data.conversations import Conversations
-from msabench.data.datamodule import MSADataModule, RowLoader
+from msabench.data.datamodule import MSADataModule
 from msabench.data.needs import Needs
+from msabench.data.rows import RowLoader
 from msabench.errors import MSABenchError
 from msabench.evaluation.evaluate import evaluate_grid
 from msabench.methods.base import Output
