@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -34,14 +34,18 @@ def text_of(path: Path) -> str:
         ) from error
 
 
-def yaml_of(path: Path) -> Any:
+def yaml_of(path: Path, load: Callable[[str], Any] = yaml.safe_load) -> Any:
     """What a YAML file holds.
+
+    Args:
+        path: The file.
+        load: Makes values of its text.
 
     Raises:
         MSABenchError: It is no UTF-8, or no YAML.
     """
     try:
-        return yaml.safe_load(text_of(path))
+        return load(text_of(path))
     except yaml.YAMLError as error:
         raise MSABenchError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 

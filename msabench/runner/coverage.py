@@ -8,14 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from msabench.data.info import dataset_info
 from msabench.errors import MSABenchError
 from msabench.methods.registry import methods as registered
 from msabench.published.tables import PaperBlock, PaperRow, PaperTable, is_of_kind
 from msabench.results.record import JobRecord
 from msabench.runner.suite import Suite, UnresolvedJob
+from msabench.training.config_files import config_of
 
 Trained = tuple[str, str, str, str]
 """Dataset, features, method, variant."""
@@ -112,12 +111,11 @@ def _of_unresolved(unresolved: UnresolvedJob) -> Trained | None:
 
 @lru_cache
 def _config(path: Path) -> dict[str, Any]:
-    """A config as written; an empty one if it cannot be read, which `msabench run` would say."""
+    """A config as its files say it; an empty one if they cannot be read, which `msabench run` would say."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return config_of(path)
+    except (OSError, MSABenchError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:

@@ -12,22 +12,23 @@ import pickle
 import re
 import shlex
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import yaml
-from jsonargparse import set_dumper
+from jsonargparse import Namespace, set_dumper
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from msabench.data.datamodule import MSADataModule
 from msabench.errors import MSABenchError
-from msabench.files import text_of
 from msabench.methods import registry
 from msabench.methods.base import MSAMethod
 from msabench.methods.checkpoint import refused
@@ -36,6 +37,7 @@ from msabench.results.job_identity import MAX_SEED
 from msabench.results.places import default_store
 from msabench.training.callbacks import OwnSignals, SaveConfig, SavePredictions, StopEarly
 from msabench.training.cluster import with_environment
+from msabench.training.config_files import config_of
 from msabench.training.finished import FINISHED
 from msabench.training.keep_best import KeepBest
 from msabench.training.parser_messages import sentence
@@ -72,6 +74,19 @@ class Built:
     folder: RunFolder
 
 
+class _Parser(LightningArgumentParser):
+    """Reads every config with its base."""
+
+    def parse_path(self, path: str | PathLike[str], **kwargs: Any) -> Namespace:
+        """Parse what a config and its base say together.
+
+        Raises:
+            MSABenchError: One of the files is missing or says nothing that is understood.
+        """
+        parsed: Namespace = self.parse_string(_dump(config_of(Path(path))), **kwargs)
+        return parsed
+
+
 class MSACLI(LightningCLI):
     """Lightning's command line with our links and defaults.
 
@@ -93,6 +108,7 @@ class MSACLI(LightningCLI):
             seed_everything_default=1111,
             trainer_defaults=TRAINER_DEFAULTS,
             save_config_callback=SaveConfig,
+            parser_class=_Parser,
             parser_kwargs={"exit_on_error": False},
             **kwargs,
         )
@@ -228,7 +244,7 @@ def build(config_files: list[Path], overrides: list[str], folder: Path | None = 
     Raises:
         MSABenchError: A file is missing, a key unknown, a value not allowed.
     """
-    with one_sentence(config_files):
+    with one_sentence():
         cli = MSACLI(folder, args=_arguments(config_files, overrides), run=False)
     return Built(cli.model, cli.datamodule, cli.trainer, _plain(cli.parser, cli.config), cli.folder)
 
@@ -239,8 +255,8 @@ def resolve(config_files: list[Path], overrides: list[str]) -> dict[str, Any]:
     Raises:
         MSABenchError: A file is missing, a key unknown, a value not allowed.
     """
-    with one_sentence(config_files):
-        parser = _ParserOnly(run=False).parser
+    with one_sentence():
+        parser = _parser_only()
         config = _plain(parser, parser.parse_args(_arguments(config_files, overrides)))
     require_selection(config["trainer"])
     return config
@@ -260,6 +276,12 @@ class _ParserOnly(MSACLI):
 
     def before_instantiate_classes(self) -> None:
         pass
+
+
+@cache
+def _parser_only() -> LightningArgumentParser:
+    """A parser for ``resolve``; to make one takes as long as to parse, and parsing leaves nothing in it."""
+    return _ParserOnly(run=False).parser
 
 
 def _arguments(config_files: list[Path], overrides: list[str]) -> list[str]:
@@ -308,22 +330,14 @@ def quiet() -> None:
 
 
 @contextmanager
-def one_sentence(config_files: Iterable[Path]) -> Iterator[None]:
+def one_sentence() -> Iterator[None]:
     """Turn what the parser raises in the block into one sentence.
-
-    Args:
-        config_files: Files that are parsed in it.
 
     Raises:
         MSABenchError: A file is missing, a key unknown, a value not allowed.
     """
     try:
         yield
-    except UnicodeDecodeError:
-        # The parser does not say in which file.
-        for path in filter(Path.is_file, config_files):
-            text_of(path)
-        raise
     except pickle.UnpicklingError as error:
         raise refused("the file given as ckpt_path") from error
     except (argparse.ArgumentError, ValueError) as error:

@@ -29,9 +29,16 @@ def sentence(message: str, settings: Iterable[str]) -> str:
     in_class = re.search(r"Problem with given class_path '([\w.]+)': (.+)", text)
     if in_class:
         return _of_class(in_class[1], in_class[2])
+    unknown_section = re.search(r"Option '([^']+)' is not accepted", text)
+    if unknown_section:
+        return _no_such("setting", unknown_section[1], settings)
     unknown_class = re.search(r"Expected a dot import path string: ([\w.]+)", text)
     if unknown_class:
         return str(one_of("method class", unknown_class[1], [_class_name(name) for name in registry.methods()]))
+    without = re.search(r"arguments are required: (?:(?:fit|validate|test|predict)\.)?(data\.dataset|model)\b", text)
+    if without:
+        shared = "configs/<method>.yaml is only what the configs/<method>_<dataset>.yaml share"
+        return f"nothing sets {without[1]}, which is needed; {shared}"
     return _wrong_value(text) or text
 
 
