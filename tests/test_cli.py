@@ -28,6 +28,7 @@ from msabench.methods.lf_dnn import LFDNN
 from msabench.results.store import ResultStore
 from msabench.training.build import build, resolve
 from msabench.training.cluster import with_environment
+from msabench.training.config_files import config_of
 from msabench.training.run_folder import RunFolder, reserve
 from tests.support.corpora import write_mult
 
@@ -131,7 +132,7 @@ def test_a_bad_setting_is_one_sentence_and_writes_nothing(words: list[str], sent
 
 
 def test_an_unknown_key_in_a_config_is_named(elsewhere: Path) -> None:
-    config = yaml.safe_load((CONFIGS / "umdf_synth.yaml").read_text())
+    config = config_of(CONFIGS / "umdf_synth.yaml")
     config["model"]["init_args"]["headz"] = 3
     (elsewhere / "bad.yaml").write_text(yaml.safe_dump(config))
     assert "headz" in refused("fit", "--config", "bad.yaml")
@@ -154,7 +155,7 @@ def test_an_unknown_key_in_a_config_is_named(elsewhere: Path) -> None:
     ],
 )
 def test_a_mistyped_key_of_a_config_is_guessed(change: dict[str, object], sentence: str, elsewhere: Path) -> None:
-    config = yaml.safe_load((CONFIGS / "umdf_synth.yaml").read_text())
+    config = config_of(CONFIGS / "umdf_synth.yaml")
     (elsewhere / "bad.yaml").write_text(yaml.safe_dump({**config, **change}))
     assert refused("fit", "--config", "bad.yaml") == sentence
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from msabench.data.info import DATASETS, DataSpec, dataset_info
+from msabench.errors import MSABenchError
 from msabench.methods import registry
 from msabench.nn import text
 from msabench.runner.suite import read_suite
 from msabench.training.build import resolve
+from msabench.training.config_files import config_of
 
 REPOSITORY = Path(__file__).parents[1]
-CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+SHARED = {f"{name}.yaml" for name in registry.methods()}
+"""What the configs of a method build on; none of them can be trained."""
+CONFIGS = sorted(path for path in (REPOSITORY / "configs").glob("*.yaml") if path.name not in SHARED)
 SHIPPED_FOR = ("mosi", "mosei", "sims", "iemocap", "mosei_video", "synth", "custom")
 
+
+SEVERAL_BATCHES_A_STEP = {"dmd": 10, "emoe": 10, "self_mm": 4, "tetfn": 4, "tfr_net": 4}
+"""What configs for own files keep of the authors' code, against the rule for all others."""
 
 _MMSA_BERT = {"finetune": True, "text_encoder": "bert-base-uncased"}
 _MMSA_BERT_CHINESE = {"finetune": True, "text_encoder": "bert-base-chinese"}
@@ -113,19 +119,31 @@ def test_every_method_has_a_config_for_every_corpus_it_applies_to(method: str) -
 
 @pytest.mark.parametrize("method", sorted(set(registry.methods()) - {"constant"}))
 def test_configs_for_own_files_follow_the_rule_that_is_documented(method: str) -> None:
-    config = yaml.safe_load((REPOSITORY / f"configs/{method}_custom.yaml").read_text())
-    init_args = config["model"].get("init_args", {})
+    config = resolve([REPOSITORY / f"configs/{method}_custom.yaml"], [])
+    init_args = config["model"]["init_args"]
     before = sum(init_args.get(f"{stage}_epochs", 0) for stage in ("teacher", "completion", "warmup"))
     assert (config["data"]["batch_size"], config["early_stop"]) == (32, 10)
     assert config["trainer"]["max_epochs"] == 50 + before
     assert before in (0, 10, 50)
-    assert "text_encoder" not in init_args
-    assert init_args.get("accumulate", 1) == 1
+    assert init_args.get("text_encoder") is None
+    assert (init_args.get("accumulate") or 1) == SEVERAL_BATCHES_A_STEP.get(method, 1)
 
 
 def test_no_config_is_left_over() -> None:
     known = {f"{method}_{dataset}" for method in registry.methods() for dataset in SHIPPED_FOR}
     assert {path.stem for path in CONFIGS} <= known
+
+
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_what_configs_share_names_the_method_and_no_corpus(name: str) -> None:
+    shared = REPOSITORY / "configs" / name
+    config = config_of(shared)
+    assert registry.class_path(shared.stem).endswith(f".{config['model']['class_path']}")
+    assert "dataset" not in config["data"]
+    its = {f"{shared.stem}_{dataset}" for dataset in SHIPPED_FOR}
+    assert {path.stem for path in CONFIGS if f"\nbase: {name}\n" in f"\n{path.read_text()}"} <= its
+    with pytest.raises(MSABenchError, match=r"nothing sets data\.dataset.*configs/<method>_<dataset>\.yaml"):
+        resolve([shared], [])
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "benchmarks/suites").glob("*.yaml")), ids=lambda path: path.stem)

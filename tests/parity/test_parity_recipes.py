@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from msabench.methods.registry import method_class
+from msabench.training.config_files import config_of
 from tests.parity.clones import clone
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -184,7 +184,7 @@ def test_config_has_the_published_settings(method: str, corpus: str) -> None:
     theirs = theirs_for(method, corpus)
     if theirs is None or (method, corpus) in ELSEWHERE:
         pytest.skip(f"the settings of {method} for {corpus} are not from there")
-    config = yaml.safe_load((CONFIGS / f"{method}_{corpus}.yaml").read_text(encoding="utf-8"))
+    config = config_of(CONFIGS / f"{method}_{corpus}.yaml")
     defaults = inspect.signature(method_class(method).__init__).parameters
     ours = {**{name: p.default for name, p in defaults.items()}, **config["model"]["init_args"]}
     aligned = theirs["need_data_aligned"] and corpus != "sims"  # of which there is no aligned file
