@@ -306,7 +306,8 @@ def with_class_paths(words: list[str]) -> list[str]:
 
 
 def _plain(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
-    text = parser.dump(config, skip_unset=False)
+    # Parsing has validated it.
+    text = parser.dump(config, skip_unset=False, skip_validation=True)
     plain: dict[str, Any] = yaml.safe_load(text)
     plain.pop("config", None)
     return plain
