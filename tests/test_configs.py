@@ -15,9 +15,10 @@ from msabench.training.build import resolve
 from msabench.training.config_files import config_of
 
 REPOSITORY = Path(__file__).parents[1]
-SHARED = {f"{name}.yaml" for name in registry.methods()}
+FILES = sorted((REPOSITORY / "configs").glob("*.yaml"))
+SHARED = [path for path in FILES if path.stem in registry.methods()]
 """What the configs of a method build on; none of them can be trained."""
-CONFIGS = sorted(path for path in (REPOSITORY / "configs").glob("*.yaml") if path.name not in SHARED)
+CONFIGS = [path for path in FILES if path not in SHARED]
 SHIPPED_FOR = ("mosi", "mosei", "sims", "iemocap", "mosei_video", "synth", "custom")
 
 
@@ -134,14 +135,14 @@ def test_no_config_is_left_over() -> None:
     assert {path.stem for path in CONFIGS} <= known
 
 
-@pytest.mark.parametrize("name", sorted(SHARED))
-def test_what_configs_share_names_the_method_and_no_corpus(name: str) -> None:
-    shared = REPOSITORY / "configs" / name
+@pytest.mark.parametrize("shared", SHARED, ids=lambda path: path.stem)
+def test_what_configs_share_names_the_method_and_no_corpus(shared: Path) -> None:
     config = config_of(shared)
     assert registry.class_path(shared.stem).endswith(f".{config['model']['class_path']}")
     assert "dataset" not in config["data"]
     its = {f"{shared.stem}_{dataset}" for dataset in SHIPPED_FOR}
-    assert {path.stem for path in CONFIGS if f"\nbase: {name}\n" in f"\n{path.read_text()}"} <= its
+    building_on_it = {path.stem for path in CONFIGS if f"\nbase: {shared.name}\n" in f"\n{path.read_text()}"}
+    assert building_on_it == its & {path.stem for path in CONFIGS}
     with pytest.raises(MSABenchError, match=r"nothing sets data\.dataset.*configs/<method>_<dataset>\.yaml"):
         resolve([shared], [])
 
