@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from msabench.data import datamodule
+from msabench.data import batches
 from msabench.errors import MSABenchError
 from msabench.methods.registry import methods
 from msabench.missingness.patterns import Masks
@@ -38,25 +38,25 @@ def test_every_method_is_where_it_was(name: str, capsys: pytest.CaptureFixture[s
 
 def masks_on_the_wrong_modality(monkeypatch: pytest.MonkeyPatch) -> None:
     """Text loses what audio should lose, and the other way round, in evaluation."""
-    original = datamodule.cell_masks
+    original = batches.cell_masks
 
     def swapped(*given: Any) -> Masks:
         masks = original(*given)
         fields = [{**f, "text": f["audio"], "audio": f["text"]} for f in (masks.observed, masks.valid, masks.last)]
         return Masks(*fields)
 
-    monkeypatch.setattr(datamodule, "cell_masks", swapped)
+    monkeypatch.setattr(batches, "cell_masks", swapped)
 
 
 def flipped_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training and selection see labels of the wrong sign."""
-    original = datamodule.build_batch
+    original = batches.build_batch
 
     def flipped(*given: Any, **settings: Any) -> Any:
         batch = original(*given, **settings)
         return replace(batch, labels=-batch.labels)
 
-    monkeypatch.setattr(datamodule, "build_batch", flipped)
+    monkeypatch.setattr(batches, "build_batch", flipped)
 
 
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
