@@ -151,6 +151,12 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
         sync(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as ``replacing`` does, in UTF-8."""
+    with replacing(path) as stream:
+        stream.write(text.encode())
+
+
 @contextlib.contextmanager
 def creating(path: Path) -> Iterator[IO[bytes]]:
     """Write a file as ``replacing`` does, but never in the place of another: of several processes one succeeds.

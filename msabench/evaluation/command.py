@@ -109,7 +109,7 @@ def evaluate(
     if store is not None and made_by is not None and keep:
         if recorded:
             representations.require_same(predictions.path_of(store, made_by.key), evaluation, checkpoint)
-        path = representations.path_of(store, made_by.key)
+        path = representations.beside(predictions.path_of(store, made_by.key))
         representations.write(path, evaluation)
         lines.append(f"representations: {path}")
     if store is not None and made_by is not None and not recorded:

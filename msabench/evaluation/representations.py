@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 
 from msabench.errors import MSABenchError
 from msabench.files import replacing
-from msabench.results.predictions import path_of as predictions_path
 from msabench.results.predictions import read as read_predictions
-from msabench.results.record import JobKey
 
 if TYPE_CHECKING:
     from msabench.results.predictions import CellPredictions, Evaluation
@@ -40,9 +38,8 @@ class Representations:
     cells: dict[tuple[str, int | None], NDArray[np.floating]]
 
 
-def path_of(store: Path, key: JobKey) -> Path:
-    """Where a store keeps a job's representations."""
-    predictions = predictions_path(store, key)
+def beside(predictions: Path) -> Path:
+    """Where a store keeps a job's representations, beside its predictions."""
     return predictions.with_name(predictions.stem + SUFFIX)
 
 

@@ -121,7 +121,7 @@ def tsne(chosen: ChosenRows, chosen_tables: Sequence[ChosenRows], cells: Sequenc
 def _seeds(chosen: ChosenRows, store: Path) -> list[int]:
     """For each row, the training seed to show: the lowest that all rows have representations of, or the row's own."""
     there = [
-        {seed for seed, path in chosen.files(place, store).items() if _beside(path).is_file()}
+        {seed for seed, path in chosen.files(place, store).items() if representations.beside(path).is_file()}
         for place in range(len(chosen.table.rows))
     ]
     shared = set.intersection(*there)
@@ -129,24 +129,24 @@ def _seeds(chosen: ChosenRows, store: Path) -> list[int]:
     return [min(shared or own or chosen.jobs[place]) for place, own in enumerate(there)]
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(path.stem + representations.SUFFIX)
-
-
 def _kept(
     chosen: ChosenRows, place: int, seed: int, cells: Sequence[str], store: Path
 ) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
     """A row's labels ``(N,)``; cell -> representations ``(N, H)`` under one training seed and the first test mask."""
     path = chosen.files(place, store)[seed]
-    found = representations.read(_beside(path))
+    found = representations.read(representations.beside(path))
     stored = predictions.read(path)[0]
     if stored.ids != found.ids:
-        raise MSABenchError(f"{_beside(path)} and {path} hold different clips; keep the representations again")
+        raise MSABenchError(
+            f"{representations.beside(path)} and {path} hold different clips; keep the representations again"
+        )
     shown = {}
     for cell in cells:
         masks = sorted((mask or 0, mask) for name, mask in found.cells if name == cell)
         if not masks:
             there = ", ".join(dict.fromkeys(name for name, _ in found.cells))
-            raise MSABenchError(f"{_beside(path)} holds no representations of cell {cell}, only of {there}")
+            raise MSABenchError(
+                f"{representations.beside(path)} holds no representations of cell {cell}, only of {there}"
+            )
         shown[cell] = found.cells[cell, masks[0][1]]
     return stored.labels, shown

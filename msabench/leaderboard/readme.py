@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from msabench.errors import MSABenchError
-from msabench.files import replacing
+from msabench.files import write_text
 from msabench.results.build import build_tables
 from msabench.results.store import ResultStore
 from msabench.results.table import CONSTANT, Table, columns_of
@@ -56,8 +56,7 @@ def write_readme(store: Path, out: Path, check: bool = False) -> str:
             raise MSABenchError(f"{out} is not what the records of {store} give; write it anew with `{COMMAND}`")
         return f"{out} is up to date"
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as stream:
-        stream.write(text.encode())
+    write_text(out, text)
     return f"wrote {out}"
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from msabench.leaderboard.submission import Submission
 from msabench.results import predictions
+from msabench.results.places import predictions_file
 from msabench.results.record import JobKey
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class References:
             return CORPUS, Clips(corpus.ids, corpus.labels)
         rows = self._alike(submission.job.key, ("dataset", "revision", "features"))
         for dataset, method, job_id in rows[["dataset", "method", "job_id"]].drop_duplicates().itertuples(index=False):
-            path = self._store / "predictions" / dataset / method / f"{job_id}.parquet"
+            path = predictions_file(self._store, dataset, method, job_id)
             if path.is_file():
                 first = predictions.read(path)[0]
                 return ADMITTED, Clips(first.ids, first.labels)

@@ -13,6 +13,7 @@ from msabench.methods.registry import methods as registered
 from msabench.metrics.spec import DEFAULT_METRIC, MetricSpec, metric_keys, metric_spec
 from msabench.missingness.conditions import LETTERS, Cell
 from msabench.results.aggregate import PROTOCOL, ROW, inconsistencies, over_seeds
+from msabench.results.places import predictions_file
 from msabench.results.record import MANY_BLIND, JobRecord
 from msabench.results.table import CONSTANT, Column, Entry, Row, Table, failures_in
 
@@ -73,7 +74,7 @@ def build_tables(
         columns: Columns.
         methods: Methods to show, in this order, besides the constant baseline; None shows all.
         keep_seeds: Whether each training seed is a row of its own.
-        predictions: The store's folder of predictions, to take intervals from; None for no intervals.
+        predictions: The store whose predictions intervals are taken from; None for no intervals.
 
     Raises:
         MSABenchError: No record of the corpus has the metric.
@@ -135,7 +136,7 @@ def _rows_by_protocol(
         for _, jobs in found.groupby([*PROTOCOL, *ROW, *(["seed"] if keep_seeds else [])], sort=False, dropna=False):
             record = jobs.iloc[0].to_dict()
             row = _row_of(rows, record, record["seed"] if keep_seeds else None)
-            _add_intervals(row, predictions / dataset / row.method, jobs, metric_set, metric)
+            _add_intervals(row, predictions, jobs, metric_set, metric)
     for job in failures:
         row = _row_of(rows, vars(job.key), job.key.seed if keep_seeds else None)
         row.failures.append(failure_line(job, row))
@@ -187,11 +188,12 @@ def failure_line(job: JobRecord, row: Row) -> str:
     return f"{row.label} ({row.regime}), seed {job.key.seed}: {' '.join(job.error.split())[:120]}"
 
 
-def _add_intervals(row: Row, folder: Path, jobs: pd.DataFrame, metric_set: str, metric: str) -> None:
+def _add_intervals(row: Row, store: Path, jobs: pd.DataFrame, metric_set: str, metric: str) -> None:
     """Give a row's entries their intervals, from the predictions of the jobs that they are means over."""
     from msabench.results.intervals import intervals
 
-    files = [folder / f"{job_id}.parquet" for job_id in dict.fromkeys(jobs["job_id"])]
+    [dataset] = jobs["dataset"].unique()
+    files = [predictions_file(store, dataset, row.method, job_id) for job_id in dict.fromkeys(jobs["job_id"])]
     found = intervals(files, metric_set, metric, list(row.entries))
     row.entries = {key: replace(entry, interval=found.get(key)) for key, entry in row.entries.items()}
 

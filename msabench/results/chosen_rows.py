@@ -12,7 +12,7 @@ from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import metric_spec
 from msabench.missingness.conditions import AVERAGES
 from msabench.results.aggregate import jobs_by_row
-from msabench.results.places import no_records
+from msabench.results.places import no_records, predictions_file
 from msabench.results.rows import key_of
 from msabench.results.store import ResultStore
 from msabench.results.table import CONSTANT, Row, Table, columns_of
@@ -45,8 +45,8 @@ class ChosenRows:
 
     def files(self, place: int, store: Path) -> dict[int, Path]:
         """Training seed -> stored predictions of a row."""
-        folder = store / "predictions" / self.table.dataset / self.table.rows[place].method
-        return {seed: folder / f"{job_id}.parquet" for seed, job_id in self.jobs[place].items()}
+        dataset, method = self.table.dataset, self.table.rows[place].method
+        return {seed: predictions_file(store, dataset, method, job_id) for seed, job_id in self.jobs[place].items()}
 
 
 def full_name(row: Row) -> str:
@@ -113,7 +113,7 @@ def choose_rows(
             metric,
             columns_of(["paper"]),
             methods=methods,
-            predictions=store / "predictions" if intervals else None,
+            predictions=store if intervals else None,
         ):
             left_out = [f"failed job {line}" for row in table.rows for line in row.failures]
             with_constant = constant or CONSTANT in (methods or ())

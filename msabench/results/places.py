@@ -72,3 +72,8 @@ def no_records(store: Path) -> MSABenchError:
     return MSABenchError(
         f"{store} holds no records; make some with `msabench run --suite SUITE{given}` (see `msabench suites`){others}"
     )
+
+
+def predictions_file(store: Path, dataset: str, method: str, job_id: str) -> Path:
+    """Where a store keeps the predictions of a job."""
+    return store / PREDICTIONS / dataset / method / f"{job_id}.parquet"

@@ -24,7 +24,7 @@ from msabench.errors import MSABenchError
 from msabench.files import replacing
 from msabench.metrics import functional
 from msabench.missingness.conditions import Cell
-from msabench.results.places import PREDICTIONS
+from msabench.results.places import predictions_file
 from msabench.results.record import CellRecord, JobKey
 from msabench.results.record_file import recorded_checksum
 
@@ -129,7 +129,7 @@ _EMOTIONS = {
 
 def path_of(store: Path, key: JobKey) -> Path:
     """Where a store keeps a job's predictions."""
-    return store / PREDICTIONS / key.dataset / key.method / f"{key.job_id}.parquet"
+    return predictions_file(store, key.dataset, key.method, key.job_id)
 
 
 def write(path: Path, evaluation: Evaluation) -> None:

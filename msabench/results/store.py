@@ -28,7 +28,7 @@ from msabench.errors import MSABenchError
 from msabench.files import creating
 from msabench.results.checks import check_lines
 from msabench.results.index import Signature, indexed_frame
-from msabench.results.places import PREDICTIONS
+from msabench.results.places import PREDICTIONS, predictions_file
 from msabench.results.record import CellRecord, JobKey, JobRecord
 from msabench.results.record_file import RecordFile, file_checksum, plain, read_record, sealed
 
@@ -78,10 +78,9 @@ class ResultStore:
         lines = [plain(job.to_json(), "job"), *(plain(cell.to_json(), f"cell {cell.cell}") for cell in cells)]
         check_lines(path, lines, self.folder)
 
-        from msabench.results.predictions import path_of
-
         with self._explained(job.key.job_id):
-            if not _write_new(path, sealed(lines, file_checksum(path_of(self.folder, job.key)))):
+            kept = predictions_file(self.folder, job.key.dataset, job.key.method, job.key.job_id)
+            if not _write_new(path, sealed(lines, file_checksum(kept))):
                 raise MSABenchError(f"job {job.key.job_id} is recorded already in {path}; records are never replaced")
         return path
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from msabench.errors import MSABenchError, one_of
-from msabench.files import replacing
+from msabench.files import write_text
 from msabench.metrics.spec import METRICS, metric_keys
 from msabench.missingness.conditions import AVERAGES, INTER
 from msabench.results import predictions
@@ -173,5 +173,4 @@ def _write(path: Path, rows: dict[str, Intervals]) -> None:
     for jobs in sorted(rows):
         for key, bounds in rows[jobs].items():
             writer.writerow([*key, *("" if math.isnan(bound) else f"{bound:.4f}" for bound in bounds), DRAWS])
-    with replacing(path) as stream:
-        stream.write(out.getvalue().encode())
+    write_text(path, out.getvalue())

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import yaml
 
 from msabench.errors import MSABenchError
-from msabench.files import replacing, try_lock
+from msabench.files import replacing, try_lock, write_text
 from msabench.results.claims import claim, require_writable, settle
 from msabench.results.job_identity import portable
 from msabench.results.provenance import collect
@@ -78,8 +78,8 @@ class Task:
             "store": str(self.store),
             "keep_checkpoint": self.keep_checkpoint,
         }
-        (self.folder / "job.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        (self.folder / "config.yaml").write_text(yaml.safe_dump(self.job.config, sort_keys=False), encoding="utf-8")
+        write_text(self.folder / "job.json", json.dumps(content, indent=2) + "\n")
+        write_text(self.folder / "config.yaml", yaml.safe_dump(self.job.config, sort_keys=False))
 
     def remove_checkpoints(self, keep: str = "") -> None:
         """Delete the checkpoints in the run folder, that of a stage as well as the best, except the one to keep."""

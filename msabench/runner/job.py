@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 from msabench.errors import MSABenchError
 from msabench.evaluation.evaluate import evaluate_grid
+from msabench.files import write_text
 from msabench.methods.base import MSAMethod
 from msabench.methods.checkpoint import load_checkpoint
 from msabench.missingness.conditions import parse_grid
@@ -118,7 +119,7 @@ def _fit(built: Built, task: Task) -> None:
     (task.folder / FINISHED).unlink(missing_ok=True)
     task.remove_checkpoints()
     (task.folder / "metrics.csv").unlink(missing_ok=True)
-    (task.folder / FIT).write_text(fit_hash(built, task), encoding="utf-8")
+    write_text(task.folder / FIT, fit_hash(built, task))
     built.trainer.callbacks.insert(0, SayEpoch(task))  # type: ignore[attr-defined]
     with warnings.catch_warnings():
         # Log and job.json are in the run folder already.

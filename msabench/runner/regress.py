@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from msabench.errors import MSABenchError
-from msabench.files import replacing
+from msabench.files import write_text
 from msabench.methods.registry import method_info
 from msabench.methods.registry import methods as registered
 from msabench.missingness.conditions import parse_grid
@@ -191,5 +191,4 @@ def _about() -> dict[str, Any]:
 def _write(path: Path, known: dict[str, Any]) -> None:
     text = json.dumps({**_about(), "methods": dict(sorted(known.items()))}, indent=1) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as stream:
-        stream.write(text.encode())
+    write_text(path, text)

@@ -133,7 +133,7 @@ def _add_results(
             columns,
             methods=methods,
             keep_seeds=per_seed,
-            predictions=store / "predictions" if intervals else None,
+            predictions=store if intervals else None,
         )
         if not found:
             report.remarks.append(f"{name}: no records of {', '.join(methods or [])} in {store}.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from msabench.errors import MSABenchError
-from msabench.files import replacing
+from msabench.files import write_text
 
 FINISHED = "finished.json"
 """Lies beside ``best.ckpt`` once the training has ended, and not before."""
@@ -42,8 +42,7 @@ class FinishedTraining:
 
     def write(self, folder: Path) -> None:
         """Write ``finished.json``, atomically."""
-        with replacing(folder / FINISHED) as stream:
-            stream.write((json.dumps(asdict(self), indent=2) + "\n").encode())
+        write_text(folder / FINISHED, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, checkpoint: Path) -> FinishedTraining:

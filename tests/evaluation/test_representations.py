@@ -149,7 +149,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_they_come_with_a_record_or_are_added_to_one(trained: Path, tmp_path: Path) -> None:
     said = evaluate(trained, store=tmp_path / "one", device="cpu", keep=["representations"])
     (job,) = ResultStore(tmp_path / "one").jobs()
-    path = representations.path_of(tmp_path / "one", job.key)
+    path = representations.beside(predictions.path_of(tmp_path / "one", job.key))
     assert f"representations: {path}" in said
     assert path.parent == predictions.path_of(tmp_path / "one", job.key).parent
     assert len(representations.read(path).cells) == 7 + 9 * 3
@@ -165,7 +165,7 @@ def test_they_come_with_a_record_or_are_added_to_one(trained: Path, tmp_path: Pa
         evaluate(trained, ["intra/0.5"], store=tmp_path / "two", device="cpu")
     # A few cells are enough for a figure, and records are never touched.
     evaluate(trained, ["intra/0.5"], [0], tmp_path / "two", device="cpu", keep=["representations"])
-    added = representations.read(representations.path_of(tmp_path / "two", job.key))
+    added = representations.read(representations.beside(predictions.path_of(tmp_path / "two", job.key)))
     assert list(added.cells) == [("intra/0.5", 0)]
     np.testing.assert_array_equal(added.cells["intra/0.5", 0], representations.read(path).cells["intra/0.5", 0])
     assert {p: p.read_bytes() for p in (tmp_path / "two").rglob("*.jsonl")} == records
@@ -182,7 +182,7 @@ def test_a_checkpoint_that_is_not_the_recorded_one_adds_nothing(trained: Path, t
     rewrite(next(tmp_path.rglob(f"{job.key.job_id}.jsonl")), lambda line: None)
     with pytest.raises(MSABenchError, match=r"predicts something else in cell inter/l than .* holds of its job"):
         evaluate(trained, ["inter/l"], store=tmp_path, device="cpu", keep=["representations"])
-    assert not representations.path_of(tmp_path, job.key).exists()
+    assert not representations.beside(predictions.path_of(tmp_path, job.key)).exists()
 
 
 def test_what_cannot_be_kept_is_one_sentence(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,7 +243,7 @@ def keep_representations(store: Path, method: str, apart: float, seed: int = 1) 
     kept = np.random.default_rng(0).normal(size=(n, 6)) + apart * np.sign(labels)[:, None]
     cell = CellPredictions(Cell.parse("intra/0.5"), 0, np.zeros(n, np.float32), "", {}, kept.astype(np.float32))
     evaluation = Evaluation("sentiment", stored[0].ids, labels, [cell], 0.0)
-    representations.write(representations.path_of(store, job.key), evaluation)
+    representations.write(representations.beside(predictions.path_of(store, job.key)), evaluation)
 
 
 def test_tsne_states_how_far_apart_classes_are(store: Path, tmp_path: Path) -> None:
