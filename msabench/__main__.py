@@ -83,7 +83,9 @@ def overview() -> str:
     return (
         f"msabench {__version__}: multimodal sentiment analysis with missing modalities\n\n"
         f"usage: msabench VERB [options]   (msabench VERB --help for its options)\n\n{lines}\n\n"
-        "  --debug        show the traceback of an error\n  --version      print the version"
+        "  --debug        show the traceback of an error\n"
+        "  --plugins X    methods from outside: a Python file or a module, several separated by commas\n"
+        "  --version      print the version"
     )
 
 
@@ -118,6 +120,37 @@ def dispatch(words: list[str]) -> int:
     if name not in VERBS:
         raise one_of("verb", name, group or [*TRAINING_VERBS, *VERBS])
     return _call(name, VERBS[name], rest)
+
+
+def with_plugins(words: list[str]) -> list[str]:
+    """Take ``--plugins`` out of a command line, and what it names in.
+
+    Args:
+        words: The words after ``msabench``.
+
+    Returns:
+        The others.
+
+    Raises:
+        MSABenchError: A plug-in is missing or cannot be read.
+    """
+    rest: list[str] = []
+    named: list[str] = []
+    waiting = iter(words)
+    for word in waiting:
+        option, equals, value = word.partition("=")
+        if option != "--plugins":
+            rest.append(word)
+            continue
+        value = value if equals else next(waiting, "")
+        if not value or value.startswith("--"):
+            raise MSABenchError("--plugins needs a Python file or the name of a module, several separated by commas")
+        named += value.split(",")
+    if named:
+        from msabench.methods.registry import add_plugins
+
+        add_plugins(named)
+    return rest
 
 
 def _call(name: str, verb: Verb, words: list[str]) -> int:
@@ -219,7 +252,7 @@ def main() -> int:
 def _outcome(words: list[str], debug: bool) -> int:
     """Run one command line; errors become a sentence and a code."""
     try:
-        return dispatch(words)
+        return dispatch(with_plugins(words))
     except BrokenPipeError:
         # The reader of our output went away (msabench table | head).
         sys.stderr.close()

@@ -54,7 +54,7 @@ def card_of(name: str) -> Card:
     info = registry.methods().get(name)
     if info is None:
         return Card(name, None)
-    path = registry.METHODS_FOLDER / f"{name}.py"
+    path = registry.entry_of(name).path
     try:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     except (OSError, SyntaxError) as error:

@@ -7,7 +7,10 @@ from typing import Any
 
 from msabench.errors import one_of
 
-FIDELITY = ("parity", "equations", "reconstructed", "experimental", "reference")
+EXTERNAL = "external"
+"""In place of the fidelity of methods from outside msabench, which nobody here has read."""
+
+FIDELITY = ("parity", "equations", "reconstructed", "experimental", "reference", EXTERNAL)
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class MethodInfo:
         url: Where to read the paper.
         fidelity: ``parity`` (agrees numerically with official code), ``equations`` (every equation of the paper is
             implemented and tested; not compared with official code), ``reconstructed`` (parts are not in the paper),
-            ``experimental`` (known by title), ``reference`` (a plain model or constant).
+            ``experimental`` (known by title), ``reference`` (a plain model or constant), ``external`` (from outside
+            msabench, whatever its file says).
         code_url: Official code, or empty.
         code_commit: The commit that was read.
         licence: Licence of the official code, or empty.

@@ -1,67 +1,253 @@
-"""Finds methods by scanning a folder; nobody keeps a list.
+"""Finds methods by looking; nobody keeps a list.
 
-A method is a file in ``msabench/methods/`` with a literal ``info = MethodInfo(...)`` in a class. The literal is read
-through ``ast``, without importing the file, so that listing methods needs no torch.
+A method is a class with a literal ``info = MethodInfo(...)``, read through ``ast`` without importing its file, so that
+listing methods needs no torch. There are four places to look:
+
+- ``msabench/methods/``, one file a method;
+- entry points of installed packages in the group ``msabench.methods``, e.g. ``my_net = "my_package.net:MyNet"``;
+- plug-ins: files or modules that ``--plugins`` or MSABENCH_PLUGINS names;
+- the class path in a config.
+
+Methods from the last three places are *external*: they go through every verb like the others, and whatever shows them
+says so.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
+import os
+import re
+import sys
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msabench.errors import MSABenchError, one_of
-from msabench.methods.info import MethodInfo
+from msabench.methods.info import EXTERNAL, MethodInfo
 
 if TYPE_CHECKING:
     from msabench.methods.base import MSAMethod
 
 METHODS_FOLDER = Path(__file__).parent
+PACKAGE = "msabench.methods"
+
+GROUP = "msabench.methods"
+"""Group of entry points."""
+
+PLUGINS_VARIABLE = "MSABENCH_PLUGINS"
+"""Environment variable with plug-ins, separated as in PATH; processes that a verb starts inherit it."""
+
 _NOT_METHODS = ("base", "checkpoint", "info", "registry", "schedules")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a method stands.
+
+    Attributes:
+        info: Its facts.
+        module: Name of its module.
+        class_name: Name of its class.
+        path: Its file.
+        external: Whether it comes from outside msabench.
+    """
+
+    info: MethodInfo
+    module: str
+    class_name: str
+    path: Path
+    external: bool = False
+
+    @property
+    def class_path(self) -> str:
+        """Import path of the class, e.g. ``msabench.methods.umdf.UMDF``."""
+        return f"{self.module}.{self.class_name}"
+
+
+_found_by_path: dict[str, Entry] = {}
+"""Class path -> external method that a config named."""
 
 
 @lru_cache(maxsize=1)
-def _scan() -> dict[str, tuple[MethodInfo, str, str]]:
-    found: dict[str, tuple[MethodInfo, str, str]] = {}
+def _built_in() -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
     for path in sorted(METHODS_FOLDER.glob("[a-z]*.py")):
         if path.stem in _NOT_METHODS:
             continue
         try:
-            class_name, info = _read_info(path)
+            [entry] = _entries(f"{PACKAGE}.{path.stem}", path)
+            if entry.info.name != path.stem:
+                raise ValueError(f"info.name is {entry.info.name!r}, expected the file's name {path.stem!r}")
         except (SyntaxError, ValueError, TypeError, MSABenchError) as error:
             warnings.warn(f"{path.name} is left out of the methods: {error}", stacklevel=2)
             continue
-        found[info.name] = (info, f"msabench.methods.{path.stem}", class_name)
+        found[entry.info.name] = entry
     return found
 
 
-def _read_info(path: Path) -> tuple[str, MethodInfo]:
+def _entries(module: str, path: Path, external: bool = False) -> list[Entry]:
+    """The methods in a file.
+
+    Raises:
+        ValueError: It has none.
+    """
+    found = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if not isinstance(node, ast.ClassDef):
+        call = _info_of(node) if isinstance(node, ast.ClassDef) else None
+        if call is not None and isinstance(node, ast.ClassDef):
+            literals = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
+            if external:
+                # How faithful somebody else's code is cannot be told here.
+                literals["fidelity"] = EXTERNAL
+            found.append(Entry(MethodInfo(**literals), module, node.name, path, external))
+    if not found:
+        raise ValueError("no class in it has info = MethodInfo(...)")
+    return found
+
+
+def _info_of(node: ast.ClassDef) -> ast.Call | None:
+    for statement in node.body:
+        if not isinstance(statement, ast.Assign | ast.AnnAssign):
             continue
-        for statement in node.body:
-            if not isinstance(statement, ast.Assign | ast.AnnAssign):
-                continue
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            if any(isinstance(target, ast.Name) and target.id == "info" for target in targets):
-                call = statement.value
-                if not isinstance(call, ast.Call):
-                    raise ValueError("info is not a MethodInfo(...) call")
-                literals = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
-                info = MethodInfo(**literals)
-                if info.name != path.stem:
-                    raise ValueError(f"info.name is {info.name!r}, expected the file's name {path.stem!r}")
-                return node.name, info
-    raise ValueError("no class in it has info = MethodInfo(...)")
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        if any(isinstance(target, ast.Name) and target.id == "info" for target in targets):
+            if not isinstance(statement.value, ast.Call):
+                raise ValueError("info is not a MethodInfo(...) call")
+            return statement.value
+    return None
 
 
-def methods() -> dict[str, MethodInfo]:
-    """Name -> facts of every registered method, by name."""
-    return {name: info for name, (info, _, _) in _scan().items()}
+# From outside.
+
+
+def _external(module: str, where: str) -> list[Entry]:
+    """The methods of a module that need not be imported for it.
+
+    Args:
+        module: Its name.
+        where: Who names it, for messages.
+
+    Raises:
+        MSABenchError: There is no such module, it has no method, or a method's facts cannot be read.
+    """
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError) as error:
+        raise MSABenchError(f"{where} names module {module}, which cannot be imported ({error})") from error
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        raise MSABenchError(f"{where} names module {module}, and there is no such Python file on the path")
+    path = Path(spec.origin)
+    try:
+        entries = _entries(module, path, external=True)
+    except (SyntaxError, ValueError, TypeError, UnicodeDecodeError) as error:
+        raise MSABenchError(
+            f"{where} names module {module}, whose methods cannot be read from {path}: {error}"
+        ) from error
+    for entry in entries:
+        if not _NAME.fullmatch(entry.info.name):
+            raise MSABenchError(
+                f"{path}: method name {entry.info.name!r} is not allowed; give small letters, digits and _, beginning "
+                "with a letter"
+            )
+    return entries
+
+
+@lru_cache(maxsize=1)
+def _from_entry_points() -> list[Entry]:
+    found = []
+    for point in metadata.entry_points(group=GROUP):
+        where = f"entry point {point.name} of {point.dist.name if point.dist else 'a package'}"
+        try:
+            here = [
+                entry for entry in _external(point.module, where) if not point.attr or entry.class_name == point.attr
+            ]
+            if not here:
+                raise MSABenchError(f"{where} names {point.value}, which has no info = MethodInfo(...)")
+        except MSABenchError as error:
+            # Whoever installed a broken package can still use everything else.
+            warnings.warn(f"{where} is left out of the methods: {error}", stacklevel=2)
+            continue
+        found += here
+    return found
+
+
+def plugins() -> list[str]:
+    """What MSABENCH_PLUGINS names: files or modules."""
+    return [name for name in os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep) if name]
+
+
+def add_plugins(names: Sequence[str]) -> None:
+    """Name further plug-ins, for this process and those that it starts.
+
+    Args:
+        names: Python files, or names of modules on the path.
+
+    Raises:
+        MSABenchError: A file is missing or its name is taken by another module, or a plug-in has no method.
+    """
+    given = [str(Path(name).resolve()) if name.endswith(".py") else name for name in names]
+    os.environ[PLUGINS_VARIABLE] = os.pathsep.join(dict.fromkeys([*plugins(), *given]))
+    methods()
+
+
+@lru_cache
+def _from_plugin(name: str) -> list[Entry]:
+    where = f"plug-in {name}"
+    if not name.endswith(".py"):
+        return _external(name, where)
+    path = Path(name)
+    if not path.is_file():
+        raise MSABenchError(f"there is no plug-in {name}; give a Python file or the name of a module")
+    if not path.stem.isidentifier():
+        raise MSABenchError(f"{where} cannot be imported under the name {path.stem!r}; rename the file")
+    folder = str(path.parent.resolve())
+    if folder not in sys.path:
+        # Last, so that a file of somebody's never hides a library.
+        sys.path.append(folder)
+        importlib.invalidate_caches()
+    spec = importlib.util.find_spec(path.stem)
+    if spec is None or spec.origin is None or Path(spec.origin).resolve() != path.resolve():
+        taken = spec.origin if spec is not None else "nothing"
+        raise MSABenchError(
+            f"{where} cannot be imported as {path.stem}: that name is taken by {taken}; rename the file"
+        )
+    return _external(path.stem, where)
+
+
+def _all() -> dict[str, Entry]:
+    found = dict(_built_in())
+    outside = [*_from_entry_points(), *(entry for name in plugins() for entry in _from_plugin(name))]
+    for entry in (*outside, *_found_by_path.values()):
+        same = found.setdefault(entry.info.name, entry)
+        if same.class_path != entry.class_path:
+            raise MSABenchError(
+                f"two methods are called {entry.info.name}: {same.class_path} and {entry.class_path}; rename the "
+                "external one"
+            )
+    return found
+
+
+# Asking.
+
+
+def methods(external: bool = True) -> dict[str, MethodInfo]:
+    """Name -> facts of every method: those of msabench by name, then those from outside.
+
+    Args:
+        external: Whether to list methods from outside as well.
+
+    Raises:
+        MSABenchError: A plug-in cannot be read, or two methods have one name.
+    """
+    return {name: entry.info for name, entry in (_all() if external else _built_in()).items()}
 
 
 def method_info(name: str) -> MethodInfo:
@@ -70,19 +256,35 @@ def method_info(name: str) -> MethodInfo:
     Raises:
         MSABenchError: No method has this name.
     """
-    return _entry(name)[0]
+    return entry_of(name).info
+
+
+def is_external(name: str) -> bool:
+    """Whether a method comes from outside msabench.
+
+    Raises:
+        MSABenchError: No method has this name.
+    """
+    return entry_of(name).external
 
 
 def class_path(name: str) -> str:
-    """Import path of a method's class, e.g. ``msabench.methods.umdf.UMDF``."""
-    _, module, class_name = _entry(name)
-    return f"{module}.{class_name}"
+    """Import path of a method's class, e.g. ``msabench.methods.umdf.UMDF``.
+
+    Raises:
+        MSABenchError: No method has this name.
+    """
+    return entry_of(name).class_path
 
 
 def method_class(name: str) -> type[MSAMethod]:
-    """Import a method's class."""
-    _, module, class_name = _entry(name)
-    found: type[MSAMethod] = getattr(importlib.import_module(module), class_name)
+    """Import a method's class.
+
+    Raises:
+        MSABenchError: No method has this name, or its class is no MSAMethod.
+    """
+    entry = entry_of(name)
+    found: type[MSAMethod] = getattr(importlib.import_module(entry.module), entry.class_name)
     return found
 
 
@@ -102,7 +304,33 @@ def import_all() -> None:
         method_class(name)
 
 
-def _entry(name: str) -> tuple[MethodInfo, str, str]:
-    if name not in _scan():
-        raise one_of("method", name, _scan())
-    return _scan()[name]
+def entry_of(name: str) -> Entry:
+    """Where a method stands.
+
+    Raises:
+        MSABenchError: No method has this name.
+    """
+    known = _all()
+    if name not in known:
+        raise one_of("method", name, known)
+    return known[name]
+
+
+def name_of(given: str) -> str:
+    """The name of the method that a config's class path, class name or method name means.
+
+    A class from outside is a method from then on.
+
+    Raises:
+        MSABenchError: It is no method's.
+    """
+    for name, entry in _all().items():
+        if given in (name, entry.class_path, entry.class_name):
+            return name
+    module, _, class_name = given.rpartition(".")
+    if module and not module.startswith("msabench"):
+        for entry in _external(module, f"class path {given}"):
+            if entry.class_name == class_name:
+                _found_by_path[given] = entry
+                return name_of(given)
+    raise MSABenchError(f"unknown method class {given!r}; msabench methods lists what there is")

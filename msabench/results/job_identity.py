@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from msabench.data.info import dataset_info, named
-from msabench.errors import MSABenchError
 from msabench.files import Stamp
 from msabench.methods import registry
 from msabench.missingness.config import MissingConfig
@@ -113,7 +112,7 @@ def what_is_trained(config: dict[str, Any]) -> dict[str, Any]:
         MSABenchError: The config names an unknown dataset, features or method.
     """
     data, trainer, model = (dict(config.get(name) or {}) for name in ("data", "trainer", "model"))
-    missing = missing_config(config)
+    missing, method = missing_config(config), method_name(config)
     info = dataset_info(data["dataset"])
     data["features"] = _features(config)
     data["normalise"] = data.get("normalise") or info.normalise
@@ -127,7 +126,9 @@ def what_is_trained(config: dict[str, Any]) -> dict[str, Any]:
         "data": _without(data, IGNORED_KEYS["data"]),
         "trainer": _without(trainer, IGNORED_KEYS["trainer"]),
         "model": {
-            "method": method_name(config),
+            "method": method,
+            # Anybody may call a method of theirs by a name that others use as well.
+            **({"class_path": registry.class_path(method)} if registry.is_external(method) else {}),
             "init_args": _without(_portable_arguments(model.get("init_args") or {}), IGNORED_KEYS["model.init_args"]),
         },
     }
@@ -167,12 +168,7 @@ def method_name(config: dict[str, Any]) -> str:
     Raises:
         MSABenchError: Its class is not a registered method.
     """
-    given = str(config["model"]["class_path"])
-    for name in registry.methods():
-        path = registry.class_path(name)
-        if given in (name, path, path.rpartition(".")[2]):
-            return name
-    raise MSABenchError(f"unknown method class {given!r}; msabench methods lists what there is")
+    return registry.name_of(str(config["model"]["class_path"]))
 
 
 def missing_config(config: dict[str, Any]) -> MissingConfig:

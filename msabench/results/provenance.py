@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from msabench import __version__
+from msabench.files import sha256_of
+from msabench.methods import registry
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "transformers", "numpy", "pandas", "pyarrow", "safetensors")
 """Packages whose versions are recorded."""
@@ -47,6 +49,29 @@ def collect(device: str = "cpu") -> dict[str, Any]:
     }
 
 
+def source_of(method: str) -> dict[str, str] | None:
+    """What a record says of the code of a method from outside; None for those of msabench.
+
+    Args:
+        method: Its name.
+
+    Returns:
+        ``class_path`` and ``sha256`` of its file; ``distribution`` and ``version`` if an installed package brought it;
+        ``git_commit`` if its file stands in a checkout, ending in ``+`` if it was changed there since.
+
+    Raises:
+        MSABenchError: No method has this name.
+    """
+    entry = registry.entry_of(method)
+    if not entry.external:
+        return None
+    found = {"class_path": entry.class_path, "sha256": sha256_of(entry.path)}
+    for name in metadata.packages_distributions().get(entry.module.partition(".")[0], [])[:1]:
+        found |= {"distribution": name, "version": metadata.version(name)}
+    commit, dirty = _git_state(entry.path)
+    return found | ({"git_commit": commit + "+" * bool(dirty)} if commit else {})
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -54,14 +79,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_state(folder: Path) -> tuple[str | None, bool | None]:
+def _git_state(place: Path) -> tuple[str | None, bool | None]:
+    """The commit of a package's or a file's checkout, and whether it was changed since; None outside of any."""
+    folder, file = (place, "__init__.py") if place.is_dir() else (place.parent, place.name)
     # An installed copy may lie inside somebody else's checkout, which does not track it.
-    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
+    if _git(folder, "ls-files", "--error-unmatch", file) is None:
         return None, None
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None, None
-    return commit, bool(_git(folder, "status", "--porcelain", "--", "."))
+    return commit, bool(_git(folder, "status", "--porcelain", "--", "." if place.is_dir() else file))
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -66,7 +66,7 @@ def regress(
     Raises:
         MSABenchError: Unknown method, or a config or the file of expectations is missing or broken.
     """
-    names = methods or sorted(registered())
+    names = methods or sorted(registered(external=False))
     for name in names:
         method_info(name)
     known = _read(expected, missing_is_empty=update)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import sys
@@ -18,10 +19,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from msabench.errors import MSABenchError, first_difference
 from msabench.files import naming, replacing
-from msabench.methods import registry
 from msabench.methods.base import MSAMethod
-from msabench.results.job_identity import config_hash, what_is_trained
-from msabench.results.provenance import collect
+from msabench.results.job_identity import config_hash, method_name, what_is_trained
+from msabench.results.provenance import collect, source_of
 from msabench.training.finished import FINISHED, FinishedTraining
 from msabench.training.run_folder import RunFolder
 
@@ -55,6 +55,7 @@ class KeepBest(ModelCheckpoint):
         self._seconds_before = 0.0
         self._n_params = 0
         self._provenance: dict[str, Any] = {}
+        self._method: str | None = None
         self._trained: dict[str, Any] | None = None
         self._best: dict[str, int] | None = None
         self._earlier: dict[str, Any] = {}
@@ -73,13 +74,17 @@ class KeepBest(ModelCheckpoint):
             return
         assert isinstance(pl_module, MSAMethod)
         _require_validated_epoch(trainer, pl_module)
-        # A class of somebody's own trains as well, but has no key to be recorded under.
-        if pl_module.info.name in registry.methods():
+        # A class that stands nowhere on the path trains as well, but no other process could evaluate it.
+        with contextlib.suppress(MSABenchError):
+            self._method = method_name(self.config)
+        if self._method is not None:
             self._trained = {"seed_everything": self.config["seed_everything"], **what_is_trained(self.config)}
         if trainer.is_global_zero:
             assert self.dirpath is not None
             (Path(self.dirpath) / FINISHED).unlink(missing_ok=True)
             self._provenance = collect(str(trainer.strategy.root_device))
+            if self._method is not None and (source := source_of(self._method)):
+                self._provenance["method"] = source
             self._started = time.perf_counter()
             # Now, because later stages freeze some.
             self._n_params = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
