@@ -12,7 +12,7 @@ from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
 from msabench.methods.base import MSAMethod
 from msabench.methods.engine.checkpoints import CHECKPOINT_KEY
-from msabench.methods.registry import method_class
+from msabench.methods.registry import method_class, name_of
 
 DATA_KEY = "MSADataModule"
 
@@ -48,7 +48,7 @@ def load_checkpoint(path: Path) -> tuple[MSAMethod, dict[str, Any]]:
         made_by, data_state = checkpoint[CHECKPOINT_KEY], checkpoint[DATA_KEY]
     except (KeyError, TypeError) as error:
         raise MSABenchError(f"{path} is not a checkpoint of msabench (it lacks {error})") from error
-    cls = method_class(made_by["method"])
+    cls = method_class(_name_of(made_by, path))
     if cls.info.method_version != made_by["method_version"]:
         raise MSABenchError(
             f"{path} was made by version {made_by['method_version']} of {cls.info.name}; "
@@ -60,3 +60,16 @@ def load_checkpoint(path: Path) -> tuple[MSAMethod, dict[str, Any]]:
     method.require_last_stage(str(path))
     method.load_state_dict(checkpoint["state_dict"])
     return method.eval(), data_state
+
+
+def _name_of(made_by: dict[str, Any], path: Path) -> str:
+    """The name of the method that made a checkpoint; one from outside is looked for on the path."""
+    if "class_path" not in made_by:
+        return str(made_by["method"])
+    try:
+        return name_of(made_by["class_path"])
+    except MSABenchError as error:
+        raise MSABenchError(
+            f"{path} is of method {made_by['method']}, class {made_by['class_path']}, which is not on the path; "
+            "name its file or module with --plugins"
+        ) from error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from msabench.data.info import METRIC_SETS, DatasetInfo, recorded_info
 from msabench.errors import MSABenchError, one_of
+from msabench.methods.info import EXTERNAL
 from msabench.methods.registry import methods as registered
 from msabench.metrics.spec import DEFAULT_METRIC, MetricSpec, metric_keys, metric_spec
 from msabench.missingness.conditions import LETTERS, Cell
@@ -140,6 +141,10 @@ def _rows_by_protocol(
     for job in failures:
         row = _row_of(rows, vars(job.key), job.key.seed if keep_seeds else None)
         row.failures.append(failure_line(job, row))
+    # The config's hash tells a method from outside from one of ours that has its name.
+    outside = set(found.loc[found["external"], "config_hash"])
+    for row in (row for group in rows.values() for row in group.values()):
+        row.fidelity = EXTERNAL if row.config_hash in outside else row.fidelity
     return {protocol: list(group.values()) for protocol, group in rows.items()}
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msabench.files import replacing
 from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import LETTERS
-from msabench.results.record import JobKey
+from msabench.results.record import METHOD, JobKey
 from msabench.results.record_file import RecordFile
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ INDEX_VERSION = 2
 
 KEY_FIELDS = tuple(f.name for f in fields(JobKey))
 CELL_FIELDS = ("cell", "mask_seed", "mask_hash", "n", "collapsed", *(f"dropped_{m}" for m in LETTERS.values()), "blind")
-JOB_FIELDS = ("unseen", "split_sizes", "metric_set")
+JOB_FIELDS = ("unseen", "split_sizes", "metric_set", "external")
 """Fields of ``JobRecord`` that tables need: modalities by their letters, and sizes as in ``1284/229/686``, which may be
-empty; the metric set, which never is."""
+empty; the metric set, which never is; whether the method came from outside msabench."""
 
 COLUMNS = ("job_id", *KEY_FIELDS, *JOB_FIELDS, *CELL_FIELDS, *METRICS)
 """Columns of ``ResultStore.frame``."""
@@ -132,6 +132,7 @@ def _rows(read: RecordFile) -> Iterator[dict[str, Any]]:
     key["unseen"] = "".join(letter for letter, name in LETTERS.items() if name in (read.job.unseen or ()))
     key["split_sizes"] = "/".join(map(str, read.job.split_sizes or ()))
     key["metric_set"] = read.metric_set
+    key["external"] = METHOD in read.job.provenance
     for cell in read.cells:
         dropped = {f"dropped_{modality}": share for modality, share in cell.dropped.items()}
         rest = {name: getattr(cell, name) for name in ("cell", "mask_seed", "mask_hash", "n", "collapsed", "blind")}

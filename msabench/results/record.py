@@ -17,6 +17,9 @@ SCHEMA_VERSION = 2
 MANY_BLIND = 0.05
 """From this share of clips without any observed frame on, tables say so: 5 % answered blind can move F1 by points."""
 
+METHOD = "method"
+"""Key of a record's provenance under which the code of a method from outside msabench is described."""
+
 OPTIONAL = ("padding", "unseen", "split_sizes", "metric_set", "blind")
 """Fields that older records lack; a record that does not have them is stored without."""
 

@@ -12,6 +12,7 @@ from msabench.tables.render import COLLAPSES, DAGGER, DOUBLE_DAGGER, PILCROW, PL
 FIDELITIES = {
     "experimental": "experimental = known by its title alone; what was built is a guess",
     "reconstructed": "reconstructed = parts are not in the paper and were filled in",
+    "external": "external = from outside msabench, so that nobody here has read how faithful it is",
     "unknown": "unknown = not a registered method, so that nothing is known about how faithful it is",
 }
 """Fidelity that a reader must be warned about -> the warning."""

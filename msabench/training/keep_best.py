@@ -22,6 +22,7 @@ from msabench.files import naming, replacing
 from msabench.methods.base import MSAMethod
 from msabench.results.job_identity import config_hash, method_name, what_is_trained
 from msabench.results.provenance import collect, source_of
+from msabench.results.record import METHOD
 from msabench.training.finished import FINISHED, FinishedTraining
 from msabench.training.run_folder import RunFolder
 
@@ -84,7 +85,7 @@ class KeepBest(ModelCheckpoint):
             (Path(self.dirpath) / FINISHED).unlink(missing_ok=True)
             self._provenance = collect(str(trainer.strategy.root_device))
             if self._method is not None and (source := source_of(self._method)):
-                self._provenance["method"] = source
+                self._provenance[METHOD] = source
             self._started = time.perf_counter()
             # Now, because later stages freeze some.
             self._n_params = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)

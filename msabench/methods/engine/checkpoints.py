@@ -9,6 +9,9 @@ from typing import Any, Self
 from msabench.errors import MSABenchError, first_difference
 from msabench.methods.engine.stages import Stages
 
+BUILT_IN = "msabench.methods"
+"""Package of the methods that every installation has."""
+
 CHECKPOINT_KEY = "msabench"
 RANDOM_KEY = "msabench_random_state"
 
@@ -45,6 +48,9 @@ class Checkpoints(Stages):
             "spec": asdict(self.spec),
             "stage": self.stage,
         }
+        if not type(self).__module__.startswith(f"{BUILT_IN}."):
+            # The registry may not know where it stands.
+            checkpoint[CHECKPOINT_KEY]["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint[RANDOM_KEY] = self.random_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -68,7 +74,11 @@ class Checkpoints(Stages):
         if "features" not in made_by.get("spec", {}):
             # It is younger than some checkpoints; the data module compares it, too.
             del ours[CHECKPOINT_KEY]["spec"]["features"]
-        difference = first_difference(made_by, ours[CHECKPOINT_KEY])
+        # The class is the same, wherever its file lies now.
+        made_by, mine = (
+            {k: v for k, v in says.items() if k != "class_path"} for says in (made_by, ours[CHECKPOINT_KEY])
+        )
+        difference = first_difference(made_by, mine)
         if difference:
             name, their_value, our_value = difference
             raise MSABenchError(f"the checkpoint was made with {name} {their_value!r}, the config says {our_value!r}")
