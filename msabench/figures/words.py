@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from msabench.errors import MSABenchError
 from msabench.figures.sheet import MOST_ROWS, stem_of
+from msabench.methods.info import EXTERNAL
 from msabench.results.chosen_rows import ChosenRows, full_name
 from msabench.results.table import CONSTANT, Row, Table
 from msabench.tables.marks import FIDELITIES
@@ -37,7 +38,7 @@ def labels(chosen: ChosenRows) -> list[str]:
     found = []
     for row in rows:
         name = full_name(row) if several and row.method != CONSTANT else row.label
-        name += EXPERIMENTAL if row.fidelity == "experimental" else ""
+        name += EXPERIMENTAL if row.fidelity == "experimental" else " (external)" if row.fidelity == EXTERNAL else ""
         found.append(name + (f" (n={row.n_seeds})" if len(counts) > 1 else ""))
     return found
 

@@ -75,9 +75,8 @@ class Checkpoints(Stages):
             # It is younger than some checkpoints; the data module compares it, too.
             del ours[CHECKPOINT_KEY]["spec"]["features"]
         # The class is the same, wherever its file lies now.
-        made_by, mine = (
-            {k: v for k, v in says.items() if k != "class_path"} for says in (made_by, ours[CHECKPOINT_KEY])
-        )
+        says = (made_by, ours[CHECKPOINT_KEY])
+        made_by, mine = ({name: value for name, value in one.items() if name != "class_path"} for one in says)
         difference = first_difference(made_by, mine)
         if difference:
             name, their_value, our_value = difference
