@@ -30,7 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder that nothing is remembered of; modules of earlier tests are forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delenv(registry.PLUGINS_VARIABLE, raising=False)
+    # Set, not deleted, so that what a test adds goes with it.
+    monkeypatch.setenv(registry.PLUGINS_VARIABLE, "")
     monkeypatch.setattr(registry, "_found_by_path", {})
     for cached in (registry._from_plugin, registry._from_entry_points):
         cached.cache_clear()
