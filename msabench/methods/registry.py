@@ -160,7 +160,6 @@ def _external(module: str, where: str) -> list[Entry]:
     return entries
 
 
-@lru_cache(maxsize=1)
 def _from_entry_points() -> list[Entry]:
     found = []
     for point in metadata.entry_points(group=GROUP):
@@ -176,6 +175,19 @@ def _from_entry_points() -> list[Entry]:
             warnings.warn(f"{where} is left out of the methods: {error}", stacklevel=2)
             continue
         found += here
+    return found
+
+
+@lru_cache(maxsize=1)
+def _installed() -> dict[str, Entry]:
+    """The methods of msabench and of installed packages."""
+    found = dict(_built_in())
+    for entry in _from_entry_points():
+        same = found.setdefault(entry.info.name, entry)
+        if same != entry:
+            warnings.warn(
+                f"{entry.class_path} is left out: {same.class_path} is called {entry.info.name}", stacklevel=2
+            )
     return found
 
 
@@ -223,9 +235,9 @@ def _from_plugin(name: str) -> list[Entry]:
 
 
 def _all() -> dict[str, Entry]:
-    found = dict(_built_in())
-    outside = [*_from_entry_points(), *(entry for name in plugins() for entry in _from_plugin(name))]
-    for entry in (*outside, *_found_by_path.values()):
+    found = _installed().copy()
+    named = [entry for name in plugins() for entry in _from_plugin(name)]
+    for entry in (*named, *_found_by_path.values()):
         same = found.setdefault(entry.info.name, entry)
         if same.class_path != entry.class_path:
             raise MSABenchError(

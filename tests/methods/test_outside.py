@@ -22,7 +22,6 @@ CONFIG = (
     "data: {dataset: synth, size: [24, 8, 10], length: 8, missing: {regime: mixed}}\n"
     "model:\n  class_path: NAME\n  init_args: {hidden: 8}\n"
 )
-LINE = 'info = MethodInfo(name="my_net", title="My net", venue="", year=0, url="", fidelity="reference"'
 
 
 @pytest.fixture
@@ -33,10 +32,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Set, not deleted, so that what a test adds goes with it.
     monkeypatch.setenv(registry.PLUGINS_VARIABLE, "")
     monkeypatch.setattr(registry, "_found_by_path", {})
-    for cached in (registry._from_plugin, registry._from_entry_points):
+    for cached in (registry._from_plugin, registry._installed):
         cached.cache_clear()
     yield tmp_path
-    for cached in (registry._from_plugin, registry._from_entry_points):
+    for cached in (registry._from_plugin, registry._installed):
         cached.cache_clear()
     for name in ("my_net", "other_net"):
         sys.modules.pop(name, None)
@@ -67,13 +66,20 @@ def test_an_entry_point_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     site = folder / "site"
     facts = site / "my_ext-2.1.dist-info"
     facts.mkdir(parents=True)
+    plugin(site, "taken.py", NET.replace('name="my_net"', 'name="umdf"'))
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: my-ext\nVersion: 2.1\n")
     (facts / "top_level.txt").write_text("my_net\n")
-    (facts / "entry_points.txt").write_text("[msabench.methods]\nmy_net = my_net:MyNet\nbroken = no_such:Net\n")
+    (facts / "entry_points.txt").write_text(
+        "[msabench.methods]\nmy_net = my_net:MyNet\nbroken = no_such:Net\ntaken = taken:MyNet\n"
+    )
     plugin(site)
     monkeypatch.syspath_prepend(str(site))
-    with pytest.warns(UserWarning, match="entry point broken of my-ext is left out of the methods: .*no_such"):
+    with pytest.warns(UserWarning) as warned:
         assert registry.is_external("my_net")
+    said = " / ".join(str(warning.message) for warning in warned)
+    assert "entry point broken of my-ext is left out of the methods" in said
+    assert "taken.MyNet is left out: msabench.methods.umdf.UMDF is called umdf" in said
+    assert not registry.is_external("umdf")
     from msabench.results.provenance import source_of
 
     source = source_of("my_net")
