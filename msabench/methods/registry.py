@@ -185,9 +185,8 @@ def _installed() -> dict[str, Entry]:
     for entry in _from_entry_points():
         same = found.setdefault(entry.info.name, entry)
         if same != entry:
-            warnings.warn(
-                f"{entry.class_path} is left out: {same.class_path} is called {entry.info.name}", stacklevel=2
-            )
+            said = f"{entry.class_path} is left out: {same.class_path} is called {entry.info.name}, too"
+            warnings.warn(said, stacklevel=2)
     return found
 
 

@@ -69,16 +69,15 @@ def test_an_entry_point_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     plugin(site, "taken.py", NET.replace('name="my_net"', 'name="umdf"'))
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: my-ext\nVersion: 2.1\n")
     (facts / "top_level.txt").write_text("my_net\n")
-    (facts / "entry_points.txt").write_text(
-        "[msabench.methods]\nmy_net = my_net:MyNet\nbroken = no_such:Net\ntaken = taken:MyNet\n"
-    )
+    points = "my_net = my_net:MyNet\nbroken = no_such:Net\ntaken = taken:MyNet\n"
+    (facts / "entry_points.txt").write_text(f"[msabench.methods]\n{points}")
     plugin(site)
     monkeypatch.syspath_prepend(str(site))
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="is left out") as warned:
         assert registry.is_external("my_net")
     said = " / ".join(str(warning.message) for warning in warned)
     assert "entry point broken of my-ext is left out of the methods" in said
-    assert "taken.MyNet is left out: msabench.methods.umdf.UMDF is called umdf" in said
+    assert "taken.MyNet is left out: msabench.methods.umdf.UMDF is called umdf, too" in said
     assert not registry.is_external("umdf")
     from msabench.results.provenance import source_of
 
