@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from msabench.errors import MSABenchError
 from msabench.methods import registry
-from msabench.methods.info import MethodInfo
+from msabench.methods.info import EXTERNAL, MethodInfo
 from msabench.tables.marks import FIDELITIES as DOUBTFUL
 
 FIDELITIES = {
@@ -32,28 +32,34 @@ class Card:
         info: Its registered facts; None if it is not registered.
         about: Paragraphs about the paper and what the method does.
         deviations: Departures from the paper with their reasons: (number or empty, text).
+        external: Whether a record says that it comes from outside msabench.
     """
 
     name: str
     info: MethodInfo | None
     about: tuple[str, ...] = ()
     deviations: tuple[tuple[str, str], ...] = ()
+    external: bool = False
 
     @property
     def fidelity(self) -> str:
-        """The registered fidelity, or ``unknown``."""
-        return self.info.fidelity if self.info else "unknown"
+        """The registered fidelity, ``external``, or ``unknown``."""
+        return EXTERNAL if self.external else self.info.fidelity if self.info else "unknown"
 
 
-def card_of(name: str) -> Card:
+def card_of(name: str, external: bool = False) -> Card:
     """The card of a method; one that is not registered has a name only.
+
+    Args:
+        name: Its name.
+        external: Whether a record says that it comes from outside msabench.
 
     Raises:
         MSABenchError: The method's file cannot be read.
     """
     info = registry.methods().get(name)
     if info is None:
-        return Card(name, None)
+        return Card(name, None, external=external)
     path = registry.entry_of(name).path
     try:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
@@ -61,7 +67,8 @@ def card_of(name: str) -> Card:
         raise MSABenchError(f"{path} cannot be read: {error}") from error
     about, deviations = split_docstring(docstring)
     # The title stands above the text already.
-    return Card(name, info, about[info.title in about[0] :], deviations)
+    about = about[bool(about) and info.title in about[0] :]
+    return Card(name, info, about, deviations, external)
 
 
 def split_docstring(text: str) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:

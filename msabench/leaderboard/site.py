@@ -24,7 +24,7 @@ from msabench.leaderboard.vendored import copy_libraries, licence_texts
 from msabench.methods.registry import methods as registered
 from msabench.results.aggregate import DRAWS, LEVEL
 from msabench.results.places import no_records
-from msabench.results.record import JobRecord
+from msabench.results.record import METHOD, JobRecord
 from msabench.results.store import ResultStore
 from msabench.results.stored_intervals import read_intervals
 from msabench.tables.costs import HEADER, LEGEND, cost_rows
@@ -127,7 +127,8 @@ def _write_methods(
     (writer.folder / reproduce.FOLDER).mkdir()
     entries = []
     for name in sorted(by_method):
-        card, mine = card_of(name), by_method[name]
+        mine = by_method[name]
+        card = card_of(name, external=any(METHOD in job.provenance for job in mine))
         finished = [job for job in mine if job.status == "ok"]
         for job in finished:
             if reproduce.can_run(job):

@@ -143,8 +143,11 @@ def _rows_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     columns = {name: [row.get(name) for row in rows] for name in COLUMNS}
-    strings = {f.name for f in fields(JobKey) if f.type == "str"} | {"job_id", "cell", "mask_hash", *JOB_FIELDS}
-    kinds = {"method_version": "int64", "seed": "int64", "n": "int64", "mask_seed": "Int64", "collapsed": "bool"}
+    strings = {f.name for f in fields(JobKey) if f.type == "str"} | {"job_id", "cell", "mask_hash", *JOB_FIELDS} - {
+        "external"
+    }
+    kinds = {"method_version": "int64", "seed": "int64", "n": "int64", "mask_seed": "Int64"}
+    kinds |= dict.fromkeys(("collapsed", "external"), "bool")
     return pd.DataFrame(
         {
             name: pd.Series(values, dtype="str" if name in strings else kinds.get(name, "float64"))

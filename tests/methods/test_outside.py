@@ -137,7 +137,8 @@ def run(*words: str, code: int = 0) -> str:
 def test_a_bare_file_goes_through_every_verb(folder: Path) -> None:
     plugin(folder)
     Path("my_net_synth.yaml").write_text(CONFIG.replace("NAME", "my_net.MyNet"))
-    shutil.copy(REPOSITORY / "configs/constant_synth.yaml", folder)
+    for name in ("constant.yaml", "constant_synth.yaml"):
+        shutil.copy(REPOSITORY / "configs" / name, folder)
     Path("suite.yaml").write_text(
         "name: mine\nconfigs: .\ngrid: [inter, intra/0.5]\nseeds: [1, 2]\nmask_seeds: [0]\n"
         "overrides: {data.size: [24, 8, 10], data.length: 8, data.missing.regime: mixed}\n"
@@ -164,7 +165,7 @@ def test_a_bare_file_goes_through_every_verb(folder: Path) -> None:
     assert (source["class_path"], len(source["sha256"])) == ("my_net.MyNet", 64)
     assert "my_net" in run("compare", "--baseline", "constant", "--store", "store")
     assert "my_net" in run("costs", "--store", "store")
-    run("figures", "curves", "--store", "store", "--out", "figures")
+    run("figures", "--kind", "conditions", "--datasets", "synth", "--store", "store", "--out", "figures")
     run(
         "leaderboard",
         "build",

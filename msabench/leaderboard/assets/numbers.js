@@ -46,7 +46,7 @@
     return cell;
   }
 
-  const isDoubtful = (row) => ["experimental", "unknown"].includes(row.fidelity);
+  const isDoubtful = (row) => ["experimental", "external", "unknown"].includes(row.fidelity);
 
   function nameCell(row) {
     const name = element("th", { scope: "row" }, element("a", { href: `methods/${row.page}` }, row.label));
