@@ -45,7 +45,7 @@ class KeepBest(ModelCheckpoint):
 
     Args:
         folder: Folder of both.
-        config: Resolved config of the training.
+        config: Resolved config of the training; empty for one that has none, and so no key to be recorded under.
     """
 
     def __init__(self, folder: RunFolder, config: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ class KeepBest(ModelCheckpoint):
         _require_validated_epoch(trainer, pl_module)
         # A class that stands nowhere on the path trains as well, but no other process could evaluate it.
         with contextlib.suppress(MSABenchError):
-            self._method = method_name(self.config)
+            self._method = method_name(self.config) if self.config else None
         if self._method is not None:
             self._trained = {"seed_everything": self.config["seed_everything"], **what_is_trained(self.config)}
         if trainer.is_global_zero:
