@@ -37,13 +37,7 @@ CONFIGS = REPOSITORY / "configs"
 TINY = ["--data.size=[24,8,10]", "--data.length=8", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder and cache."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("MSABENCH_DATA", raising=False)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def refused(*words: str) -> str:

@@ -6,6 +6,7 @@ modality.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -35,7 +36,7 @@ class _Split:
     conversations: Conversations
 
 
-class CorpusBatches:
+class CorpusBatches(ABC):
     """Makes the batches of a data module, which opens the corpus.
 
     Args:
@@ -66,9 +67,9 @@ class CorpusBatches:
         self._fixed_masks: dict[tuple[str, torch.device], Masks] = {}
 
     @property
+    @abstractmethod
     def corpus(self) -> Corpus:
         """The corpus."""
-        raise NotImplementedError
 
     def conversations(self, split: str) -> Conversations:
         """The conversations of a split: ``train``, ``valid`` or ``test``."""

@@ -101,13 +101,13 @@ def _entries(module: str, path: Path, external: bool = False) -> list[Entry]:
     """
     found = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        call = _info_of(node) if isinstance(node, ast.ClassDef) else None
-        if call is not None and isinstance(node, ast.ClassDef):
-            literals = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
-            if external:
-                # How faithful somebody else's code is cannot be told here.
-                literals["fidelity"] = EXTERNAL
-            found.append(Entry(MethodInfo(**literals), module, node.name, path, external))
+        if not isinstance(node, ast.ClassDef) or (call := _info_of(node)) is None:
+            continue
+        literals = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
+        if external:
+            # How faithful somebody else's code is cannot be told here.
+            literals["fidelity"] = EXTERNAL
+        found.append(Entry(MethodInfo(**literals), module, node.name, path, external))
     if not found:
         raise ValueError("no class in it has info = MethodInfo(...)")
     return found

@@ -56,7 +56,6 @@ class KeepBest(ModelCheckpoint):
         self._seconds_before = 0.0
         self._n_params = 0
         self._provenance: dict[str, Any] = {}
-        self._method: str | None = None
         self._trained: dict[str, Any] | None = None
         self._best: dict[str, int] | None = None
         self._earlier: dict[str, Any] = {}
@@ -75,20 +74,24 @@ class KeepBest(ModelCheckpoint):
             return
         assert isinstance(pl_module, MSAMethod)
         _require_validated_epoch(trainer, pl_module)
-        # A class that stands nowhere on the path trains as well, but no other process could evaluate it.
-        with contextlib.suppress(MSABenchError):
-            self._method = method_name(self.config) if self.config else None
-        if self._method is not None:
+        method = self._registered()
+        if method is not None:
             self._trained = {"seed_everything": self.config["seed_everything"], **what_is_trained(self.config)}
         if trainer.is_global_zero:
             assert self.dirpath is not None
             (Path(self.dirpath) / FINISHED).unlink(missing_ok=True)
             self._provenance = collect(str(trainer.strategy.root_device))
-            if self._method is not None and (source := source_of(self._method)):
+            if method is not None and (source := source_of(method)):
                 self._provenance[METHOD] = source
             self._started = time.perf_counter()
             # Now, because later stages freeze some.
             self._n_params = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+
+    def _registered(self) -> str | None:
+        """The method's name; None for a class that is nowhere on the path, which no other process could evaluate."""
+        with contextlib.suppress(MSABenchError):
+            return method_name(self.config) if self.config else None
+        return None
 
     # Going on from a checkpoint.
 

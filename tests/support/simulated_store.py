@@ -11,8 +11,9 @@ from msabench.data.info import DATASETS
 from msabench.methods.registry import methods as registered
 from msabench.metrics.spec import METRICS, metric_keys
 from msabench.missingness.conditions import GRIDS, Cell, distinct
-from msabench.results.record import CellRecord, JobKey, JobRecord, canonical_hash
+from msabench.results.record import CellRecord, JobRecord, canonical_hash
 from msabench.results.record_file import sealed
+from tests.support import records
 
 CELLS = (*map(str, distinct(GRIDS["paper"])), "intra/1.0")
 """The 17 distinct test situations of the papers: those of the grid ``paper``, and FSRF's rate 1.0."""
@@ -65,25 +66,17 @@ def simulate(folder, methods=25, datasets=CORPORA, seeds=SEEDS, cells=CELLS, met
 
 def _job(dataset, method, seed, size, mask_seeds, changes):
     info = DATASETS[dataset]
-    key = {
+    about = {
         "dataset": dataset,
-        "revision": "0123456789ab",
         "features": info.file().features,
         "method": method,
-        "method_version": 1,
-        "variant": "default",
-        "regime": "mixed",
-        "level": "vectors",
-        "lengths": "hide",
-        "token_fill": "",
-        "selection": "val",
         "seed": seed,
         "config_hash": canonical_hash([dataset, method], 12),
     }
     # As long as the job line of a real record, about 3,500 characters.
     config = {"model": {"init_args": {f"setting_{number:03d}": number for number in range(130)}}}
     return JobRecord(
-        JobKey(**{**key, **changes}),
+        records.key(**{**about, **changes}),
         config=config,
         provenance={"msabench": "0.1.0", "device": "cpu", "device_name": "simulated", "threads": 1},
         suites=["simulated"],

@@ -34,16 +34,6 @@ EVERY = [(table.paper, table.label) for table in PAPER_TABLES]
 TO_ONE = (*map(str, PAPER), "intra/1.0")
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "results"
-
-
-@pytest.fixture
-def store(folder):
-    return ResultStore(folder)
-
-
 @pytest.fixture(autouse=True)
 def no_default_store(monkeypatch):
     monkeypatch.setenv(STORE_VARIABLE, "nowhere")

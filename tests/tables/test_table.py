@@ -19,7 +19,6 @@ from msabench.missingness.conditions import GRIDS
 from msabench.results import build
 from msabench.results.chosen_rows import choose_rows
 from msabench.results.comparison import Compared
-from msabench.results.store import ResultStore
 from msabench.results.table import _PARTS, columns_of
 from msabench.tables import command, comparison_text
 from msabench.tables.output import FORMATS
@@ -33,16 +32,6 @@ WIDE = 1000
 
 table = partial(command.table, papers=["none"])
 """Our own result tables alone; tests of the papers' tables have a file of their own."""
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "results"
-
-
-@pytest.fixture
-def store(folder):
-    return ResultStore(folder)
 
 
 def rows_of(text):
