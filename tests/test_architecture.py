@@ -19,6 +19,7 @@ ORDER = (
     "errors",
     "files",
     "optional",
+    "packaged",
     "interruption",
     "missingness",
     "data",
