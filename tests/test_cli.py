@@ -474,7 +474,7 @@ def test_no_two_runs_reserve_the_same_folder(kind: str, elsewhere: Path) -> None
         for worker in workers:
             worker.stdin.write("go\n")
             worker.stdin.flush()
-        found = [name for worker in workers for name in worker.communicate(timeout=60)[0].split()]
+        found = [name for worker in workers for name in worker.communicate(timeout=600)[0].split()]
     assert len(found) == len(set(found)) == 40
     assert set(found) == {f"version_{number}" for number in range(5, 45)}
 

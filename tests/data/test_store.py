@@ -594,7 +594,7 @@ def test_two_processes_can_convert_at_once(places, tmp_path):
         for name in ("a", "b")
     ]
     try:
-        said = [process.communicate(timeout=120) for process in running]
+        said = [process.communicate(timeout=600) for process in running]
     finally:
         for process in running:
             process.kill()

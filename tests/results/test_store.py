@@ -317,7 +317,7 @@ def test_processes_that_add_the_same_jobs(tmp_path):
     for worker in workers:
         worker.start()
     start.set()
-    added = [outcomes.get(timeout=60) for _ in range(20)]
+    added = [outcomes.get(timeout=600) for _ in range(20)]
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
