@@ -36,6 +36,7 @@ ORDER = (
     "figures",
     "leaderboard",
     "runner",
+    "testing",
     "cli",
     "__main__",
 )
