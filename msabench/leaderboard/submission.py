@@ -12,11 +12,13 @@ import numpy as np
 from msabench.data.registry import corpora, dataset_info
 from msabench.errors import MSABenchError
 from msabench.leaderboard.own_form import form_problems
+from msabench.methods.info import EXTERNAL
 from msabench.methods.registry import methods
 from msabench.metrics.functional import is_collapsed
 from msabench.missingness.conditions import Cell
 from msabench.results import predictions
 from msabench.results.job_identity import job_key
+from msabench.results.places import COMMITTED_STORE
 from msabench.results.record import CellRecord, JobRecord
 from msabench.results.record_file import RecordFile
 from msabench.results.store import ResultStore
@@ -71,6 +73,12 @@ def registration_problems(submission: Submission) -> Iterator[str]:
     """
     key, name = submission.job.key, submission.name
     info = methods().get(key.method)
+    if info is None and (source := submission.job.provenance.get("method")):
+        yield (
+            f"{name}: method {key.method!r} is from outside msabench, class {source['class_path']}; name its file or "
+            "module with --plugins to admit it to a store of your own"
+        )
+        return
     if info is None:
         yield f"{name}: method {key.method!r} is not registered; add its file first (docs/adding-a-method.md)"
         return
@@ -94,6 +102,25 @@ def registration_problems(submission: Submission) -> Iterator[str]:
             yield f"{name}: its key has {field} {getattr(key, field)!r}, its config gives {value!r}"
     for problem in form_problems(submission.job.config):
         yield f"{name}: its config is not as records keep it: {problem}"
+
+
+def outside_problems(submission: Submission, store: Path) -> Iterator[str]:
+    """What keeps a method from outside msabench out of a store: the committed records are of methods that are here.
+
+    Args:
+        submission: A job.
+        store: Folder of the store that it is to enter.
+
+    Yields:
+        One sentence per problem.
+    """
+    key = submission.job.key
+    info = methods().get(key.method)
+    if store.resolve() == COMMITTED_STORE.resolve() and info is not None and info.fidelity == EXTERNAL:
+        yield (
+            f"{submission.name}: method {key.method!r} is from outside msabench, and {store} takes methods that anybody "
+            "can run; add its file to msabench first (docs/adding-a-method.md), or give a --store of your own"
+        )
 
 
 def prediction_problems(submission: Submission) -> Iterator[str]:

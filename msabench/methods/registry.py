@@ -17,6 +17,8 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import sys
+import sysconfig
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +42,7 @@ PACKAGE = "msabench.methods"
 GROUP = "msabench.methods"
 """Group of entry points."""
 
-_NOT_METHODS = ("base", "checkpoint", "info", "registry", "schedules")
+_NOT_METHODS = ("base", "checkpoint", "info", "new", "registry", "schedules")
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,32 @@ def add_plugins(names: Sequence[str]) -> None:
     methods()
     corpora()
     regimes()
+
+
+def import_folders() -> list[str]:
+    """Folders that what comes from outside is imported from, for processes that have another path.
+
+    Raises:
+        MSABenchError: A plug-in cannot be read, or two methods have one name.
+    """
+    known = set(map(str, (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))))
+    sources = [*map(plugin, plugins()), *(Source(e.module, e.path) for e in _all().values() if e.external)]
+    folders: dict[str, None] = {}
+    for source in sources:
+        above = source.module.count(".") + (source.path.name == "__init__.py")
+        folders[str(source.path.resolve().parents[above])] = None
+    return [folder for folder in folders if folder not in known]
+
+
+def import_from(folders: Sequence[str]) -> None:
+    """Look for modules in further folders, after those that are searched anyway.
+
+    Args:
+        folders: As from ``import_folders``, perhaps of another process.
+    """
+    # Last, so that a file of somebody's never hides a library.
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
+    importlib.invalidate_caches()
 
 
 @lru_cache

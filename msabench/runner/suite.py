@@ -34,11 +34,11 @@ from typing import Any
 from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError, one_of
 from msabench.files import yaml_of
-from msabench.methods import registry
 from msabench.missingness.conditions import parse_grid
 from msabench.missingness.config import MissingConfig
 from msabench.results.job_identity import MAX_SEED, job_key
 from msabench.results.record import JobKey
+from msabench.training.method_of_config import info_of
 
 SUITE_KEYS = ("name", "description", "grid", "mask_seeds", "seeds", "overrides", "configs", "include", "jobs")
 ENTRY_KEYS = ("method", "dataset", "variants", "regimes", "seeds", "config", "overrides")
@@ -292,7 +292,7 @@ def _unresolved_jobs(
 ) -> list[UnresolvedJob]:
     entry = _mapping(entry, where, ENTRY_KEYS, needed=("method", "dataset"))
     method, dataset = str(entry["method"]), str(entry["dataset"])
-    info = registry.method_info(method)
+    info = info_of(method, folder / str(entry.get("config", f"{method}_{dataset}.yaml")))
     dataset_info(dataset)
     variants = _listed(entry.get("variants", []), str, f"variants of {where}")
     for variant in variants:

@@ -12,7 +12,7 @@ from msabench.methods import registry
 from msabench.methods.base import MSAMethod
 from msabench.methods.info import MethodInfo
 from msabench.missingness.conditions import MODALITIES
-from msabench.missingness.config import REGIMES
+from msabench.missingness.regimes import BUILT_IN as REGIMES
 from msabench.optional import require
 from msabench.testing import form, prediction, training
 

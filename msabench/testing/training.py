@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -38,8 +38,7 @@ def every_variant(cls: type[MSAMethod], folder: Path) -> None:
 
 def gradient_reaches_every_parameter(cls: type[MSAMethod], folder: Path, regime: str) -> None:
     """Under a regime the loss is finite, and every parameter that is trained gets a gradient in a stage or turn."""
-    settings: dict[str, Any] = {"regime": regime}
-    data = data_module(random_corpus(), missing=MissingConfig(**settings))
+    data = data_module(random_corpus(), missing=MissingConfig(regime=regime))
     with torch.random.fork_rng():
         method = fresh(cls, data).train()
         torch.manual_seed(1)
@@ -130,7 +129,8 @@ def checkpoint_round_trip(cls: type[MSAMethod], folder: Path) -> None:
     method = fresh(cls, data)
     trainer = quiet_trainer(folder, 1 + sum(method.stage_epochs.values()))
     checkpoint = folder / "checkpoint.ckpt"
-    with during("a fit"):
+    with during("a fit"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
         trainer.fit(method, datamodule=data)
         trainer.save_checkpoint(checkpoint)
     with during("rebuilding from a checkpoint"):
