@@ -19,7 +19,7 @@ from msabench.missingness.conditions import Cell
 from msabench.results import predictions
 from msabench.results.job_identity import job_key
 from msabench.results.places import COMMITTED_STORE
-from msabench.results.record import CellRecord, JobRecord
+from msabench.results.record import METHOD, CellRecord, JobRecord
 from msabench.results.record_file import RecordFile
 from msabench.results.store import ResultStore
 
@@ -73,7 +73,7 @@ def registration_problems(submission: Submission) -> Iterator[str]:
     """
     key, name = submission.job.key, submission.name
     info = methods().get(key.method)
-    if info is None and (source := submission.job.provenance.get("method")):
+    if info is None and (source := submission.job.provenance.get(METHOD)):
         yield (
             f"{name}: method {key.method!r} is from outside msabench, class {source['class_path']}; name its file or "
             "module with --plugins to admit it to a store of your own"
@@ -118,7 +118,7 @@ def outside_problems(submission: Submission, store: Path) -> Iterator[str]:
     info = methods().get(key.method)
     if store.resolve() == COMMITTED_STORE.resolve() and info is not None and info.fidelity == EXTERNAL:
         yield (
-            f"{submission.name}: method {key.method!r} is from outside msabench, and {store} takes methods that anybody "
+            f"{submission.name}: method {key.method!r} is from outside msabench, and {store} takes those that anybody "
             "can run; add its file to msabench first (docs/adding-a-method.md), or give a --store of your own"
         )
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msabench.data.registry import corpora
 from msabench.errors import MSABenchError, one_of
@@ -99,12 +99,19 @@ def _entries(module: str, path: Path, external: bool = False) -> list[Entry]:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if not isinstance(node, ast.ClassDef) or (call := _info_of(node)) is None:
             continue
-        literals = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
+        literals = {keyword.arg: _literal(keyword.arg, keyword.value) for keyword in call.keywords if keyword.arg}
         if external:
             # How faithful somebody else's code is cannot be told here.
             literals["fidelity"] = EXTERNAL
         found.append(Entry(MethodInfo(**literals), module, node.name, path, external))
     return found
+
+
+def _literal(name: str, value: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        raise ValueError(f"{name} of info in line {value.lineno} is no literal, such as a text or a number") from None
 
 
 def _info_of(node: ast.ClassDef) -> ast.Call | None:

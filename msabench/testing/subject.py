@@ -105,4 +105,5 @@ def during(what: str) -> Iterator[None]:
     except AssertionError as error:
         raise AssertionError(f"{what}: {error or 'an assertion of the method does not hold'}") from error
     except Exception as error:
-        raise AssertionError(f"{what}: the method raises {type(error).__name__}: {error}") from error
+        said = " ".join(str(error).split())
+        raise AssertionError(f"{what}: the method raises {type(error).__name__}: {said}") from error

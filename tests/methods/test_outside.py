@@ -27,23 +27,6 @@ CONFIG = (
 )
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder that nothing is remembered of; modules of earlier tests are forgotten."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    # Set, not deleted, so that what a test adds goes with it.
-    monkeypatch.setenv(PLUGINS_VARIABLE, "")
-    monkeypatch.setattr(registry, "_found_by_path", {})
-    for cached in (registry._from_plugin, registry._installed):
-        cached.cache_clear()
-    yield tmp_path
-    for cached in (registry._from_plugin, registry._installed):
-        cached.cache_clear()
-    for name in ("my_net", "other_net"):
-        sys.modules.pop(name, None)
-
-
 def plugin(folder: Path, name: str = "my_net.py", text: str = NET) -> str:
     (folder / name).write_text(text)
     return name
