@@ -29,9 +29,8 @@ def written(folder: Path) -> list[str]:
 
 def commands(said: str) -> list[list[str]]:
     """Words of the commands that a text tells its reader to go on with."""
-    return [
-        shlex.split(line) for line in re.findall(r"^(?:  |next: )((?:pytest|pip|msabench) .*)$", said, re.MULTILINE)
-    ]
+    lines = re.findall(r"^(?:  |next: )((?:pytest|pip|msabench) .*)$", said, re.MULTILINE)
+    return [shlex.split(line) for line in lines]
 
 
 def test_the_printed_commands_work_as_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,7 +45,7 @@ def test_the_printed_commands_work_as_printed(folder: Path, capsys: pytest.Captu
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "test_my_net.py::test_my_net[removed_modality_tells_nothing-text] PASSED" in done.stdout
+    assert re.search(r"test_my_net\.py::test_my_net\[removed_modality_tells_nothing-text\] .*PASSED", done.stdout)
     assert dispatch(with_plugins([*fit[1:], *SMALL])) == 0
     [evaluate] = commands(capsys.readouterr().out)
     assert evaluate[1] == "evaluate"
@@ -59,7 +58,7 @@ def test_the_config_for_a_real_corpus_is_understood(folder: Path) -> None:
     registry.add_plugins(["my_net.py"])
     config = resolve([Path("my_net_mosi.yaml")], [])
     assert (config["data"]["dataset"], config["data"]["missing"]["regime"]) == ("mosi", "mixed")
-    assert config["model"]["init_args"] == {"variant": "default", "hidden": 64, "lr": 1e-3, "spec": None}
+    assert config["model"]["init_args"] == {"variant": "default", "hidden": 64, "lr": 1e-3}
 
 
 def test_a_package_has_the_entry_point(folder: Path) -> None:
