@@ -12,8 +12,7 @@ import numpy as np
 from msabench.data.registry import corpora, dataset_info
 from msabench.errors import MSABenchError
 from msabench.leaderboard.own_form import form_problems
-from msabench.methods.info import EXTERNAL
-from msabench.methods.registry import methods
+from msabench.methods.registry import class_path, is_external, methods
 from msabench.metrics.functional import is_collapsed
 from msabench.missingness.conditions import Cell
 from msabench.results import predictions
@@ -73,10 +72,10 @@ def registration_problems(submission: Submission) -> Iterator[str]:
     """
     key, name = submission.job.key, submission.name
     info = methods().get(key.method)
-    if info is None and (source := submission.job.provenance.get(METHOD)):
+    if info is None and METHOD in submission.job.provenance:
         yield (
-            f"{name}: method {key.method!r} is from outside msabench, class {source['class_path']}; name its file or "
-            "module with --plugins to admit it to a store of your own"
+            f"{name}: method {key.method!r} is from outside msabench; name its file or module with --plugins to admit "
+            "it to a store of your own"
         )
         return
     if info is None:
@@ -100,7 +99,7 @@ def registration_problems(submission: Submission) -> Iterator[str]:
         # Another version is said above; configs do not hold it.
         if field != "method_version" and getattr(key, field) != value:
             yield f"{name}: its key has {field} {getattr(key, field)!r}, its config gives {value!r}"
-    for problem in form_problems(submission.job.config):
+    for problem in form_problems(submission.job.config, class_path(key.method) if is_external(key.method) else ""):
         yield f"{name}: its config is not as records keep it: {problem}"
 
 
@@ -115,8 +114,7 @@ def outside_problems(submission: Submission, store: Path) -> Iterator[str]:
         One sentence per problem.
     """
     key = submission.job.key
-    info = methods().get(key.method)
-    if store.resolve() == COMMITTED_STORE.resolve() and info is not None and info.fidelity == EXTERNAL:
+    if store.resolve() == COMMITTED_STORE.resolve() and key.method in methods() and is_external(key.method):
         yield (
             f"{submission.name}: method {key.method!r} is from outside msabench, and {store} takes those that anybody "
             "can run; add its file to msabench first (docs/adding-a-method.md), or give a --store of your own"

@@ -17,6 +17,7 @@ import pytest
 
 from msabench.__main__ import dispatch, with_plugins
 from msabench.errors import MSABenchError
+from msabench.leaderboard.reproduce import STORE
 from msabench.methods import registry
 from msabench.plugins import PLUGINS_VARIABLE
 from msabench.results.store import ResultStore
@@ -137,41 +138,41 @@ def test_a_bare_file_goes_through_every_verb(folder: Path, monkeypatch: pytest.M
     for name in ("constant.yaml", "constant_synth.yaml"):
         shutil.copy(REPOSITORY / "configs" / name, folder)
     Path("suite.yaml").write_text(
-        "name: mine\nconfigs: .\ngrid: [inter, intra/0.5]\nseeds: [1]\nmask_seeds: [0]\n"
+        "name: mine\nconfigs: .\ngrid: [inter, intra/0.5]\nseeds: [1111]\nmask_seeds: [0, 1, 2]\n"
         "overrides: {data.size: [24, 8, 10], data.length: 8, data.missing.regime: mixed}\n"
-        "jobs:\n- {method: my_net, dataset: synth, regimes: [complete, mixed]}\n- {method: constant, dataset: synth}\n"
+        "jobs:\n- {method: my_net, dataset: synth, regimes: [mixed]}\n- {method: constant, dataset: synth}\n"
     )
     given = ("--plugins", "my_net.py")
-    said = shown("fit", "--config", "my_net_synth.yaml", *given)
+    said = shown("fit", "--config", "my_net_synth.yaml", "--data.missing.regime=complete", *given)
     [checkpoint] = folder.glob("runs/fit/synth/my_net/seed_1111/version_0/best.ckpt")
     [following] = re.findall(r"^next: msabench (.*)$", said, re.MULTILINE)
     assert following == f"evaluate --checkpoint {checkpoint} --store runs/store --plugins {folder / 'my_net.py'}"
     monkeypatch.setenv(PLUGINS_VARIABLE, "")
     shown(*shlex.split(following))
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    assert "3 jobs" in shown("run", "--suite", "suite.yaml", "--slots", "2", "--store", "store", *given)
+    assert "2 jobs" in shown("run", "--suite", "suite.yaml", "--slots", "2", *given)
     # Whoever only reads the records need not have it.
     monkeypatch.setenv(PLUGINS_VARIABLE, "")
     monkeypatch.setattr(registry, "_found_by_path", {})
     assert "my_net" not in shown("methods")
     for words in ((), given):
-        table = shown("table", "--datasets", "synth", "--store", "store", *words)
+        table = shown("table", "--datasets", "synth", *words)
         row = next(line for line in table.splitlines() if line.startswith("my_net "))
         assert " external " in row
         assert "external = from outside msabench" in " ".join(table.split())
     assert "external" in next(line for line in shown("methods").splitlines() if line.startswith("my_net "))
     monkeypatch.setenv(PLUGINS_VARIABLE, "")
-    job = next(job for job in ResultStore("store").jobs() if job.key.method == "my_net")
+    job = next(job for job in ResultStore("runs/store").jobs() if job.key.method == "my_net")
     source = job.provenance["method"]
     assert (source["class_path"], len(source["sha256"])) == ("my_net.MyNet", 64)
-    assert "my_net" in shown("compare", "--baseline", "constant", "--store", "store", "--datasets", "synth")
-    assert "external" in next(line for line in shown("regimes", "--store", "store").splitlines() if "my_net" in line)
-    assert "my_net" in shown("costs", "--store", "store")
-    assert "my_net" in shown("metrics", "--store", "store", "--datasets", "synth", "--metrics", "mae")
-    shown("figures", "--kind", "conditions", "--datasets", "synth", "--store", "store", "--out", "figures")
+    assert "my_net" in shown("compare", "--baseline", "constant", "--datasets", "synth")
+    assert "external" in next(line for line in shown("regimes").splitlines() if "my_net" in line)
+    assert "my_net" in shown("costs")
+    assert "my_net" in shown("metrics", "--datasets", "synth", "--metric", "mae")
+    shown("figures", "--kind", "conditions", "--datasets", "synth", "--out", "figures")
     # A leaderboard of one's own.
-    add = ("leaderboard", "add", "store", "--store")
-    assert "method 'my_net' is from outside msabench, class my_net.MyNet; name its file" in sentence(*add, "private")
+    add = ("leaderboard", "add", "runs/store", "--store")
+    assert "method 'my_net' is from outside msabench; name its file" in sentence(*add, "private")
     committed = sentence(*add, "leaderboard/results", *given)
     assert "leaderboard/results takes those that anybody can run; add its file to msabench first" in committed
     assert not Path("leaderboard").exists()
@@ -179,7 +180,9 @@ def test_a_bare_file_goes_through_every_verb(folder: Path, monkeypatch: pytest.M
     monkeypatch.setenv(PLUGINS_VARIABLE, "")
     published = str(REPOSITORY / "leaderboard/published")
     shown("leaderboard", "build", "--store", "private", "--out", "site", "--published", published)
-    assert "external" in Path("site/methods/my_net.html").read_text()
+    page = Path("site/methods/my_net.html").read_text()
+    assert "external" in page
+    assert f".yaml --store {STORE} --plugins my_net.py" in page
 
 
 def test_a_worker_finds_what_the_environment_does_not_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

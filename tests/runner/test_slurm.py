@@ -123,15 +123,16 @@ def test_a_node_that_gets_no_environment_finds_methods_from_outside(
     [job] = expand(read_suite(tmp_path / "suite.yaml"))
     task = Task(job, tmp_path / "run", tmp_path / "store")
     (cluster / "runs").write_text(f"-i PATH={os.environ['PATH']} HOME={tmp_path} PYTHONPATH={REPOSITORY}")
-    (cluster / "squeue").write_text("77_0|RUNNING\n")
+    (cluster / "squeue").write_text("77_0|RUNNING\n77_1|RUNNING\n")
 
     def queue(running: object) -> None:
-        # It is there until it has left its result.
-        if (cluster / "submitit" / "77_0_0_result.pkl").exists():
+        # There until both have left their results.
+        if all((cluster / "submitit" / f"77_{number}_0_result.pkl").exists() for number in range(2)):
             (cluster / "squeue").write_text("")
 
-    [finished] = SlurmExecutor(cluster / "submitit").run([task], queue)
-    assert (finished.code, finished.error) == (0, ""), task.log.read_text()
+    # submitit makes no array of one.
+    found = ended(cluster, [task, *scripts(tmp_path / "other", "print('fine')")], queue)
+    assert (found[1].code, found[1].error) == (0, "")
     [record] = ResultStore(tmp_path / "store").jobs()
     assert record.provenance["method"]["class_path"] == "net_of_a_cluster.MyNet"
 
