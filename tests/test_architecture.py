@@ -20,6 +20,7 @@ ORDER = (
     "files",
     "optional",
     "packaged",
+    "plugins",
     "interruption",
     "missingness",
     "data",

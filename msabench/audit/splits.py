@@ -16,8 +16,9 @@ import safetensors
 from numpy.typing import NDArray
 
 from msabench.data.files import cache_folder, data_folder
-from msabench.data.info import DATASETS, EMOTIONS, DatasetInfo, FeatureFile
+from msabench.data.info import EMOTIONS, DatasetInfo, FeatureFile
 from msabench.data.readers import READERS
+from msabench.data.registry import corpora
 from msabench.files import HashMemory, Stamp
 from msabench.published.constant_scores import ConstantScore, class_counts, scores_of
 
@@ -64,7 +65,7 @@ def split_facts(dataset: str, root: Path | None = None, cache: Path | None = Non
     Raises:
         MSABenchError: A label file is there and damaged.
     """
-    info = DATASETS.get(dataset)
+    info = corpora().get(dataset)
     if info is None:
         return None
     for file in info.files:

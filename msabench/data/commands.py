@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msabench.data.files import data_folder, feature_file, find_source
-from msabench.data.info import DATASETS, EMOTIONS, SPLITS, DatasetInfo, FeatureFile
+from msabench.data.info import EMOTIONS, SPLITS, DatasetInfo, FeatureFile
 from msabench.data.manifest import MANIFEST, damage, store_of
 from msabench.data.raw import RawCorpus
 from msabench.data.readers import READERS
+from msabench.data.registry import corpora, dataset_info
 from msabench.files import format_size, sha256_of
 from msabench.missingness.conditions import MODALITIES
 
@@ -27,12 +28,12 @@ def data_list(root: Path | None = None) -> str:
         root: Data folder; $MSABENCH_DATA or ./data if not given.
     """
     rows = [("dataset", "features", "file", "here", "to get it")]
-    for info in DATASETS.values():
+    for info in corpora().values():
         for file in info.files:
             rows.append((info.name, file.features, file.filename or "-", *_state(info, file, root)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    caveats = [f"{info.name}: {info.caveat}" for info in DATASETS.values() if info.caveat]
+    caveats = [f"{info.name}: {info.caveat}" for info in corpora().values() if info.caveat]
     folder = data_folder(root)
     return "\n".join(
         [f"data folder: {folder.resolve()}{'' if folder.is_dir() else ' (not there)'}", *lines, "", *caveats]
@@ -67,7 +68,7 @@ def data_fetch(dataset: str, features: str | None = None, root: Path | None = No
 
     fetched = fetch(dataset, features, root)
     print(fetched.message)
-    nothing_to_get = DATASETS[dataset].file(features).reader == "generator"
+    nothing_to_get = dataset_info(dataset).file(features).reader == "generator"
     return 0 if fetched.path is not None or nothing_to_get else 1
 
 

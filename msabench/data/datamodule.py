@@ -19,8 +19,9 @@ from torch import Tensor
 from msabench.data.batch import Batch
 from msabench.data.batches import CorpusBatches
 from msabench.data.corpus import Corpus
-from msabench.data.info import DataSpec, dataset_info, named
+from msabench.data.info import DataSpec
 from msabench.data.needs import PLAIN, ReadsData
+from msabench.data.registry import dataset_info, named
 from msabench.data.rows import RowLoader, Rows, train_order
 from msabench.data.store import open_corpus
 from msabench.errors import MSABenchError, one_of

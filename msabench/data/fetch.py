@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msabench.data.files import data_folder
-from msabench.data.info import DatasetInfo, FeatureFile, dataset_info
+from msabench.data.info import DatasetInfo, FeatureFile
+from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError
 from msabench.files import format_size, replacing, sha256_of, sync
 

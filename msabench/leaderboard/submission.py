@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from msabench.data.info import DATASETS, dataset_info
+from msabench.data.registry import corpora, dataset_info
 from msabench.errors import MSABenchError
 from msabench.leaderboard.own_form import form_problems
 from msabench.methods.registry import methods
@@ -78,8 +78,8 @@ def registration_problems(submission: Submission) -> Iterator[str]:
         yield f"{name}: version {key.method_version} of {key.method} is not the registered one, {info.method_version}"
     if key.variant not in ("default", *info.variants):
         yield f"{name}: {key.method} has no variant {key.variant!r}; allowed: {', '.join(('default', *info.variants))}"
-    if key.dataset not in DATASETS or key.dataset == "custom":
-        allowed = ", ".join(other for other in DATASETS if other != "custom")
+    if key.dataset not in corpora() or key.dataset == "custom":
+        allowed = ", ".join(other for other in corpora() if other != "custom")
         yield f"{name}: {key.dataset!r} is no corpus that others have; allowed: {allowed}"
         return
     try:

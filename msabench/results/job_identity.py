@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from msabench.data.info import dataset_info, named
+from msabench.data.registry import dataset_info, named
 from msabench.files import Stamp
 from msabench.methods import registry
 from msabench.missingness.config import MissingConfig

@@ -31,7 +31,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from msabench.data.info import dataset_info
+from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError, one_of
 from msabench.files import yaml_of
 from msabench.methods import registry

@@ -6,7 +6,8 @@ import pytest
 from msabench.audit import splits
 from msabench.audit.run import run_audit
 from msabench.audit.splits import split_facts
-from msabench.data.info import EMOTIONS, dataset_info
+from msabench.data.info import EMOTIONS
+from msabench.data.registry import dataset_info
 from msabench.metrics.functional import compute
 from tests.support.corpora import write_mult, write_npz
 from tests.support.printed_tables import number

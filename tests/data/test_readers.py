@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msabench.data.files import feature_file
-from msabench.data.info import EMOTIONS, dataset_info
+from msabench.data.info import EMOTIONS
 from msabench.data.read_mmsa import read_mmsa
 from msabench.data.read_mult import MULT_EMOTIONS, read_mult
 from msabench.data.read_npz import read_npz
+from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError
 from tests.support.corpora import MODALITIES, SIZES, SPLITS, python2_pickle, write_mmsa, write_mult, write_npz
 

@@ -15,6 +15,7 @@ import pytest
 from msabench.__main__ import dispatch, with_plugins
 from msabench.errors import MSABenchError
 from msabench.methods import registry
+from msabench.plugins import PLUGINS_VARIABLE
 from msabench.results.store import ResultStore
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     # Set, not deleted, so that what a test adds goes with it.
-    monkeypatch.setenv(registry.PLUGINS_VARIABLE, "")
+    monkeypatch.setenv(PLUGINS_VARIABLE, "")
     monkeypatch.setattr(registry, "_found_by_path", {})
     for cached in (registry._from_plugin, registry._installed):
         cached.cache_clear()
@@ -107,7 +108,7 @@ def test_a_class_path_in_a_config_is_enough(folder: Path, monkeypatch: pytest.Mo
         ("json.py", NET, "that name is taken by"),
         ("my-net.py", NET, "cannot be imported under the name 'my-net'; rename the file"),
         ("my_net.py", "class Net:\n    pass\n", "no class in it has info = MethodInfo(...)"),
-        ("my_net.py", "def broken(:\n", "whose methods cannot be read from"),
+        ("my_net.py", "def broken(:\n", "cannot be read from"),
         ("my_net.py", NET.replace('name="my_net"', 'name="umdf"'), "two methods are called umdf"),
         ("my_net.py", NET.replace('name="my_net"', 'name="../x"'), "method name '../x' is not allowed"),
         ("my_net.py", NET.replace('venue=""', "venue=VENUE"), "whose methods cannot be read from"),
@@ -167,7 +168,7 @@ def test_a_bare_file_goes_through_every_verb(folder: Path, monkeypatch: pytest.M
         assert " external " in row
         assert "external = from outside msabench" in " ".join(table.split())
     assert "external" in next(line for line in shown("methods").splitlines() if line.startswith("my_net "))
-    monkeypatch.setenv(registry.PLUGINS_VARIABLE, "")
+    monkeypatch.setenv(PLUGINS_VARIABLE, "")
     [job] = [job for job in ResultStore("store").jobs() if job.key.method == "my_net"]
     source = job.provenance["method"]
     assert (source["class_path"], len(source["sha256"])) == ("my_net.MyNet", 64)
@@ -185,6 +186,6 @@ def test_the_class_path_counts_in_the_hash(folder: Path) -> None:
     registry.add_plugins([plugin(folder)])
     config = {"data": {"dataset": "synth"}, "trainer": {}, "model": {"class_path": "my_net.MyNet"}}
     first = config_hash(config)
-    os.environ[registry.PLUGINS_VARIABLE] = ""
+    os.environ[PLUGINS_VARIABLE] = ""
     registry.add_plugins([plugin(folder, "other_net.py")])
     assert config_hash({**config, "model": {"class_path": "other_net.MyNet"}}) != first

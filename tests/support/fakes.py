@@ -12,7 +12,8 @@ from torch import Tensor
 
 from msabench.data.corpus import Corpus, SplitData, clip_uids
 from msabench.data.datamodule import MSADataModule
-from msabench.data.info import DATASETS, SPLITS, DatasetInfo
+from msabench.data.info import SPLITS, DatasetInfo
+from msabench.data.shipped import SHIPPED
 from msabench.missingness.conditions import MODALITIES
 
 DIMS = {"text": 12, "audio": 5, "vision": 7}
@@ -71,7 +72,7 @@ def random_corpus(
 def info_for(task: str) -> DatasetInfo:
     """Facts of a custom corpus of the given task."""
     metric_set = "emotions" if task == "emotions" else "sentiment"
-    return replace(DATASETS["custom"], task=task, metric_set=metric_set, normalise="none")
+    return replace(SHIPPED["custom"], task=task, metric_set=metric_set, normalise="none")
 
 
 def quiet_trainer(folder: Path, epochs: int, **settings: Any) -> pl.Trainer:
