@@ -20,8 +20,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from msabench.errors import MSABenchError, first_difference
 from msabench.files import naming, replacing
 from msabench.methods.base import MSAMethod
-from msabench.results.job_identity import config_hash, method_name, what_is_trained
-from msabench.results.provenance import collect, source_of
+from msabench.results.job_identity import config_hash, method_name, missing_config, what_is_trained
+from msabench.results.provenance import collect, source_of, sources_of_data
 from msabench.results.record import METHOD
 from msabench.training.finished import FINISHED, FinishedTraining
 from msabench.training.run_folder import RunFolder
@@ -83,9 +83,16 @@ class KeepBest(ModelCheckpoint):
             self._provenance = collect(str(trainer.strategy.root_device))
             if method is not None and (source := source_of(method)):
                 self._provenance[METHOD] = source
+            self._provenance |= self._sources_of_data()
             self._started = time.perf_counter()
             # Now, because later stages freeze some.
             self._n_params = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+
+    def _sources_of_data(self) -> dict[str, dict[str, str]]:
+        if not self.config:
+            return {}
+        data = self.config["data"]
+        return sources_of_data(data["dataset"], data.get("features"), missing_config(self.config).regime)
 
     def _registered(self) -> str | None:
         """The method's name; None for a class that is nowhere on the path, which no other process could evaluate."""

@@ -194,7 +194,7 @@ def test_clips_that_are_all_zero_are_named_and_absent_when_asked() -> None:
 
 def test_a_modality_that_the_corpus_lacks_is_declared() -> None:
     sentence = refused(lambda content: keep(content, "vision"))
-    assert sentence.endswith("a corpus without vision names it in an array absent")
+    assert sentence.endswith("a corpus without vision says so by absent=['vision'] beside its other arrays")
 
     def declared(content: Content) -> None:
         keep(content, "vision")
