@@ -65,7 +65,8 @@ class KeepBest(ModelCheckpoint):
         """Take an earlier training's end out of the folder; note time and code, which may change meanwhile.
 
         Raises:
-            MSABenchError: No epoch of the method's last stage would be validated.
+            MSABenchError: No epoch of the method's last stage would be validated, or the corpus lacks a modality that
+                the method cannot do without.
         """
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.dirpath = str(self.folder.share(trainer).resolve())
@@ -74,6 +75,7 @@ class KeepBest(ModelCheckpoint):
             return
         assert isinstance(pl_module, MSAMethod)
         _require_validated_epoch(trainer, pl_module)
+        _require_modalities(trainer, pl_module)
         method = self._registered()
         if method is not None:
             self._trained = {"seed_everything": self.config["seed_everything"], **what_is_trained(self.config)}
@@ -278,6 +280,17 @@ class KeepBest(ModelCheckpoint):
             config_hash=config_hash(self.config) if self._trained is not None else "",
         )
         finished.write(checkpoint.parent)
+
+
+def _require_modalities(trainer: pl.Trainer, method: MSAMethod) -> None:
+    """Refuse a corpus without what the method reads everything else beside."""
+    data = getattr(trainer, "datamodule", None)
+    lacking = [name for name in method.info.needs if data is not None and name in data.corpus.unseen]
+    if lacking:
+        raise MSABenchError(
+            f"{method.info.name} reads nothing where there is no {lacking[0]}, and no training clip of "
+            f"{data.info.name} has any; choose another method"
+        )
 
 
 def _require_validated_epoch(trainer: pl.Trainer, method: MSAMethod) -> None:
