@@ -85,7 +85,7 @@ def overview() -> str:
         f"msabench {__version__}: multimodal sentiment analysis with missing modalities\n\n"
         f"usage: msabench VERB [options]   (msabench VERB --help for its options)\n\n{lines}\n\n"
         "  --debug        show the traceback of an error\n"
-        "  --plugins X    methods from outside: a Python file or a module, several separated by commas\n"
+        "  --plugins X    methods, corpora, regimes from outside: Python files or modules, separated by commas\n"
         "  --version      print the version"
     )
 

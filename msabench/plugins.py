@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from msabench.errors import MSABenchError
+from msabench.files import sha256_of
 
 PLUGINS_VARIABLE = "MSABENCH_PLUGINS"
 """Environment variable with plug-ins, separated as in PATH; processes that a verb starts inherit it."""
@@ -310,6 +311,18 @@ def _value(node: ast.expr, constructors: Mapping[str, type]) -> Any:
 
 def _no_literal(node: ast.expr, constructors: Mapping[str, type]) -> ValueError:
     return ValueError(f"line {node.lineno} is no literal; expected strings, numbers and {', '.join(constructors)}")
+
+
+def hash_of_module(path: str) -> str:
+    """The sha256 of the file that an import path leads to.
+
+    Args:
+        path: ``my_package.module:function``.
+
+    Raises:
+        MSABenchError: There is no such file.
+    """
+    return sha256_of(source_of_module(path.partition(":")[0], path).path)
 
 
 def imported(path: str, where: str) -> Any:

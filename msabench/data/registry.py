@@ -45,6 +45,12 @@ def _external() -> dict[str, Found[DatasetInfo]]:
         families = [file.features for file in corpus.info.files]
         if not families or len(set(families)) < len(families):
             raise MSABenchError(f"{corpus.object_path}: corpus {name} needs files, each with features of its own name")
+        for features in families:
+            if not _OWN_NAME.fullmatch(features.replace("-", "_")):
+                raise MSABenchError(
+                    f"{corpus.object_path}: features {features!r} are not allowed; give letters, digits, dots, dashes "
+                    "and underscores, a letter or digit first"
+                )
         if any(file.reader == GENERATOR for file in corpus.info.files):
             raise MSABenchError(f"{corpus.object_path}: reader {GENERATOR} is msabench's own; read a file")
     return found

@@ -11,7 +11,7 @@ from msabench.missingness.philox import DRAW_BITS, draws24
 from msabench.missingness.regimes import RegimeInfo
 from msabench.plugins import imported
 
-_CHECKED = 32
+_CHECKED = 64
 """Clips that a regime is asked about a second time."""
 
 
@@ -36,15 +36,16 @@ def drawn_outside(info: RegimeInfo, uid: Tensor, seed: int, purpose: int, epoch:
     # A clip's own draws are frames of modality text under a purpose of their own, as for msabench's regimes.
     draws = draws24(seed, purpose, epoch, uid, {MODALITIES[0]: info.draws})[MODALITIES[0]]
     uniform = draws.double() / (1 << DRAW_BITS)
-    available, rate = _drawn(info, uniform)
+    drawn = _drawn(info, uniform)
     if len(uniform) > 1:
         # The others must not matter, neither their number nor their order.
-        some = torch.arange(min(len(uniform), _CHECKED) - 1, -1, -1)
-        if not all(map(torch.equal, _drawn(info, uniform[some]), (available[some], rate[some]))):
-            raise MSABenchError(
-                f"training regime {info.name}: {info.draw} draws a clip in another way among other clips; each row of "
-                "what it returns must follow from the same row of what it is given"
-            )
+        for rows in (torch.arange(first, min(len(uniform), _CHECKED), 2).flip(0) for first in (0, 1)):
+            if not all(map(torch.equal, _drawn(info, uniform[rows]), (part[rows] for part in drawn))):
+                raise MSABenchError(
+                    f"training regime {info.name}: {info.draw} draws a clip in another way among other clips; each row "
+                    "of what it returns must follow from the same row of what it is given"
+                )
+    available, rate = drawn
     return available, (rate * (1 << DRAW_BITS)).ceil().long()
 
 

@@ -258,7 +258,10 @@ def _resolver() -> Resolver:
     return resolve
 
 
-_SOURCE = ("features", "root", "cache", "path", "task", "size", "length", "clip_labels", "all_zero")
+_SOURCE = (
+    *("features", "root", "cache", "path", "task", "size", "length"),
+    *("clip_labels", "all_zero", "valid_share", "valid_seed"),
+)
 
 
 def _open(data: dict[str, Any]) -> tuple[str, str | None, str]:

@@ -193,7 +193,7 @@ def doubled(depth, width=100):
 
 
 MMSA_ERRORS = {
-    "no split": (lambda c: c.pop("valid"), r"no split 'valid' \(it has train, test\); expected train, valid, test"),
+    "no split": (lambda c: c.pop("test"), r"no split 'test' \(it has train, valid\); expected train, valid, test"),
     "split kind": (lambda c: c.update(test=[1, 2]), r"split 'test' is a list; expected a dict"),
     "no audio": (
         drop("audio"),

@@ -98,7 +98,7 @@ def test_the_second_opening_reads_the_store_only(places, monkeypatch):
     def fail(*_, **__):
         raise AssertionError("the source was read again")
 
-    monkeypatch.setattr(store_module, "READERS", dict.fromkeys(store_module.READERS, fail))
+    monkeypatch.setattr(store_module, "read_corpus", fail)
     monkeypatch.setattr(store_module, "sha256_of", fail)
     before = {path: path.stat().st_mtime_ns for path in files_in(places[1])}
     same_corpus(first, open_corpus("mosi", "mmsa-unaligned"))
@@ -281,14 +281,14 @@ def test_a_file_of_the_same_size_and_time_is_another_file(places, tmp_path):
 def test_a_file_that_changes_while_it_is_read_is_refused(places, monkeypatch):
     path = places[0] / "mosi/unaligned_50.pkl"
     mosi(places[0])
-    read = store_module.READERS["mmsa"]
+    read = store_module.read_corpus
 
     def slowly(*args, **settings):
         raw = read(*args, **settings)
         path.write_bytes(path.read_bytes() + b"more")
         return raw
 
-    monkeypatch.setitem(store_module.READERS, "mmsa", slowly)
+    monkeypatch.setattr(store_module, "read_corpus", slowly)
     with pytest.raises(MSABenchError, match=r"unaligned_50.pkl changed while it was read; try again when it is comp"):
         open_corpus("mosi", "mmsa-unaligned")
     assert files_in(places[1]) == []
