@@ -49,7 +49,7 @@ def test_the_printed_commands_work_as_printed(folder: Path, capsys: pytest.Captu
     assert dispatch(with_plugins([*fit[1:], *SMALL])) == 0
     [evaluate] = commands(capsys.readouterr().out)
     assert evaluate[1] == "evaluate"
-    assert dispatch(with_plugins([*evaluate[1:], "--grid", "inter"])) == 0
+    assert dispatch(with_plugins(evaluate[1:])) == 0
     assert "my_net" in capsys.readouterr().out
 
 
