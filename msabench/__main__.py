@@ -10,7 +10,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -56,7 +56,8 @@ VERBS = {
     "costs": Verb("msabench.tables.costs:costs", "print what methods cost: parameters, seconds, memory"),
     "metrics": Verb("msabench.tables.metrics:metrics", "recompute metrics from stored predictions, beside the records"),
     "regress": Verb("msabench.runner.regress:regress", "train every method briefly and compare F1 with the record"),
-    "methods": Verb("msabench.tables.methods:methods", "list the methods"),
+    "methods": Verb("msabench.tables.methods:methods", "list the methods (see also: methods new)"),
+    "methods new": Verb("msabench.methods.new:new", "write a method of your own, with configs and a test"),
     "suites": Verb("msabench.runner.command:suites", "list the suites and their jobs"),
     "leaderboard build": Verb(
         "msabench.leaderboard.command:build", "build the leaderboard as pages that open from disk"
@@ -84,7 +85,7 @@ def overview() -> str:
         f"msabench {__version__}: multimodal sentiment analysis with missing modalities\n\n"
         f"usage: msabench VERB [options]   (msabench VERB --help for its options)\n\n{lines}\n\n"
         "  --debug        show the traceback of an error\n"
-        "  --plugins X    methods from outside: a Python file or a module, several separated by commas\n"
+        "  --plugins X    methods, corpora, regimes from outside: Python files or modules, separated by commas\n"
         "  --version      print the version"
     )
 
@@ -112,14 +113,22 @@ def dispatch(words: list[str]) -> int:
 
         return training_main(words)
     group = {name: verb for name, verb in VERBS.items() if name.startswith(f"{words[0]} ")}
+    if words[0] in VERBS and (len(words) == 1 or words[1].startswith("-")):
+        # It stands alone, beside others that begin with it.
+        group = {}
     if group and (len(words) == 1 or words[1] in ("-h", "--help")):
         width = max(map(len, group)) + 2
         print("\n".join(f"msabench {name:<{width}}{verb.help}" for name, verb in group.items()))
         return 0
     name, rest = (" ".join(words[:2]), words[2:]) if group else (words[0], words[1:])
     if name not in VERBS:
-        raise one_of("verb", name, group or [*TRAINING_VERBS, *VERBS])
+        raise one_of("verb", name, _allowed(words[0], group))
     return _call(name, VERBS[name], rest)
+
+
+def _allowed(word: str, group: Iterable[str]) -> list[str]:
+    """What could stand in the place of an unknown verb that begins with a word."""
+    return [*([word] if word in VERBS else []), *group] or [*TRAINING_VERBS, *VERBS]
 
 
 def with_plugins(words: list[str]) -> list[str]:

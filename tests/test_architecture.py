@@ -20,6 +20,7 @@ ORDER = (
     "files",
     "optional",
     "packaged",
+    "plugins",
     "interruption",
     "missingness",
     "data",
@@ -36,6 +37,7 @@ ORDER = (
     "figures",
     "leaderboard",
     "runner",
+    "testing",
     "cli",
     "__main__",
 )

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from msabench.data.info import DATASETS, DataSpec, dataset_info
+from msabench.data.info import DataSpec
+from msabench.data.registry import dataset_info
+from msabench.data.shipped import SHIPPED
 from msabench.errors import MSABenchError
 from msabench.methods import registry
 from msabench.nn import text
@@ -114,7 +116,7 @@ def test_config_trains_as_its_source_does(name: str) -> None:
 def test_every_method_has_a_config_for_every_corpus_it_applies_to(method: str) -> None:
     tasks = registry.method_info(method).tasks
     names = {path.stem for path in CONFIGS}
-    expected = {f"{method}_{name}" for name in SHIPPED_FOR if DATASETS[name].task in tasks}
+    expected = {f"{method}_{name}" for name in SHIPPED_FOR if SHIPPED[name].task in tasks}
     assert expected <= names
 
 

@@ -27,6 +27,9 @@ READING = (
 )
 """Verbs that read what is there and end at once."""
 
+WRITING = ("methods new",)
+"""Verbs that begin like one that reads."""
+
 MENTIONED = ("compare", "figures")
 """Verbs that need options and stand alone where a sentence speaks of them."""
 
@@ -73,7 +76,7 @@ def readings() -> list[tuple[str, str]]:
     for _, line in _lines():
         command, _, remark = line.partition("#")
         given = command.removeprefix("msabench ").strip()
-        if given.startswith(READING) and given not in MENTIONED:
+        if given.startswith(READING) and not given.startswith(WRITING) and given not in MENTIONED:
             found[command.strip()] = remark.strip()
     return list(found.items())
 

@@ -11,7 +11,7 @@ from msabench.audit.context import Context
 from msabench.audit.copies import copies
 from msabench.audit.finding import Finding, Place, finding
 from msabench.audit.printed import apart, better, column_of, exact, half, less_is_better, named, places, shown, span
-from msabench.data.info import dataset_info
+from msabench.data.registry import dataset_info
 from msabench.published.numbers import Number
 
 _TINY_GAIN = 0.1

@@ -16,8 +16,9 @@ import safetensors
 from numpy.typing import NDArray
 
 from msabench.data.files import cache_folder, data_folder
-from msabench.data.info import DATASETS, EMOTIONS, DatasetInfo, FeatureFile
-from msabench.data.readers import READERS
+from msabench.data.info import EMOTIONS, DatasetInfo, FeatureFile
+from msabench.data.readers import read_splits
+from msabench.data.registry import corpora
 from msabench.files import HashMemory, Stamp
 from msabench.published.constant_scores import ConstantScore, class_counts, scores_of
 
@@ -64,7 +65,7 @@ def split_facts(dataset: str, root: Path | None = None, cache: Path | None = Non
     Raises:
         MSABenchError: A label file is there and damaged.
     """
-    info = DATASETS.get(dataset)
+    info = corpora().get(dataset)
     if info is None:
         return None
     for file in info.files:
@@ -111,7 +112,7 @@ def _labels(info: DatasetInfo, file: FeatureFile, root: Path | None, cache: Path
     stored = _stored_labels(info, file, source.resolve(), cache_folder(cache))
     if stored is not None or source.stat().st_size > READ_AT_MOST:
         return stored
-    return READERS[file.reader](source, info, file).splits["test"].labels
+    return read_splits(source, info, file).splits["test"].labels
 
 
 def _stored_labels(info: DatasetInfo, file: FeatureFile, source: Path, cache: Path) -> NDArray[Any] | None:

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msabench.data.files import data_folder, feature_file, find_source
-from msabench.data.info import DATASETS, EMOTIONS, SPLITS, DatasetInfo, FeatureFile
+from msabench.data.info import EMOTIONS, SPLITS, DatasetInfo, FeatureFile
 from msabench.data.manifest import MANIFEST, damage, store_of
 from msabench.data.raw import RawCorpus
-from msabench.data.readers import READERS
+from msabench.data.readers import read_corpus
+from msabench.data.registry import corpora, dataset_info, external_corpus
+from msabench.data.valid_share import ValidShare
 from msabench.files import format_size, sha256_of
 from msabench.missingness.conditions import MODALITIES
 
@@ -27,12 +29,15 @@ def data_list(root: Path | None = None) -> str:
         root: Data folder; $MSABENCH_DATA or ./data if not given.
     """
     rows = [("dataset", "features", "file", "here", "to get it")]
-    for info in DATASETS.values():
+    for info in corpora().values():
         for file in info.files:
             rows.append((info.name, file.features, file.filename or "-", *_state(info, file, root)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    caveats = [f"{info.name}: {info.caveat}" for info in DATASETS.values() if info.caveat]
+    caveats = [f"{info.name}: {info.caveat}" for info in corpora().values() if info.caveat]
+    for name in corpora():
+        if (outside := external_corpus(name)) is not None:
+            caveats.append(f"{name}: from outside msabench, {outside.object_path} in {outside.source.path}")
     folder = data_folder(root)
     return "\n".join(
         [f"data folder: {folder.resolve()}{'' if folder.is_dir() else ' (not there)'}", *lines, "", *caveats]
@@ -67,7 +72,7 @@ def data_fetch(dataset: str, features: str | None = None, root: Path | None = No
 
     fetched = fetch(dataset, features, root)
     print(fetched.message)
-    nothing_to_get = DATASETS[dataset].file(features).reader == "generator"
+    nothing_to_get = dataset_info(dataset).file(features).reader == "generator"
     return 0 if fetched.path is not None or nothing_to_get else 1
 
 
@@ -79,6 +84,8 @@ def data_convert(
     path: Path | None = None,
     task: Literal["regression", "emotions"] = "regression",
     clip_labels: bool = False,
+    valid_share: float | None = None,
+    valid_seed: int | None = None,
 ) -> str:
     """Convert a feature file into the fast store, as the first training on it would.
 
@@ -90,13 +97,26 @@ def data_convert(
         path: Feature file, for the dataset custom or in place of the default location.
         task: Kind of labels of a custom file.
         clip_labels: Clip labels beyond the corpus's range and count them, instead of refusing the file.
+        valid_share: Share of the training clips that becomes the validation split of a file without one, e.g. 0.1;
+            whole conversations are taken.
+        valid_seed: Which of them; 0 if not given.
 
     Raises:
         MSABenchError: Unknown names; the file is missing, damaged or in another layout; no space in the cache.
     """
     from msabench.data.store import open_corpus
 
-    corpus = open_corpus(dataset, features, root=root, cache=cache, path=path, task=task, clip_labels=clip_labels)
+    corpus = open_corpus(
+        dataset,
+        features,
+        root=root,
+        cache=cache,
+        path=path,
+        task=task,
+        clip_labels=clip_labels,
+        valid_share=valid_share,
+        valid_seed=valid_seed,
+    )
     sizes = "/".join(str(len(corpus.splits[name])) for name in SPLITS)
     head = f"{corpus.info.name} ({corpus.features}), revision {corpus.revision}: {sizes} clips, ready in the cache"
     return "\n".join([head, *(f"  {note}" for note in corpus.notes)])
@@ -110,6 +130,8 @@ def data_verify(
     path: Path | None = None,
     task: Literal["regression", "emotions"] = "regression",
     clip_labels: bool = False,
+    valid_share: float | None = None,
+    valid_seed: int | None = None,
 ) -> str:
     """Read a feature file, check all of it, and say what is in it and what was found wrong and cleaned.
 
@@ -123,6 +145,9 @@ def data_verify(
         path: Feature file, for the dataset custom or in place of the default location.
         task: Kind of labels of a custom file.
         clip_labels: Clip labels beyond the corpus's range and count them, instead of refusing the file.
+        valid_share: Share of the training clips that becomes the validation split of a file without one, e.g. 0.1;
+            whole conversations are taken.
+        valid_seed: Which of them; 0 if not given.
 
     Raises:
         MSABenchError: Unknown names; the file is missing, damaged or in another layout.
@@ -132,7 +157,8 @@ def data_verify(
         return file.how_to_get
     source = find_source(info, file, root, path)
     sha256 = sha256_of(source)
-    raw = READERS[file.reader](source, info, file, clip_labels=clip_labels)
+    valid = ValidShare.of(valid_share, valid_seed)
+    raw = read_corpus(source, info, file, clip_labels=clip_labels, valid=valid)
     lines = [f"{source} ({format_size(source.stat().st_size)}): {info.title}, {file.features}"]
     if not file.sha256:
         lines.append(f"sha256 {sha256} (none is published)")
@@ -149,7 +175,7 @@ def data_verify(
     lines.append(f"ids: {'in the file' if raw.ids_from_file else 'none in the file, rows stand in for them'}")
     lines += _absences(raw)
     lines += [f"note: {note}" for note in raw.notes] or ["nothing had to be cleaned"]
-    lines += _copy_lines(store_of(info, file, sha256, cache=cache, clip_labels=clip_labels))
+    lines += _copy_lines(store_of(info, file, sha256, cache=cache, clip_labels=clip_labels, valid=valid))
     return "\n".join(lines)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-_SEPARATOR = "$_$"
+from msabench.data.file_words import conversation_of
+
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -38,9 +39,7 @@ class Conversations:
         """
         rows_of: dict[str, list[int]] = {}
         for row, clip in enumerate(ids):
-            video, separator, _ = clip.rpartition(_SEPARATOR)
-            # A video and a lone clip of the same name stay apart.
-            rows_of.setdefault(video + separator if separator else f"{_SEPARATOR}{clip}", []).append(row)
+            rows_of.setdefault(conversation_of(clip), []).append(row)
         sizes = tuple(map(len, rows_of.values()))
         in_time = (sorted(rows, key=lambda row: (_time(ids[row]), row)) for rows in rows_of.values())
         order = torch.tensor([row for rows in in_time for row in rows], dtype=torch.int64)
@@ -82,6 +81,6 @@ class Conversations:
 
 
 def _time(clip: str) -> tuple[float, str]:
-    name = clip.rpartition(_SEPARATOR)[2]
+    name = clip.rpartition("$_$")[2]
     number = _NUMBER.search(name)
     return (float(number[0]) if number else float("inf"), name)

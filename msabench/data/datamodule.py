@@ -19,10 +19,12 @@ from torch import Tensor
 from msabench.data.batch import Batch
 from msabench.data.batches import CorpusBatches
 from msabench.data.corpus import Corpus
-from msabench.data.info import DataSpec, dataset_info, named
+from msabench.data.info import DataSpec
 from msabench.data.needs import PLAIN, ReadsData
+from msabench.data.registry import dataset_info, named
 from msabench.data.rows import RowLoader, Rows, train_order
 from msabench.data.store import open_corpus
+from msabench.data.valid_share import ValidShare
 from msabench.errors import MSABenchError, one_of
 from msabench.missingness.conditions import MODALITIES, distinct, parse_grid
 from msabench.missingness.config import MissingConfig
@@ -54,6 +56,9 @@ class MSADataModule(CorpusBatches, pl.LightningDataModule):
             refused otherwise; counted in the corpus's notes, and part of the revision.
         all_zero: ``absent`` treats a modality that is zero in all frames of a clip as not there in that clip; None as
             zeros that are there.
+        valid_share: Share of the training clips, in (0, 1), that becomes the validation split of a file without one:
+            whole conversations, the same ones for every training seed. Part of the revision.
+        valid_seed: Which of them; None for 0.
         name: What a ``custom`` corpus is called in records and tables, so that two of them stand apart.
 
     Attributes:
@@ -82,6 +87,8 @@ class MSADataModule(CorpusBatches, pl.LightningDataModule):
         length: int | None = None,
         clip_labels: bool | None = None,
         all_zero: Literal["absent"] | None = None,
+        valid_share: float | None = None,
+        valid_seed: int | None = None,
         name: str | None = None,
     ) -> None:
         pl.LightningDataModule.__init__(self)
@@ -93,6 +100,7 @@ class MSADataModule(CorpusBatches, pl.LightningDataModule):
             raise one_of("selection", selection, ("val", "test_best"))
         if all_zero not in (None, "absent"):
             raise one_of("all_zero", all_zero, ("absent", "null"))
+        ValidShare.of(valid_share, valid_seed)
         self.dataset, self.name = dataset, name
         self.info = named(dataset_info(dataset), name)
         self._open: dict[str, Any] = {
@@ -105,6 +113,8 @@ class MSADataModule(CorpusBatches, pl.LightningDataModule):
             "length": length,
             "clip_labels": clip_labels or None,
             "all_zero": all_zero,
+            "valid_share": valid_share,
+            "valid_seed": valid_seed,
         }
         self.batch_size = batch_size
         CorpusBatches.__init__(

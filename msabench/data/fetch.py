@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msabench.data.files import data_folder
-from msabench.data.info import DatasetInfo, FeatureFile, dataset_info
+from msabench.data.info import DatasetInfo, FeatureFile
+from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError
 from msabench.files import format_size, replacing, sha256_of, sync
 
@@ -63,7 +64,7 @@ def fetch(
     info = dataset_info(dataset)
     file = info.file(features)
     if not file.filename:
-        return Fetched(None, file.how_to_get)
+        return Fetched(None, file.how_to_get or f"{info.name} has no usual place; give the file with --path")
     target = data_folder(root) / file.filename
     if target.exists():
         return Fetched(target, f"{target} is there already{_verdict(file, sha256_of(target))}")
@@ -84,7 +85,7 @@ def manual_steps(info: DatasetInfo, file: FeatureFile, target: Path) -> str:
     checksum = f" (published sha256 {file.sha256})" if file.sha256 else ""
     return (
         f"The {file.features} features of {info.name} have no public mirror that could be fetched. By hand:\n"
-        f"{file.how_to_get}\n"
+        f"{file.how_to_get or 'Nothing is said of where it is.'}\n"
         f"{last + 1}. Put it at {target}{checksum}.\n"
         f"{last + 2}. msabench data verify {info.name} --features {file.features}"
     )

@@ -10,6 +10,9 @@ import numpy as np
 _LONGEST_NAME = 60
 """Characters of a key that errors print."""
 
+_SEPARATOR = "$_$"
+"""Stands between video and clip in an id."""
+
 _MOST_FIELDS = 16
 """Ids of more fields are in no feature file."""
 
@@ -18,6 +21,17 @@ def listed(names: Iterable[str]) -> str:
     """Names that stand in a file, as part of a sentence of one line."""
     parts = (name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in names)
     return ", ".join(part if part.isprintable() else repr(part) for part in parts) or "nothing"
+
+
+def conversation_of(clip: str) -> str:
+    """The conversation of a clip: the video that its id names, else one of its own.
+
+    Args:
+        clip: An id ``video$_$clip``, or any other.
+    """
+    video, separator, _ = clip.rpartition(_SEPARATOR)
+    # A video and a lone clip of the same name stay apart.
+    return video + separator if separator else f"{_SEPARATOR}{clip}"
 
 
 def id_fields(row: Any, depth: int = 3) -> list[str] | None:

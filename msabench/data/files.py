@@ -6,14 +6,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from msabench.data.info import DatasetInfo, FeatureFile, dataset_info
+from msabench.data.info import TASKS, DatasetInfo, FeatureFile
+from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError, one_of
 
 DATA_VARIABLE = "MSABENCH_DATA"
 """Environment variable that names the data folder."""
-
-TASKS = ("regression", "emotions")
-"""Kinds of labels that a custom file may have."""
 
 
 def data_folder(root: Path | None = None) -> Path:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from msabench.data.files import cache_folder
-from msabench.data.info import DatasetInfo, FeatureFile
+from msabench.data.info import CUSTOM, DatasetInfo, FeatureFile
+from msabench.data.valid_share import ValidShare
 from msabench.files import replacing, sha256_of
+from msabench.plugins import hash_of_module
 
 CONVERTER = 1
 """Version of readers and store format. Raise it when the same source would give other tensors."""
@@ -27,7 +29,13 @@ _BLOCK, _SAMPLES = 4096, 64
 
 
 def store_of(
-    info: DatasetInfo, file: FeatureFile, sha256: str, *, cache: Path | None = None, clip_labels: bool = False
+    info: DatasetInfo,
+    file: FeatureFile,
+    sha256: str,
+    *,
+    cache: Path | None = None,
+    clip_labels: bool = False,
+    valid: ValidShare | None = None,
 ) -> Path:
     """The folder of a feature file's converted copy.
 
@@ -37,16 +45,28 @@ def store_of(
         sha256: Hash of the file as it is.
         cache: Folder of converted files; see ``cache_folder``.
         clip_labels: Whether labels beyond the range are clipped.
+        valid: What is taken from the training split, if the file has no validation split.
     """
     # A user's own file can be read in several ways.
-    family = f"{file.reader}-{info.task}" if info.name == "custom" else file.features
-    clipped = "-clipped" if clip_labels else ""
-    return cache_folder(cache) / "stores" / f"{info.name}-{family}-{sha256[:16]}-v{CONVERTER}{clipped}"
+    family = f"{file.reader}-{info.task}" if info.name == CUSTOM else file.features
+    if file.is_own_reader:
+        # While a reader is being written, one file gives other arrays every time.
+        family += f"-{hash_of_module(file.reader)[:8]}"
+    treated = _treatment(clip_labels, valid)
+    return cache_folder(cache) / "stores" / f"{info.name}-{family}-{sha256[:16]}-v{CONVERTER}{treated}"
 
 
-def revision_of(sha256: str, *, clip_labels: bool = False) -> str:
+def revision_of(
+    sha256: str, *, clip_labels: bool = False, valid: ValidShare | None = None, reader_version: int = 1
+) -> str:
     """What results on a feature file are told apart by: other tensors from the same file are another revision."""
-    return sha256[:12] + ("" if CONVERTER == 1 else f"-v{CONVERTER}") + ("-clipped" if clip_labels else "")
+    converter = "" if CONVERTER == 1 else f"-v{CONVERTER}"
+    reader = "" if reader_version == 1 else f"-r{reader_version}"
+    return f"{sha256[:12]}{converter}{reader}{_treatment(clip_labels, valid)}"
+
+
+def _treatment(clip_labels: bool, valid: ValidShare | None) -> str:
+    return ("-clipped" if clip_labels else "") + (valid.suffix if valid else "")
 
 
 def write_manifest(store: Path, content: dict[str, Any]) -> None:

@@ -337,6 +337,8 @@ def data_describe(
     length: int | None = None,
     task: Literal["regression", "emotions"] = "regression",
     clip_labels: bool = False,
+    valid_share: float | None = None,
+    valid_seed: int | None = None,
 ) -> str:
     """Describe a corpus: split sizes, label shares, lengths, and what a ridge probe reads from each modality.
 
@@ -350,6 +352,9 @@ def data_describe(
         length: Steps of every modality; synth only.
         task: Kind of labels of a custom file.
         clip_labels: Clip labels beyond the corpus's range and count them, instead of refusing the file.
+        valid_share: Share of the training clips that becomes the validation split of a file without one, e.g. 0.1;
+            whole conversations are taken.
+        valid_seed: Which of them; 0 if not given.
 
     Returns:
         The description as plain text.
@@ -371,5 +376,7 @@ def data_describe(
         length=length,
         task=task,
         clip_labels=clip_labels,
+        valid_share=valid_share,
+        valid_seed=valid_seed,
     )
     return render(describe(corpus))

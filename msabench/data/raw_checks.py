@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
-from msabench.data.info import SPLITS, DatasetInfo, FeatureFile
+from msabench.data.info import CUSTOM, SPLITS, DatasetInfo, FeatureFile
 from msabench.data.raw import RawCorpus, RawSplit
+from msabench.data.shipped import SHIPPED
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import MODALITIES
 
@@ -25,7 +27,7 @@ def checked_corpus(
         path: The file.
         file: What is listed of it.
         info: The corpus.
-        splits: Name -> split as read.
+        splits: Name -> split as read; valid may be lacking.
         notes: What the readers mended; the checks' own findings follow.
         padding: modality -> padded side, ``front`` or ``end``; None: ``end`` of all.
         ids_from_file: Whether the ids are the file's, or row numbers.
@@ -48,25 +50,23 @@ def checked_corpus(
             found = train.features[modality].shape[axis]
             if found != listed:
                 notes.append(f"{modality} has {found} {what}; {listed} are listed for {info.name} {file.features}")
-    sizes = tuple(len(splits[name].ids) for name in SPLITS)
+    sizes = tuple(len(splits[name].ids) if name in splits else 0 for name in SPLITS)
     if info.split_sizes is not None and sizes != info.split_sizes:
         found, listed_sizes = ("/".join(map(str, s)) for s in (sizes, info.split_sizes))
         notes.append(f"the splits have {found} clips; {listed_sizes} are listed for {info.name}")
     if not ids_from_file:
         notes.append("the file has no usable ids: rows stand in for them, and every clip is its own conversation")
     else:
-        _check_disjoint(path, splits, notes, strict=info.name == "custom")
+        _check_disjoint(path, splits, notes, strict=info.name == CUSTOM or info.name not in SHIPPED)
     sides = padding or dict.fromkeys(MODALITIES, "end")
     return RawCorpus(splits=splits, padding=sides, ids_from_file=ids_from_file, notes=notes)
 
 
 def _check_disjoint(path: Path, splits: dict[str, RawSplit], notes: list[str], *, strict: bool) -> None:
-    """Find clips that stand in two splits; a user's own file must have none, a published one gets a note."""
-    for i, first in enumerate(SPLITS):
-        for second in SPLITS[i + 1 :]:
-            shared = sorted(set(splits[first].ids) & set(splits[second].ids))
-            if not shared:
-                continue
+    """Find clips that stand in two splits; users' own corpora must have none, a published one gets a note."""
+    for first, second in combinations(splits, 2):
+        shared = sorted(set(splits[first].ids) & set(splits[second].ids))
+        if shared:
             found = f"{len(shared):,} ids, {shared[0]!r} for one, stand in {first} and in {second}"
             if strict:
                 raise MSABenchError(f"{path}: {found}; expected every clip in one split only")

@@ -13,7 +13,7 @@ from msabench.data.frames import present_frames, zero_frames
 from msabench.data.info import DatasetInfo, FeatureFile
 from msabench.data.raw import RawCorpus, RawSplit
 from msabench.data.raw_checks import checked_corpus
-from msabench.data.split_arrays import splits_of_pickle
+from msabench.data.split_arrays import absent_of_pickle, splits_of_pickle
 from msabench.data.unpickle import load
 from msabench.missingness.conditions import MODALITIES
 
@@ -25,7 +25,8 @@ def read_mmsa(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: 
     for each token, so that they take the text's length; in others their lengths are ``audio_lengths`` and
     ``vision_lengths``, or, where a file lacks these, end at the last frame that is not all zero. Where there is no
     ``text_bert``, text is treated as the others are, and in aligned files a frame exists up to the last that is not
-    zero in all modalities. Padding is at the end.
+    zero in all modalities. Padding is at the end. ``absent`` beside the splits names modalities that the corpus does
+    not have.
 
     Args:
         path: The pickle.
@@ -34,50 +35,58 @@ def read_mmsa(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: 
         clip_labels: Clip labels beyond the corpus's range, and note how many, instead of refusing the file.
 
     Returns:
-        Splits, with tokens where the file has them.
+        Splits, with tokens where the file has them; without ``valid`` if the file has none.
 
     Raises:
         MSABenchError: The file is damaged or not in this layout; labels, ids or lengths are wrong.
     """
     splits: dict[str, RawSplit] = {}
     notes: list[str] = []
-    for name, split in splits_of_pickle(path, load(path), clip_labels).items():
+    content = load(path)
+    found = splits_of_pickle(path, content, clip_labels)
+    absent = absent_of_pickle(path, content, found)
+    here = [modality for modality in MODALITIES if modality not in absent]
+    for name, split in found.items():
         labels = split.scores("regression_labels", info)
         n_clips = len(labels)
         ids = split.ids("id", n_clips)
         split.check_unique("id", ids)
         split.check_scores("regression_labels", labels, ids, info)
-        features = {modality: split.features(modality, n_clips) for modality in MODALITIES}
+        features = split.all_features(n_clips, absent)
         steps = {modality: values.shape[1] for modality, values in features.items()}
         tokens = split.tokens(n_clips, steps["text"]) if "text_bert" in split.arrays else None
         aligned = file.features.endswith("-aligned") or (
-            file.features == "custom" and "audio_lengths" not in split.arrays and len(set(steps.values())) == 1
+            not file.features.endswith("-unaligned")
+            and "audio_lengths" not in split.arrays
+            and len({steps[modality] for modality in here}) == 1
         )
         if aligned:
-            for modality in ("audio", "vision"):
-                if steps[modality] != steps["text"]:
+            for modality in here[1:]:
+                if steps[modality] != steps[here[0]]:
                     raise split.error(
-                        modality, f"has {steps[modality]} steps", f"{steps['text']} as text in aligned files"
+                        modality, f"has {steps[modality]} steps", f"{steps[here[0]]} as {here[0]} in aligned files"
                     )
         lengths = {} if tokens is None else {"text": tokens[:, 1].sum(axis=1)}
         if aligned and tokens is None:
-            present = np.logical_or.reduce([present_frames(values) for values in features.values()])
-            lengths["text"] = steps["text"] - zero_frames(present)[1]
+            present = np.logical_or.reduce([present_frames(features[modality]) for modality in here])
+            lengths[here[0]] = steps[here[0]] - zero_frames(present)[1]
             split.note(
-                "text", "there is no text_bert; lengths end at the last frame that is not zero in all modalities"
+                here[0], "there is no text_bert; lengths end at the last frame that is not zero in all modalities"
             )
-        for modality in MODALITIES:
+        for modality in absent:
+            lengths[modality] = np.zeros(n_clips, dtype=np.int64)
+        for modality in here:
             if modality in lengths:
                 continue
             if aligned:
-                lengths[modality] = lengths["text"].copy()
+                lengths[modality] = lengths[here[0]].copy()
             elif f"{modality}_lengths" in split.arrays:
                 lengths[modality] = split.lengths(f"{modality}_lengths", n_clips, steps[modality])
             else:
                 lengths[modality] = steps[modality] - zero_frames(present_frames(features[modality]))[1]
-                absent = "text_bert and no text_lengths" if modality == "text" else f"{modality}_lengths"
-                split.note(modality, f"there is no {absent}; lengths end at the last frame that is not zero")
-        for modality in MODALITIES:
+                lacking = "text_bert and no text_lengths" if modality == "text" else f"{modality}_lengths"
+                split.note(modality, f"there is no {lacking}; lengths end at the last frame that is not zero")
+        for modality in here:
             split.zero_padding(modality, features[modality], lengths[modality])
         splits[name] = RawSplit(features, lengths, labels, ids, tokens)
         notes += split.notes

@@ -13,7 +13,7 @@ from msabench.data.frames import Ints, detect_padding, present_frames
 from msabench.data.info import EMOTIONS, DatasetInfo, FeatureFile
 from msabench.data.raw import RawCorpus, RawSplit
 from msabench.data.raw_checks import checked_corpus
-from msabench.data.split_arrays import SplitArrays, splits_of_pickle
+from msabench.data.split_arrays import SplitArrays, absent_of_pickle, splits_of_pickle
 from msabench.data.unpickle import load
 from msabench.missingness.conditions import MODALITIES
 
@@ -26,7 +26,7 @@ def read_mult(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: 
 
     The files have no lengths; they are found from all-zero frames on the padded side. In aligned files a frame exists
     where any modality has it, since a word without vector or face is still a word. IEMOCAP's labels are reordered from
-    ``MULT_EMOTIONS`` to ``EMOTIONS``.
+    ``MULT_EMOTIONS`` to ``EMOTIONS``. ``absent`` beside the splits names modalities that the corpus does not have.
 
     Args:
         path: The pickle.
@@ -35,7 +35,8 @@ def read_mult(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: 
         clip_labels: Clip labels beyond the corpus's range, and note how many, instead of refusing the file.
 
     Returns:
-        Splits without tokens. Without usable ids (IEMOCAP), ids are row numbers.
+        Splits without tokens; without ``valid`` if the file has none. Without usable ids (IEMOCAP), ids are row
+        numbers.
 
     Raises:
         MSABenchError: The file is damaged or not in this layout; labels are wrong.
@@ -43,7 +44,10 @@ def read_mult(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: 
     splits: dict[str, RawSplit] = {}
     notes: list[str] = []
     ids_from_file = True
-    found = splits_of_pickle(path, load(path), clip_labels)
+    content = load(path)
+    found = splits_of_pickle(path, content, clip_labels)
+    absent = absent_of_pickle(path, content, found)
+    here = tuple(modality for modality in MODALITIES if modality not in absent)
     for name, split in found.items():
         scores = None if info.task == "emotions" else split.scores("labels", info)
         labels = _emotions(split) if scores is None else scores
@@ -56,14 +60,16 @@ def read_mult(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: 
             ids = [str(row) for row in range(n_clips)]
         if scores is not None:
             split.check_scores("labels", scores, ids, info)
-        features = {modality: split.features(modality, n_clips) for modality in MODALITIES}
+        features = split.all_features(n_clips, absent)
         splits[name] = RawSplit(features, {}, labels, ids)
     if not ids_from_file:
         for raw in splits.values():
             raw.ids = [str(row) for row in range(len(raw.ids))]
 
-    padding: dict[str, str] = {}
-    groups = [MODALITIES] if file.features.endswith("-aligned") else [(modality,) for modality in MODALITIES]
+    padding = dict.fromkeys(MODALITIES, "end")
+    for raw in splits.values():
+        raw.lengths.update({modality: np.zeros(len(raw.ids), dtype=np.int64) for modality in absent})
+    groups = [here] if file.features.endswith("-aligned") else [(modality,) for modality in here]
     for group in groups:
         presences = {}
         for name, raw in splits.items():
@@ -79,7 +85,7 @@ def read_mult(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: 
             for name, raw in splits.items():
                 raw.lengths[modality] = lengths[name].copy()
     for name, raw in splits.items():
-        for modality in MODALITIES:
+        for modality in here:
             if empty := int((raw.lengths[modality] == 0).sum()):
                 found[name].note(modality, f"{empty:,} clips have no frame")
         notes += found[name].notes

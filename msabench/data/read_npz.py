@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from msabench.data.frames import Bools, Floats, Ints, present_frames, zero_frame
 from msabench.data.info import EMOTIONS, SPLITS, DatasetInfo, FeatureFile
 from msabench.data.raw import RawCorpus, RawSplit
 from msabench.data.raw_checks import checked_corpus
-from msabench.data.split_arrays import SplitArrays
+from msabench.data.split_arrays import SplitArrays, absent_modalities, way_out
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import UNK
@@ -44,14 +45,33 @@ def read_npz(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: b
         clip_labels: Clip labels beyond the corpus's range, and note how many, instead of refusing the file.
 
     Returns:
-        The splits.
+        The splits; without ``valid`` if no clip is in it.
 
     Raises:
         MSABenchError: The file is damaged or not in this layout; labels, ids or lengths are wrong.
     """
-    label_key = "emotion_labels" if info.task == "emotions" else "regression_labels"
-    whole = SplitArrays(path, "npz", _arrays(path, ("id", "split", label_key, *MODALITIES)))
-    absent = tuple(whole.arrays.pop("absent", ()))
+    return corpus_of_arrays(path, _arrays(path, _label_key(info)), info, file, clip_labels=clip_labels)
+
+
+def corpus_of_arrays(
+    path: Path, arrays: dict[str, NDArray[Any]], info: DatasetInfo, file: FeatureFile, *, clip_labels: bool = False
+) -> RawCorpus:
+    """Check the arrays of our npz and share them out over the splits; see ``read_npz``.
+
+    Args:
+        path: The file that they are from, for messages.
+        arrays: The arrays; others than those of the layout are not looked at.
+        info: The corpus.
+        file: What is listed of the file.
+        clip_labels: Whether to clip labels beyond the corpus's range.
+
+    Raises:
+        MSABenchError: An array is missing or wrong.
+    """
+    label_key = _label_key(info)
+    absent = absent_modalities(path, "npz", arrays["absent"], arrays) if "absent" in arrays else ()
+    wanted = _wanted(path, arrays, absent, label_key)
+    whole = SplitArrays(path, "npz", {key: arrays[key] for key in wanted})
     sides = {modality: whole.side(modality) for modality in MODALITIES}
     names = np.asarray(whole.clip_names("split", whole.take("split", "the split of each clip")))
     n_all = len(names)
@@ -69,6 +89,8 @@ def read_npz(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: b
     for name in SPLITS:
         rows = names == name
         if not rows.any():
+            if name == "valid":
+                continue
             raise whole.error("split", f"names no clip {name!r}", f"clips in each of {', '.join(SPLITS)}")
         split = SplitArrays(path, name, {key: value[rows] for key, value in whole.arrays.items()}, clip_labels)
         n_clips = int(rows.sum())
@@ -83,14 +105,10 @@ def read_npz(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: b
         else:
             labels = split.scores(label_key, info)
             split.check_scores(label_key, labels, ids, info)
-        there = {modality: split.features(modality, n_clips) for modality in MODALITIES if modality not in absent}
-        # As many steps as the others, for methods that read modalities step by step.
-        nothing = (n_clips, next(iter(there.values())).shape[1], 1)
-        features = {m: there[m] if m in there else np.zeros(nothing, dtype=np.float32) for m in MODALITIES}
+        features = split.all_features(n_clips, absent)
         lengths, observed = {}, {}
         for modality, values in features.items():
             if modality in absent:
-                split.note(modality, "the corpus has none (absent)")
                 lengths[modality] = np.zeros(n_clips, dtype=np.int64)
                 continue
             lengths[modality] = _lengths(split, modality, values, sides[modality], ids)
@@ -137,34 +155,40 @@ def _hide_words(tokens: Ints, observed: Bools) -> None:
     tokens[:, 0][inner & ~observed] = UNK
 
 
-def _arrays(path: Path, required: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+def _label_key(info: DatasetInfo) -> str:
+    return "emotion_labels" if info.task == "emotions" else "regression_labels"
+
+
+def _wanted(path: Path, keys: Collection[str], absent: Collection[str], label_key: str) -> list[str]:
+    """The arrays of the layout that are there."""
+    required = ("id", "split", label_key, *MODALITIES)
     optional = ("text_bert", *(f"{m}_{what}" for m in MODALITIES for what in ("lengths", "padding", "observed")))
+    for key in required:
+        if key not in (*keys, *absent):
+            advice = way_out(key) if key in MODALITIES else ""
+            raise MSABenchError(
+                f"{path} has no array {key!r} (it has {listed(keys)}); expected {', '.join(required)}{advice}"
+            )
+    return [key for key in (*required, *optional) if key in keys]
+
+
+def _arrays(path: Path, label_key: str) -> dict[str, NDArray[Any]]:
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise MSABenchError(f"{path} holds a single array; expected an npz with {', '.join(required)}")
+            raise MSABenchError(
+                f"{path} holds a single array; expected an npz with id, split, {label_key}, {', '.join(MODALITIES)}"
+            )
         with archive:
-            absent: list[str] = []
+            said: dict[str, NDArray[Any]] = {}
             if "absent" in archive.files:
                 _check_claim(archive, "absent")
-                absent = SplitArrays(path, "npz", {}).clip_names("absent", np.atleast_1d(archive["absent"]))
-            for name in absent:
-                if name not in MODALITIES or name in archive.files or len(set(absent)) == len(MODALITIES):
-                    raise MSABenchError(
-                        f"{path}: npz/absent names {name!r}; expected some of {', '.join(MODALITIES)}, not all, and "
-                        "none that the file has an array of"
-                    )
-            for key in required:
-                if key not in (*archive.files, *absent):
-                    way_out = f"; a corpus without {key} names it in an array absent" if key in MODALITIES else ""
-                    raise MSABenchError(
-                        f"{path} has no array {key!r} (it has {listed(archive.files)}); expected "
-                        f"{', '.join(required)}{way_out}"
-                    )
-            wanted = [key for key in (*required, *optional) if key in archive.files]
+                said["absent"] = archive["absent"]
+            absent = absent_modalities(path, "npz", said["absent"], archive.files) if said else ()
+            wanted = _wanted(path, archive.files, absent, label_key)
             for key in wanted:
                 _check_claim(archive, key)
-            return {key: archive[key] for key in wanted} | ({"absent": np.array(absent)} if absent else {})
+            return said | {key: archive[key] for key in wanted}
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, NotImplementedError, MemoryError) as error:
         # NumPy says "allow_pickle" both for arrays of Python objects and for files that are no npz at all.
         reason = "it is damaged, or holds arrays of Python objects"

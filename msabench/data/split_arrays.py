@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from msabench.data.file_words import id_fields, listed
 from msabench.data.frames import CHUNK, Bools, Floats, Ints, existing, present_frames
 from msabench.data.info import SPLITS, DatasetInfo
 from msabench.errors import MSABenchError
+from msabench.missingness.conditions import MODALITIES
 
 _LABEL_SLACK = 1e-4
 """How far labels may lie beyond the corpus's range, by rounding."""
@@ -132,6 +134,26 @@ class SplitArrays:
         if cleaned:
             self.note(modality, f"{cleaned:,} values were not finite and are 0 now")
         return values
+
+    def all_features(self, n_clips: int, absent: Collection[str]) -> dict[str, Floats]:
+        """Features of all modalities.
+
+        Args:
+            n_clips: Clips of the split.
+            absent: Modalities that the corpus does not have: they get a single feature that is 0, over as many steps
+                as another has, for methods that read modalities step by step.
+        """
+        for modality in MODALITIES:
+            if modality not in self.arrays and modality not in absent:
+                raise MSABenchError(
+                    f"{self.path}: {self.name} has no key {modality!r} (it has {self.keys}); expected numbers of shape "
+                    f"({n_clips}, T, D){way_out(modality)}"
+                )
+        there = {modality: self.features(modality, n_clips) for modality in MODALITIES if modality not in absent}
+        nothing = (n_clips, next(iter(there.values())).shape[1], 1)
+        for modality in absent:
+            self.note(modality, "the corpus has none (absent)")
+        return {m: there[m] if m in there else np.zeros(nothing, dtype=np.float32) for m in MODALITIES}
 
     def scores(self, key: str, info: DatasetInfo) -> Floats:
         """Regression labels ``(N,)``; range and finiteness are checked once the ids are known."""
@@ -277,7 +299,7 @@ class SplitArrays:
 
 
 def splits_of_pickle(path: Path, content: object, clip_labels: bool) -> dict[str, SplitArrays]:
-    """Look up the three splits of a pickle.
+    """Look up the splits of a pickle; valid may be lacking.
 
     Raises:
         MSABenchError: It holds anything but a dict with a dict of arrays for each.
@@ -288,9 +310,54 @@ def splits_of_pickle(path: Path, content: object, clip_labels: bool) -> dict[str
         )
     for name in SPLITS:
         if name not in content:
+            if name == "valid":
+                continue
             found = listed(map(str, content))
             raise MSABenchError(f"{path} has no split {name!r} (it has {found}); expected {', '.join(SPLITS)}")
         if not isinstance(content[name], dict):
             kind = type(content[name]).__name__
             raise MSABenchError(f"{path}: split {name!r} is a {kind}; expected a dict of arrays")
-    return {name: SplitArrays(path, name, content[name], clip_labels) for name in SPLITS}
+    return {name: SplitArrays(path, name, content[name], clip_labels) for name in SPLITS if name in content}
+
+
+def absent_of_pickle(path: Path, content: object, splits: Mapping[str, SplitArrays]) -> tuple[str, ...]:
+    """The modalities that a pickle says its corpus does not have, by a key ``absent`` beside the splits.
+
+    Raises:
+        MSABenchError: It names anything else, all of them, or one that a split has an array of.
+    """
+    if not isinstance(content, dict) or "absent" not in content:
+        return ()
+    keys = {str(key) for split in splits.values() for key in split.arrays}
+    return absent_modalities(path, "pickle", content["absent"], keys)
+
+
+def absent_modalities(path: Path, where: str, names: Any, keys: Collection[str]) -> tuple[str, ...]:
+    """The modalities that a file says its corpus does not have.
+
+    Args:
+        path: The file.
+        where: What stands before the key in messages.
+        names: What it says: names, or one.
+        keys: Keys of its arrays.
+
+    Raises:
+        MSABenchError: It names anything else, all of them, or one that it has an array of.
+    """
+    absent = id_fields(names)
+    if absent is None:
+        raise MSABenchError(f"{path}: {where}/absent is a {type(names).__name__}; expected names of modalities")
+    for name in absent:
+        if name not in MODALITIES or name in keys or len(set(absent)) == len(MODALITIES):
+            raise MSABenchError(
+                f"{path}: {where}/absent names {name!r}; expected some of {', '.join(MODALITIES)}, not all, and none "
+                "that the file has an array of"
+            )
+        if name == "text" and "text_bert" in keys:
+            raise MSABenchError(f"{path}: {where}/absent names text, and the file has text_bert; take one of them out")
+    return tuple(absent)
+
+
+def way_out(modality: str) -> str:
+    """What to do where a file has no array of a modality."""
+    return f"; a corpus without {modality} says so by absent=[{modality!r}] beside its other arrays"

@@ -29,7 +29,8 @@ from msabench.data.files import cache_folder, feature_file, find_source
 from msabench.data.info import SPLITS, DatasetInfo, FeatureFile
 from msabench.data.manifest import CONVERTER, damage, read_manifest, revision_of, store_of, write_manifest
 from msabench.data.raw import RawCorpus, RawSplit
-from msabench.data.readers import READERS
+from msabench.data.readers import read_corpus
+from msabench.data.valid_share import ValidShare
 from msabench.errors import MSABenchError
 from msabench.files import HashMemory, Stamp, format_size, locked, sha256_of, sync
 from msabench.missingness.conditions import MODALITIES
@@ -49,6 +50,8 @@ def open_corpus(
     length: int | None = None,
     clip_labels: bool | None = None,
     all_zero: str | None = None,
+    valid_share: float | None = None,
+    valid_seed: int | None = None,
 ) -> Corpus:
     """Open a corpus; convert its feature file first if that has not been done.
 
@@ -64,6 +67,9 @@ def open_corpus(
         clip_labels: Clip labels beyond the corpus's range and note how many, where the file is refused otherwise. The
             revision then says so.
         all_zero: ``absent`` treats a modality that is zero in all frames of a clip as not there; None as zeros.
+        valid_share: Share of the training clips, in (0, 1), that become the validation split of a file without one,
+            whole conversations at a time. The revision then says so.
+        valid_seed: Which of them; None for 0.
 
     Returns:
         The corpus, its tensors mapped from the store.
@@ -76,6 +82,9 @@ def open_corpus(
     if clip_labels and (dataset == "synth" or info.task == "emotions"):
         labels = "generated" if dataset == "synth" else "emotions"
         raise MSABenchError(f"clip_labels is not allowed for {dataset}, whose labels are {labels}")
+    valid = ValidShare.of(valid_share, valid_seed)
+    if dataset == "synth" and valid is not None:
+        raise MSABenchError(f"valid_share {valid_share} is not allowed for synth, which has a validation split")
     if dataset == "synth":
         return _open_generated(info, file, folder / "stores", size, length)
     if size is not None or length is not None:
@@ -90,11 +99,11 @@ def open_corpus(
         _tell(source, "hashing")
         sha256 = sha256_of(source)
     clip = bool(clip_labels)
-    store = store_of(info, file, sha256, cache=cache, clip_labels=clip)
+    store = store_of(info, file, sha256, cache=cache, clip_labels=clip, valid=valid)
 
     def read() -> RawCorpus:
         _tell(source, f"converting into {store}, once")
-        raw = READERS[file.reader](source, info, file, clip_labels=clip)
+        raw = read_corpus(source, info, file, clip_labels=clip, valid=valid)
         if Stamp.of(source) != stamp:
             raise MSABenchError(f"{source} changed while it was read; try again when it is complete")
         if file.sha256 and sha256 != file.sha256:
@@ -106,7 +115,8 @@ def open_corpus(
     _ensure(store, source.name, read)
     if not known:
         memory.remember(stamp, sha256)
-    corpus = _load(store, info, file.features, revision_of(sha256, clip_labels=clip))
+    revision = revision_of(sha256, clip_labels=clip, valid=valid, reader_version=file.reader_version)
+    corpus = _load(store, info, file.features, revision)
     return corpus if all_zero is None else all_zero_as_absent(corpus)
 
 

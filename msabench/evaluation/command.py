@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from msabench.data.info import dataset_info
+from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import Cell, distinct, parse_grid

@@ -14,6 +14,7 @@ from msabench.leaderboard.references import NOTHING, References
 from msabench.leaderboard.submission import (
     Submission,
     mask_seed_problems,
+    outside_problems,
     prediction_problems,
     read_submissions,
     registration_problems,
@@ -69,7 +70,7 @@ def _check(submissions: Sequence[Submission], records: ResultStore, store: Resul
     problems: list[str] = []
     held: dict[str, dict[str, None]] = {}
     for submission in submissions:
-        found = list(registration_problems(submission))
+        found = [*registration_problems(submission), *outside_problems(submission, store.folder)]
         if store.has(submission.job.key.job_id):
             found.append(f"{submission.name} is admitted already; records are never replaced")
         found += mask_seed_problems(submission)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from msabench.data.info import DATASETS, DatasetInfo
+from msabench.data.info import DatasetInfo
+from msabench.data.registry import corpora
 from msabench.leaderboard.groups import Group
 from msabench.results.build import dataset_facts
 from msabench.results.record import JobRecord
@@ -40,7 +41,7 @@ def corpus_rows(groups: Sequence[Group], jobs: Sequence[JobRecord]) -> list[dict
     """
     recorded = dict.fromkeys(group.table.dataset for group in groups)
     # A custom file is nobody else's: only its records make it worth a line.
-    names = [*(name for name in DATASETS if name != "custom" or name in recorded)]
+    names = [*(name for name in corpora() if name != "custom" or name in recorded)]
     return [_corpus(name, groups, jobs) for name in [*names, *(name for name in recorded if name not in names)]]
 
 
@@ -54,7 +55,7 @@ def _corpus(name: str, groups: Sequence[Group], jobs: Sequence[JobRecord]) -> di
     return {
         "name": name,
         "title": info.title,
-        "kind": _kind(info, sets) if name in DATASETS else "",
+        "kind": _kind(info, sets) if name in corpora() else "",
         "caveat": info.caveat,
         "sizes": ", ".join(f"{size:,}" for size in info.split_sizes) if info.split_sizes else "any",
         "records": f"{finished} jobs, {len({job.key.method for job in here})} methods{failed}",

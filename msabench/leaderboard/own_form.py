@@ -2,7 +2,7 @@
 
 The site hands every admitted config out again, with the command that runs it. What the job's hash leaves out says
 nothing about the numbers, so that it is admitted with neutral values alone, and classes are admitted from msabench,
-Lightning and torch alone.
+Lightning and torch alone, besides that of a method from outside which whoever admits it has named.
 """
 
 from __future__ import annotations
@@ -32,8 +32,12 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _ENCODER = re.compile(r"[\w.-]+(/[\w.-]+)?(@[0-9a-f]{12})?")
 
 
-def form_problems(config: dict[str, Any]) -> Iterator[str]:
+def form_problems(config: dict[str, Any], method_class: str = "") -> Iterator[str]:
     """What of a recorded config no record of ours would hold.
+
+    Args:
+        config: The config.
+        method_class: Class path of the method, which whoever admits it has named; empty for one of msabench's.
 
     Yields:
         One sentence per problem.
@@ -60,7 +64,8 @@ def form_problems(config: dict[str, Any]) -> Iterator[str]:
         if word.startswith(("/", "~")) or ".." in word.replace("\\", "/").split("/"):
             yield f"trainer holds {word!r}, a place on one machine, which records leave out"
     for path in dict.fromkeys(_classes(config)):
-        if not path.startswith(tuple(f"{package}." for package in PACKAGES)) or ".." in path:
+        ours = path.startswith(tuple(f"{package}." for package in PACKAGES)) and ".." not in path
+        if not ours and path != method_class:
             yield f"class {path!r} is from elsewhere; allowed: {', '.join(PACKAGES)}"
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import yaml
 
 from msabench.missingness.conditions import GRIDS, Cell, distinct
-from msabench.results.record import JobRecord
+from msabench.results.record import METHOD, JobRecord
 
 FOLDER = "reproduce"
 STORE = "runs/reproduced"
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
@@ -56,4 +57,15 @@ def commands(job: JobRecord) -> list[str]:
     commit = str(job.provenance.get("git_commit") or "")
     # Records come from anywhere, and readers paste commands into a shell.
     lines = [f"git checkout {commit}"] if _COMMIT.fullmatch(commit) else []
-    return [*lines, f"msabench run --suite {FOLDER}/{job.key.job_id}.yaml --store {STORE}"]
+    return [*lines, f"msabench run --suite {FOLDER}/{job.key.job_id}.yaml --store {STORE}{_plugins(job)}"]
+
+
+def _plugins(job: JobRecord) -> str:
+    """The option that names the file of a method from outside, which whoever runs the job has to have."""
+    source = job.provenance.get(METHOD)
+    if not isinstance(source, dict) or "distribution" in source:
+        return ""
+    module = str(source.get("class_path")).rpartition(".")[0]
+    if not _MODULE.fullmatch(module):
+        return ""
+    return f" --plugins {module}" if "." in module else f" --plugins {module}.py"

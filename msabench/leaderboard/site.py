@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from msabench import __version__
-from msabench.data.info import DATASETS
+from msabench.data.registry import corpora
 from msabench.errors import one_of
 from msabench.leaderboard import reproduce
 from msabench.leaderboard.cards import FIDELITIES, card_of
@@ -81,7 +81,7 @@ def build_site(out: Path, store: Path, published: Path, datasets: Sequence[str] 
 
 def _place(dataset: str) -> tuple[int, str]:
     """Corpora in the order of the registry, others after them."""
-    order = list(DATASETS)
+    order = list(corpora())
     return (order.index(dataset) if dataset in order else len(order), dataset)
 
 

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from msabench.data.info import DATASETS, dataset_info
+from msabench.data.registry import corpora, dataset_info
 from msabench.errors import MSABenchError
 from msabench.leaderboard.own_form import form_problems
-from msabench.methods.registry import methods
+from msabench.methods.registry import class_path, is_external, methods
 from msabench.metrics.functional import is_collapsed
 from msabench.missingness.conditions import Cell
 from msabench.results import predictions
 from msabench.results.job_identity import job_key
-from msabench.results.record import CellRecord, JobRecord
+from msabench.results.places import COMMITTED_STORE
+from msabench.results.record import METHOD, CellRecord, JobRecord
 from msabench.results.record_file import RecordFile
 from msabench.results.store import ResultStore
 
@@ -71,6 +72,12 @@ def registration_problems(submission: Submission) -> Iterator[str]:
     """
     key, name = submission.job.key, submission.name
     info = methods().get(key.method)
+    if info is None and METHOD in submission.job.provenance:
+        yield (
+            f"{name}: method {key.method!r} is from outside msabench; name its file or module with --plugins to admit "
+            "it to a store of your own"
+        )
+        return
     if info is None:
         yield f"{name}: method {key.method!r} is not registered; add its file first (docs/adding-a-method.md)"
         return
@@ -78,8 +85,8 @@ def registration_problems(submission: Submission) -> Iterator[str]:
         yield f"{name}: version {key.method_version} of {key.method} is not the registered one, {info.method_version}"
     if key.variant not in ("default", *info.variants):
         yield f"{name}: {key.method} has no variant {key.variant!r}; allowed: {', '.join(('default', *info.variants))}"
-    if key.dataset not in DATASETS or key.dataset == "custom":
-        allowed = ", ".join(other for other in DATASETS if other != "custom")
+    if key.dataset not in corpora() or key.dataset == "custom":
+        allowed = ", ".join(other for other in corpora() if other != "custom")
         yield f"{name}: {key.dataset!r} is no corpus that others have; allowed: {allowed}"
         return
     try:
@@ -92,8 +99,26 @@ def registration_problems(submission: Submission) -> Iterator[str]:
         # Another version is said above; configs do not hold it.
         if field != "method_version" and getattr(key, field) != value:
             yield f"{name}: its key has {field} {getattr(key, field)!r}, its config gives {value!r}"
-    for problem in form_problems(submission.job.config):
+    for problem in form_problems(submission.job.config, class_path(key.method) if is_external(key.method) else ""):
         yield f"{name}: its config is not as records keep it: {problem}"
+
+
+def outside_problems(submission: Submission, store: Path) -> Iterator[str]:
+    """What keeps a method from outside msabench out of a store: the committed records are of methods that are here.
+
+    Args:
+        submission: A job.
+        store: Folder of the store that it is to enter.
+
+    Yields:
+        One sentence per problem.
+    """
+    key = submission.job.key
+    if store.resolve() == COMMITTED_STORE.resolve() and key.method in methods() and is_external(key.method):
+        yield (
+            f"{submission.name}: method {key.method!r} is from outside msabench, and {store} takes those that anybody "
+            "can run; add its file to msabench first (docs/adding-a-method.md), or give a --store of your own"
+        )
 
 
 def prediction_problems(submission: Submission) -> Iterator[str]:

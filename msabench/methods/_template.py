@@ -1,6 +1,4 @@
-"""Copy this file to ``foo.py`` to add the method ``foo``; nothing else needs to know about it.
-
-Replace this docstring by: paper title, authors, venue, URL; official code and commit, licence; and then
+"""Template: title of the paper, or what is new. Authors. Venue, URL. Official code and commit, licence, or no code.
 
 Deviations:
     One line for each departure from the paper, with its reason.

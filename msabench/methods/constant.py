@@ -34,6 +34,7 @@ class Constant(MSAMethod):
         year=0,
         url="",
         fidelity="reference",
+        reads=(),
     )
 
     value: Tensor

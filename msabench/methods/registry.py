@@ -16,21 +16,22 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import inspect
-import os
-import re
 import sys
+import sysconfig
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from msabench.data.registry import corpora
 from msabench.errors import MSABenchError, one_of
 from msabench.methods.info import EXTERNAL, MethodInfo
+from msabench.missingness.regimes import regimes
+from msabench.plugins import NAME, NAME_RULE, Source, name_plugins, plugin, plugins, source_of_module
 
 if TYPE_CHECKING:
     from msabench.methods.base import MSAMethod
@@ -41,11 +42,7 @@ PACKAGE = "msabench.methods"
 GROUP = "msabench.methods"
 """Group of entry points."""
 
-PLUGINS_VARIABLE = "MSABENCH_PLUGINS"
-"""Environment variable with plug-ins, separated as in PATH; processes that a verb starts inherit it."""
-
-_NOT_METHODS = ("base", "checkpoint", "info", "registry", "schedules")
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_NOT_METHODS = ("base", "checkpoint", "info", "new", "registry", "schedules")
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,10 @@ def _built_in() -> dict[str, Entry]:
         if path.stem in _NOT_METHODS:
             continue
         try:
-            [entry] = _entries(f"{PACKAGE}.{path.stem}", path)
+            entries = _entries(f"{PACKAGE}.{path.stem}", path)
+            if len(entries) != 1:
+                raise ValueError(f"{len(entries)} classes in it have info = MethodInfo(...), expected one")
+            [entry] = entries
             if entry.info.name != path.stem:
                 raise ValueError(f"info.name is {entry.info.name!r}, expected the file's name {path.stem!r}")
         except (SyntaxError, ValueError, TypeError, MSABenchError) as error:
@@ -94,23 +94,24 @@ def _built_in() -> dict[str, Entry]:
 
 
 def _entries(module: str, path: Path, external: bool = False) -> list[Entry]:
-    """The methods in a file.
-
-    Raises:
-        ValueError: It has none.
-    """
+    """The methods in a file; a plug-in may have none, since it may bring something else."""
     found = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if not isinstance(node, ast.ClassDef) or (call := _info_of(node)) is None:
             continue
-        literals = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
+        literals = {keyword.arg: _literal(keyword.arg, keyword.value) for keyword in call.keywords if keyword.arg}
         if external:
             # How faithful somebody else's code is cannot be told here.
             literals["fidelity"] = EXTERNAL
         found.append(Entry(MethodInfo(**literals), module, node.name, path, external))
-    if not found:
-        raise ValueError("no class in it has info = MethodInfo(...)")
     return found
+
+
+def _literal(name: str, value: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        raise ValueError(f"{name} of info in line {value.lineno} is no literal, such as a text or a number") from None
 
 
 def _info_of(node: ast.ClassDef) -> ast.Call | None:
@@ -128,35 +129,25 @@ def _info_of(node: ast.ClassDef) -> ast.Call | None:
 # From outside.
 
 
-def _external(module: str, where: str) -> list[Entry]:
+def _external(source: Source, where: str) -> list[Entry]:
     """The methods of a module that need not be imported for it.
 
     Args:
-        module: Its name.
+        source: Its file.
         where: Who names it, for messages.
 
     Raises:
-        MSABenchError: There is no such module, it has no method, or a method's facts cannot be read.
+        MSABenchError: A method's facts cannot be read.
     """
     try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError) as error:
-        raise MSABenchError(f"{where} names module {module}, which cannot be imported ({error})") from error
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        raise MSABenchError(f"{where} names module {module}, and there is no such Python file on the path")
-    path = Path(spec.origin)
-    try:
-        entries = _entries(module, path, external=True)
+        entries = _entries(source.module, source.path, external=True)
     except (SyntaxError, ValueError, TypeError, UnicodeDecodeError) as error:
         raise MSABenchError(
-            f"{where} names module {module}, whose methods cannot be read from {path}: {error}"
+            f"{where} names module {source.module}, whose methods cannot be read from {source.path}: {error}"
         ) from error
     for entry in entries:
-        if not _NAME.fullmatch(entry.info.name):
-            raise MSABenchError(
-                f"{path}: method name {entry.info.name!r} is not allowed; give small letters, digits and _, beginning "
-                "with a letter"
-            )
+        if not NAME.fullmatch(entry.info.name):
+            raise MSABenchError(f"{source.path}: method name {entry.info.name!r} is not allowed; {NAME_RULE}")
     return entries
 
 
@@ -165,9 +156,8 @@ def _from_entry_points() -> list[Entry]:
     for point in metadata.entry_points(group=GROUP):
         where = f"entry point {point.name} of {point.dist.name if point.dist else 'a package'}"
         try:
-            here = [
-                entry for entry in _external(point.module, where) if not point.attr or entry.class_name == point.attr
-            ]
+            entries = _external(source_of_module(point.module, where), where)
+            here = [entry for entry in entries if not point.attr or entry.class_name == point.attr]
             if not here:
                 raise MSABenchError(f"{where} names {point.value}, which has no info = MethodInfo(...)")
         except MSABenchError as error:
@@ -190,47 +180,52 @@ def _installed() -> dict[str, Entry]:
     return found
 
 
-def plugins() -> list[str]:
-    """What MSABENCH_PLUGINS names: files or modules."""
-    return [name for name in os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep) if name]
-
-
 def add_plugins(names: Sequence[str]) -> None:
     """Name further plug-ins, for this process and those that it starts.
 
     Args:
-        names: Python files, or names of modules on the path.
+        names: Python files, or names of modules on the path. Each brings methods, corpora, training regimes, or
+            several of them.
 
     Raises:
-        MSABenchError: A file is missing or its name is taken by another module, or a plug-in has no method.
+        MSABenchError: A file is missing or its name is taken by another module, a plug-in brings nothing, or brings
+            something under a name in use.
     """
-    given = [str(Path(name).resolve()) if name.endswith(".py") else name for name in names]
-    os.environ[PLUGINS_VARIABLE] = os.pathsep.join(dict.fromkeys([*plugins(), *given]))
+    name_plugins(names)
     methods()
+    corpora()
+    regimes()
+
+
+def import_folders() -> list[str]:
+    """Folders that what comes from outside is imported from, for processes that have another path.
+
+    Raises:
+        MSABenchError: A plug-in cannot be read, or two methods have one name.
+    """
+    known = set(map(str, (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))))
+    sources = [*map(plugin, plugins()), *(Source(e.module, e.path) for e in _all().values() if e.external)]
+    folders: dict[str, None] = {}
+    for source in sources:
+        above = source.module.count(".") + (source.path.name == "__init__.py")
+        folders[str(source.path.resolve().parents[above])] = None
+    return [folder for folder in folders if folder not in known]
+
+
+def import_from(folders: Sequence[str]) -> None:
+    """Look for modules in further folders, after those that are searched anyway.
+
+    Args:
+        folders: As from ``import_folders``, perhaps of another process.
+    """
+    # Last, so that a file of somebody's never hides a library.
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
+    importlib.invalidate_caches()
 
 
 @lru_cache
 def _from_plugin(name: str) -> list[Entry]:
-    where = f"plug-in {name}"
-    if not name.endswith(".py"):
-        return _external(name, where)
-    path = Path(name)
-    if not path.is_file():
-        raise MSABenchError(f"there is no plug-in {name}; give a Python file or the name of a module")
-    if not path.stem.isidentifier():
-        raise MSABenchError(f"{where} cannot be imported under the name {path.stem!r}; rename the file")
-    folder = str(path.parent.resolve())
-    if folder not in sys.path:
-        # Last, so that a file of somebody's never hides a library.
-        sys.path.append(folder)
-        importlib.invalidate_caches()
-    spec = importlib.util.find_spec(path.stem)
-    if spec is None or spec.origin is None or Path(spec.origin).resolve() != path.resolve():
-        taken = spec.origin if spec is not None else "nothing"
-        raise MSABenchError(
-            f"{where} cannot be imported as {path.stem}: that name is taken by {taken}; rename the file"
-        )
-    return _external(path.stem, where)
+    return _external(plugin(name), f"plug-in {name}")
 
 
 def _all() -> dict[str, Entry]:
@@ -340,7 +335,8 @@ def name_of(given: str) -> str:
             return name
     module, _, class_name = given.rpartition(".")
     if module and not module.startswith("msabench"):
-        for entry in _external(module, f"class path {given}"):
+        where = f"class path {given}"
+        for entry in _external(source_of_module(module, where), where):
             if entry.class_name == class_name:
                 _found_by_path[given] = entry
                 return name_of(given)

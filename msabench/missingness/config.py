@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from msabench.errors import MSABenchError, one_of
+from msabench.missingness.regimes import external_regime, regime_label
 
-REGIMES = ("complete", "intra", "inter", "mixed", "mixed_fsrf", "lnln")
 UNK, CLS, SEP = 100, 101, 102
 """Ids of [UNK], [CLS] and [SEP] in bert-base-uncased and bert-base-chinese alike."""
 
@@ -28,7 +28,7 @@ class MissingConfig:
         regime: ``complete``; ``intra`` (every frame dropped with a rate); ``inter`` (a subset of modalities kept);
             ``mixed`` (UMDF: complete, intra or inter with probability 1/3 each); ``mixed_fsrf`` (FSRF: a subset of
             the seven, then with probability 1/2 a frame drop with rate U(0, 0.9)); ``lnln`` (LNLN, RECAP: per sample
-            and modality, rate 0 with probability 1/2, else U(0, 1)).
+            and modality, rate 0 with probability 1/2, else U(0, 1)); or one from outside msabench.
         rate: Lowest and highest rate of ``intra``, in [0, 1]; equal values fix the rate.
         per: Whether ``intra`` draws one rate per ``sample``, or one per sample and ``modality``.
         subsets: Whether ``inter`` draws from ``all`` seven subsets or from the six ``proper`` ones.
@@ -40,7 +40,7 @@ class MissingConfig:
             leaves its own length and token count visible, as the papers' code does.
     """
 
-    regime: Literal["complete", "intra", "inter", "mixed", "mixed_fsrf", "lnln"] = "complete"
+    regime: str = "complete"
     rate: tuple[float, float] = (0.1, 0.9)
     per: Literal["sample", "modality"] = "sample"
     subsets: Literal["all", "proper"] = "all"
@@ -49,8 +49,7 @@ class MissingConfig:
     lengths: Literal["hide", "keep"] = "hide"
 
     def __post_init__(self) -> None:
-        if self.regime not in REGIMES:
-            raise one_of("training regime", self.regime, REGIMES)
+        external_regime(self.regime)
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise one_of(f"missingness setting {name}", getattr(self, name), allowed)
@@ -61,9 +60,4 @@ class MissingConfig:
     @property
     def label(self) -> str:
         """The regime with its rates, as it stands in the key of a job, e.g. ``intra(0.1-0.9,sample)``."""
-        if self.regime == "intra":
-            low, high = self.rate
-            return f"intra({low:g})" if low == high else f"intra({low:g}-{high:g},{self.per})"
-        if self.regime == "inter":
-            return f"inter({self.subsets})"
-        return self.regime
+        return regime_label(self)

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msabench.missingness.conditions import LETTERS, MISSING_CONDITIONS, MODALITIES, SUBSETS, Cell
+from msabench.missingness.conditions import LETTERS, MODALITIES, Cell
 from msabench.missingness.config import MissingConfig
+from msabench.missingness.outside_draws import drawn_outside
 from msabench.missingness.philox import DRAW_BITS, draws24
+from msabench.missingness.regimes import BUILT_IN, Cases, RegimeInfo, external_regime
 
 _ONE = 1 << DRAW_BITS
 
@@ -34,6 +36,9 @@ class Purpose(IntEnum):
     TRAINING_FRAMES_VIEW1 = 4
     TRAINING_CLIPS_VIEW0 = 5
     TRAINING_CLIPS_VIEW1 = 6
+    OUTSIDE_VALIDATION_CLIPS = 7
+    OUTSIDE_TRAINING_CLIPS_VIEW0 = 8
+    OUTSIDE_TRAINING_CLIPS_VIEW1 = 9
 
 
 # A clip's own draws are eight frames of modality text under a purpose of their own. Their order is part of the
@@ -168,12 +173,16 @@ def training_patterns(
     """The patterns behind ``training_masks``; same arguments."""
     if n_views not in (1, 2):
         raise ValueError(f"n_views is {n_views}; expected 1 or 2")
+    if (outside := external_regime(config.regime)) is not None:
+        purposes = (Purpose.OUTSIDE_TRAINING_CLIPS_VIEW0, Purpose.OUTSIDE_TRAINING_CLIPS_VIEW1)
+        return tuple(_outside_pattern(outside.info, clips, seed, purpose, epoch) for purpose in purposes[:n_views])
+    cases = BUILT_IN[config.regime].cases(config)
     draws = _clip_draws(clips, seed, Purpose.TRAINING_CLIPS_VIEW0, epoch)
-    case = _first_case(config, draws)
-    views = [_pattern(config, draws, case)]
+    case = _first_case(cases, draws)
+    views = [_pattern(cases, draws, case)]
     if n_views == 2:
         draws = _clip_draws(clips, seed, Purpose.TRAINING_CLIPS_VIEW1, epoch)
-        views.append(_pattern(config, draws, _second_case(config, draws, case)))
+        views.append(_pattern(cases, draws, _second_case(cases, draws, case)))
     return tuple(views)
 
 
@@ -188,8 +197,12 @@ def validation_masks(config: MissingConfig, clips: Clips, mask_seed: int) -> Mas
     Raises:
         MSABenchError: The seed is out of its range.
     """
-    draws = _clip_draws(clips, mask_seed, Purpose.VALIDATION_CLIPS, 0)
-    pattern = _pattern(config, draws, _first_case(config, draws))
+    if (outside := external_regime(config.regime)) is not None:
+        pattern = _outside_pattern(outside.info, clips, mask_seed, Purpose.OUTSIDE_VALIDATION_CLIPS, 0)
+    else:
+        cases = BUILT_IN[config.regime].cases(config)
+        draws = _clip_draws(clips, mask_seed, Purpose.VALIDATION_CLIPS, 0)
+        pattern = _pattern(cases, draws, _first_case(cases, draws))
     return _draw_frames(pattern, clips, config, mask_seed, Purpose.VALIDATION_FRAMES, 0)
 
 
@@ -297,78 +310,40 @@ def _draw_frames(
     return masks
 
 
-# Regimes. A regime is a list of cases of equal probability. A case says which modalities are available and whether
-# frames are dropped.
-
-
-@dataclass(frozen=True)
-class _Regime:
-    available: tuple[str, ...]
-    drops: tuple[bool, ...]
-    rate: tuple[float, float] = (0.0, 0.0)
-    per_modality: bool = False
-    coins: bool = False
-    distinct_views: bool = False
-
-    def repeats(self, case: int) -> tuple[int, int]:
-        """First and number of the cases that are the same pattern as a case; they stand side by side."""
-        if not self.distinct_views or self.drops[case]:
-            return 0, 0
-        same = [
-            other
-            for other, letters in enumerate(self.available)
-            if letters == self.available[case] and not self.drops[other]
-        ]
-        return same[0], len(same)
-
-
-def _regime(config: MissingConfig) -> _Regime:
-    if config.regime == "intra":
-        return _Regime(("lav",), (True,), config.rate, per_modality=config.per == "modality")
-    if config.regime == "inter":
-        subsets = SUBSETS if config.subsets == "all" else MISSING_CONDITIONS
-        return _Regime(subsets, (False,) * len(subsets))
-    if config.regime == "mixed":
-        # UMDF, "Two heterogeneous versions": complete, intra with p ~ U(0.1, 0.9) and inter, 1/3 each.
-        available: tuple[str, ...] = ("lav",) * 12 + MISSING_CONDITIONS
-        return _Regime(available, (False,) * 6 + (True,) * 6 + (False,) * 6, (0.1, 0.9), distinct_views=True)
-    if config.regime == "mixed_fsrf":
-        # FSRF: a subset of the seven; with probability 1/2 its frames are dropped as well, with p ~ U(0, 0.9).
-        available = tuple(subset for subset in SUBSETS for _ in range(2))
-        return _Regime(available, (False, True) * len(SUBSETS), (0.0, 0.9), distinct_views=True)
-    if config.regime == "lnln":
-        return _Regime(("lav",), (True,), (0.0, 1.0), per_modality=True, coins=True)
-    return _Regime(("lav",), (False,))
+# Regimes.
 
 
 def _clip_draws(clips: Clips, seed: int, purpose: Purpose, epoch: int) -> Tensor:
     return draws24(seed, purpose, epoch, clips.uid, {MODALITIES[0]: _N_CLIP_DRAWS})[MODALITIES[0]]
 
 
-def _first_case(config: MissingConfig, draws: Tensor) -> Tensor:
-    return draws[:, _CASE] * len(_regime(config).available) >> DRAW_BITS
+def _first_case(cases: Cases, draws: Tensor) -> Tensor:
+    return draws[:, _CASE] * len(cases.available) >> DRAW_BITS
 
 
-def _second_case(config: MissingConfig, draws: Tensor, first: Tensor) -> Tensor:
+def _second_case(cases: Cases, draws: Tensor, first: Tensor) -> Tensor:
     # Uniform over the cases that are not the first view's pattern: what redrawing until they differ comes to.
-    regime = _regime(config)
-    n_cases = len(regime.available)
-    repeats = torch.tensor([regime.repeats(case) for case in range(n_cases)], device=draws.device)
+    n_cases = len(cases.available)
+    repeats = torch.tensor([cases.repeats(case) for case in range(n_cases)], device=draws.device)
     start, count = repeats[first].unbind(1)
     case = draws[:, _CASE] * (n_cases - count) >> DRAW_BITS
     return torch.where(case >= start, case + count, case)
 
 
-def _pattern(config: MissingConfig, draws: Tensor, case: Tensor) -> Pattern:
-    regime = _regime(config)
-    available = torch.tensor([_is_available(letters) for letters in regime.available], device=draws.device)[case]
+def _pattern(cases: Cases, draws: Tensor, case: Tensor) -> Pattern:
+    available = torch.tensor([_is_available(letters) for letters in cases.available], device=draws.device)[case]
     # Multiplying by a power of two is exact, so this is the threshold of the rate that the config names.
-    low, high = (math.ceil(rate * _ONE) for rate in regime.rate)
-    threshold = low + (draws[:, _RATES if regime.per_modality else _RATE] * (high - low) >> DRAW_BITS)
-    dropped = torch.tensor(regime.drops, device=draws.device)[case].unsqueeze(1)
-    if regime.coins:
+    low, high = (math.ceil(rate * _ONE) for rate in cases.rate)
+    threshold = low + (draws[:, _RATES if cases.per_modality else _RATE] * (high - low) >> DRAW_BITS)
+    dropped = torch.tensor(cases.drops, device=draws.device)[case].unsqueeze(1)
+    if cases.coins:
         dropped = draws[:, _COINS] >= _ONE // 2
     return Pattern(available, torch.where(dropped, threshold, 0).expand(available.shape))
+
+
+def _outside_pattern(info: RegimeInfo, clips: Clips, seed: int, purpose: Purpose, epoch: int) -> Pattern:
+    available, threshold = drawn_outside(info, clips.uid.cpu(), seed, purpose, epoch)
+    return Pattern(available.to(clips.uid.device), threshold.to(clips.uid.device))
 
 
 def _is_available(letters: str) -> list[bool]:

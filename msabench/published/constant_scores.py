@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from msabench.data.info import DATASETS, EMOTIONS
+from msabench.data.info import EMOTIONS
+from msabench.data.registry import corpora
 from msabench.published.numbers import Number
 from msabench.published.readings import readings
 
@@ -98,7 +99,7 @@ def constant_scores(dataset: str, counts: tuple[int, int, int] | None = None) ->
     Returns:
         One score per protocol, class and metric; empty where class counts are not known.
     """
-    info = DATASETS.get(dataset)
+    info = corpora().get(dataset)
     counts = counts or (info.test_counts if info else None)
     if info is None or counts is None:
         return []

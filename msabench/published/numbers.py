@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
-from msabench.data.info import DATASETS, EMOTIONS
+from msabench.data.info import EMOTIONS
+from msabench.data.registry import corpora
 from msabench.errors import MSABenchError
 from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import AVERAGES, Cell
@@ -212,7 +213,7 @@ def _problem(number: Number) -> str | None:
     if bool(number.key) != bool(number.evidence):
         return f"key {number.key!r} with evidence {number.evidence!r}; give both or neither"
     possible = readings(number.dataset, metric, number.emotion)
-    if number.key and number.dataset in DATASETS and number.key not in possible:
+    if number.key and number.dataset in corpora() and number.key not in possible:
         return _not_allowed(f"key of {metric} on {number.dataset}", number.key, possible)
     if not _DIGITS.fullmatch(number.value):
         return f"value {number.value!r} is not a plain decimal number such as 82.58"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msabench.data.info import DATASETS
+from msabench.data.registry import corpora
 from msabench.metrics.spec import METRICS, metric_keys
 
 _PROTOCOLS: dict[str, tuple[str, ...]] = {"_neg_pos": ("_non0",), "_neg_nonneg": ("_has0",)}
@@ -33,7 +33,8 @@ def readings(dataset: str, metric: str, emotion: str = "") -> tuple[str, ...]:
     """
     if metric in METRICS and "_" in metric:
         return (metric,)
-    known = metric_keys(DATASETS[dataset].metric_set if dataset in DATASETS else "sentiment")
+    info = corpora().get(dataset)
+    known = metric_keys(info.metric_set if info else "sentiment")
     name = metric
     endings: tuple[str, ...] = ("", "_non0", "_has0")
     for ending, only in _PROTOCOLS.items():

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msabench.data.info import METRIC_SETS, DatasetInfo, recorded_info
+from msabench.data.info import METRIC_SETS, DatasetInfo
+from msabench.data.registry import recorded_info
 from msabench.errors import MSABenchError, one_of
 from msabench.methods.info import EXTERNAL
 from msabench.methods.registry import methods as registered

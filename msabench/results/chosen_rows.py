@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from msabench.data.info import DATASETS
+from msabench.data.registry import corpora
 from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import metric_spec
 from msabench.missingness.conditions import AVERAGES
@@ -164,8 +164,8 @@ def _datasets(asked: Sequence[str] | None, held: list[str], store: Path) -> list
         raise no_records(store)
     for name in asked or ():
         if name not in held:
-            if name not in DATASETS:
-                raise one_of("dataset", name, [*DATASETS, *(name for name in held if name not in DATASETS)])
+            if name not in corpora():
+                raise one_of("dataset", name, [*corpora(), *(name for name in held if name not in corpora())])
             raise MSABenchError(
                 f"{store} holds no records of {name}, only of {', '.join(held)}; make some with "
                 f"`msabench run --suite SUITE --datasets {name} --store {store}` (see `msabench suites`)"

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from msabench.data.info import dataset_info, named
+from msabench.data.registry import dataset_info, named
 from msabench.files import Stamp
 from msabench.methods import registry
 from msabench.missingness.config import MissingConfig
@@ -117,6 +117,7 @@ def what_is_trained(config: dict[str, Any]) -> dict[str, Any]:
     data["features"] = _features(config)
     data["normalise"] = data.get("normalise") or info.normalise
     data["clip_labels"] = data.get("clip_labels") or None
+    data["valid_seed"] = data.get("valid_seed") or None
     data["missing"] = {"regime": missing.label, **_protocol(missing)}
     if trainer.get("callbacks"):
         given = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else [trainer["callbacks"]]

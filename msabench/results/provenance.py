@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from msabench import __version__
+from msabench.data.registry import external_corpus
 from msabench.files import sha256_of
 from msabench.methods import registry
+from msabench.missingness.regimes import external_regime
+from msabench.plugins import Source, hash_of_module
+from msabench.results.record import CORPUS, REGIME
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "transformers", "numpy", "pandas", "pyarrow", "safetensors")
 """Packages whose versions are recorded."""
@@ -65,10 +69,43 @@ def source_of(method: str) -> dict[str, str] | None:
     entry = registry.entry_of(method)
     if not entry.external:
         return None
-    found = {"class_path": entry.class_path, "sha256": sha256_of(entry.path)}
-    for name in metadata.packages_distributions().get(entry.module.partition(".")[0], [])[:1]:
+    return {"class_path": entry.class_path, **_brought_by(Source(entry.module, entry.path))}
+
+
+def sources_of_data(dataset: str, features: str | None, regime: str) -> dict[str, dict[str, str]]:
+    """What a record says of a corpus and of a training regime from outside.
+
+    Args:
+        dataset: Name of the corpus.
+        features: Its feature family; None for its first.
+        regime: Name of the training regime.
+
+    Returns:
+        ``CORPUS`` and ``REGIME``, each only if it is from outside -> ``object`` (``module:attribute``) and what
+        ``source_of`` says of a file; of a corpus with a reader of somebody's own also ``reader`` and ``reader_sha256``;
+        of a regime also ``draw`` and ``draw_sha256``.
+
+    Raises:
+        MSABenchError: A name is unknown.
+    """
+    found = {}
+    corpus, drawn = external_corpus(dataset), external_regime(regime)
+    if corpus is not None:
+        found[CORPUS] = {"object": corpus.object_path, **_brought_by(corpus.source)}
+        file = corpus.info.file(features)
+        if file.is_own_reader:
+            found[CORPUS] |= {"reader": file.reader, "reader_sha256": hash_of_module(file.reader)}
+    if drawn is not None:
+        found[REGIME] = {"object": drawn.object_path, **_brought_by(drawn.source)}
+        found[REGIME] |= {"draw": drawn.info.draw, "draw_sha256": hash_of_module(drawn.info.draw)}
+    return found
+
+
+def _brought_by(source: Source) -> dict[str, str]:
+    found = {"sha256": sha256_of(source.path)}
+    for name in metadata.packages_distributions().get(source.module.partition(".")[0], [])[:1]:
         found |= {"distribution": name, "version": metadata.version(name)}
-    commit, dirty = _git_state(entry.path)
+    commit, dirty = _git_state(source.path)
     return found | ({"git_commit": commit + "+" * bool(dirty)} if commit else {})
 
 

@@ -20,6 +20,9 @@ MANY_BLIND = 0.05
 METHOD = "method"
 """Key of a record's provenance under which the code of a method from outside msabench is described."""
 
+CORPUS, REGIME = "corpus", "regime"
+"""Likewise of a corpus and of a training regime from outside."""
+
 OPTIONAL = ("padding", "unseen", "split_sizes", "metric_set", "blind")
 """Fields that older records lack; a record that does not have them is stored without."""
 

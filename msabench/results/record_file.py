@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msabench.data.info import METRIC_SETS, recorded_info
+from msabench.data.info import METRIC_SETS
+from msabench.data.registry import recorded_info
 from msabench.errors import MSABenchError
 from msabench.files import sha256_of
 from msabench.metrics.spec import DEFAULT_METRIC, metric_set_of

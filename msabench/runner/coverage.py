@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from msabench.data.info import dataset_info
+from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError
 from msabench.methods.registry import methods as registered
 from msabench.published.tables import PaperBlock, PaperRow, PaperTable, is_of_kind

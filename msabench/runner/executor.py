@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,8 @@ import yaml
 
 from msabench.errors import MSABenchError
 from msabench.files import replacing, try_lock, write_text
+from msabench.methods import registry
+from msabench.plugins import plugins
 from msabench.results.claims import claim, require_writable, settle
 from msabench.results.job_identity import portable
 from msabench.results.provenance import collect
@@ -54,12 +56,16 @@ class Task:
         folder: Its run folder.
         store: Folder of the result store.
         keep_checkpoint: Whether ``best.ckpt`` stays after the records are stored.
+        plugins: Plug-ins of the process that plans the job; its worker may have another environment.
+        import_folders: Likewise, folders that methods from outside are imported from.
     """
 
     job: Job
     folder: Path
     store: Path
     keep_checkpoint: bool = False
+    plugins: tuple[str, ...] = field(default_factory=lambda: tuple(plugins()))
+    import_folders: tuple[str, ...] = field(default_factory=lambda: tuple(registry.import_folders()))
 
     @property
     def log(self) -> Path:
@@ -77,6 +83,8 @@ class Task:
             "folder": str(self.folder),
             "store": str(self.store),
             "keep_checkpoint": self.keep_checkpoint,
+            "plugins": self.plugins,
+            "import_folders": self.import_folders,
         }
         write_text(self.folder / "job.json", json.dumps(content, indent=2) + "\n")
         write_text(self.folder / "config.yaml", yaml.safe_dump(self.job.config, sort_keys=False))
@@ -92,7 +100,17 @@ class Task:
         """Read a ``job.json``."""
         content = json.loads(path.read_text(encoding="utf-8"))
         job = Job.from_json(content["job"])
-        return cls(job, Path(content["folder"]), Path(content["store"]), content["keep_checkpoint"])
+        given = {name: tuple(content[name]) for name in ("plugins", "import_folders")}
+        return cls(job, Path(content["folder"]), Path(content["store"]), content["keep_checkpoint"], **given)
+
+    def find_what_is_from_outside(self) -> None:
+        """Make the methods from outside known that the planning process knew.
+
+        Raises:
+            MSABenchError: A plug-in is not here, or cannot be read.
+        """
+        registry.import_from(self.import_folders)
+        registry.add_plugins(self.plugins)
 
     def progress(self) -> dict[str, Any]:
         """What the worker last said: ``phase``, ``epoch``, ``epochs``; empty before its first word."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from msabench.data.info import DATASETS
+from msabench.data.registry import corpora
 from msabench.data.synthetic import DEFAULT_SIZE
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import distinct, parse_grid
@@ -187,7 +187,7 @@ def _costs(place: str, records: Sequence[JobRecord]) -> Costs:
 def _work(config: dict[str, Any], epochs: int | None = None) -> float | None:
     """Training clips x epochs of a resolved config; None if one of them is not known."""
     data = config.get("data") or {}
-    info = DATASETS.get(data.get("dataset", ""))
+    info = corpora().get(data.get("dataset", ""))
     sizes = data.get("size") or (info.split_sizes if info else None)
     if sizes is None and info is not None and info.name == "synth":
         sizes = DEFAULT_SIZE

@@ -13,8 +13,9 @@ import torch
 import msabench
 from msabench.files import sha256_of
 from msabench.methods.engine.checkpoints import CHECKPOINT_KEY
-from msabench.results.job_identity import config_hash
-from msabench.results.record import canonical_hash
+from msabench.results.job_identity import config_hash, method_name, missing_config
+from msabench.results.provenance import source_of, sources_of_data
+from msabench.results.record import METHOD, canonical_hash
 from msabench.runner.executor import Task
 from msabench.training.build import Built
 
@@ -95,8 +96,8 @@ class SharedStage:
 def fit_hash(built: Built, task: Task, regime: str | None = None) -> str:
     """Hash of all that the weights of a job's training depend on.
 
-    That is its config, seed, corpus, this package's code, torch, kind of device and threads: two trainings with one
-    hash end with the same weights.
+    That is its config, seed, corpus, this package's code, files from outside that have a part in it, torch, kind of
+    device and threads: two trainings with one hash end with the same weights.
 
     Args:
         built: The job's method, data and trainer.
@@ -106,8 +107,13 @@ def fit_hash(built: Built, task: Task, regime: str | None = None) -> str:
     data = built.config["data"]
     missing = data.get("missing") or {}
     protocol = missing if regime is None else {**missing, "regime": regime}
+    regime = regime or missing_config(built.config).regime
+    sources = sources_of_data(data["dataset"], data.get("features"), regime)
+    sources[METHOD] = source_of(method_name(built.config)) or {}
+    outside = {f"{kind} {name}": found[name] for kind, found in sources.items() for name in found if "sha256" in name}
     return canonical_hash(
         {
+            **({"outside": outside} if outside else {}),
             "config": config_hash({**built.config, "data": {**data, "missing": protocol}}),
             "seed": task.job.key.seed,
             "revision": built.datamodule.corpus.revision,

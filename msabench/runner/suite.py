@@ -31,14 +31,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from msabench.data.info import dataset_info
+from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError, one_of
 from msabench.files import yaml_of
-from msabench.methods import registry
 from msabench.missingness.conditions import parse_grid
 from msabench.missingness.config import MissingConfig
 from msabench.results.job_identity import MAX_SEED, job_key
 from msabench.results.record import JobKey
+from msabench.training.method_of_config import info_of
 
 SUITE_KEYS = ("name", "description", "grid", "mask_seeds", "seeds", "overrides", "configs", "include", "jobs")
 ENTRY_KEYS = ("method", "dataset", "variants", "regimes", "seeds", "config", "overrides")
@@ -258,7 +258,10 @@ def _resolver() -> Resolver:
     return resolve
 
 
-_SOURCE = ("features", "root", "cache", "path", "task", "size", "length", "clip_labels", "all_zero")
+_SOURCE = (
+    *("features", "root", "cache", "path", "task", "size", "length"),
+    *("clip_labels", "all_zero", "valid_share", "valid_seed"),
+)
 
 
 def _open(data: dict[str, Any]) -> tuple[str, str | None, str]:
@@ -292,7 +295,7 @@ def _unresolved_jobs(
 ) -> list[UnresolvedJob]:
     entry = _mapping(entry, where, ENTRY_KEYS, needed=("method", "dataset"))
     method, dataset = str(entry["method"]), str(entry["dataset"])
-    info = registry.method_info(method)
+    info = info_of(method, folder / str(entry.get("config", f"{method}_{dataset}.yaml")))
     dataset_info(dataset)
     variants = _listed(entry.get("variants", []), str, f"variants of {where}")
     for variant in variants:

@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> int:
     task = Task.load(given.job)
     try:
         task.say("load", 0)
+        task.find_what_is_from_outside()
         from msabench.runner.job import run_job
 
         run_job(task, given.accelerator)

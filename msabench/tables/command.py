@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from msabench.data.info import DATASETS
+from msabench.data.registry import corpora
 from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import METRICS, metric_spec
 from msabench.published.layouts import paper_tables
@@ -118,8 +118,8 @@ def _add_results(
     held = _held(frame, failures)
     check_methods(methods or [], frame, published)
     for name in datasets or ():
-        if name not in DATASETS and name not in held:
-            raise one_of("dataset", name, [*DATASETS, *(name for name in held if name not in DATASETS)])
+        if name not in corpora() and name not in held:
+            raise one_of("dataset", name, [*corpora(), *(name for name in held if name not in corpora())])
     if not held and not published:
         raise no_records(store)
     shown, remarks = _shown(frame, list(dict.fromkeys(datasets)) if datasets else None, held, metric, store)

@@ -33,6 +33,7 @@ from msabench.methods import registry
 from msabench.methods.base import MSAMethod
 from msabench.methods.checkpoint import refused
 from msabench.missingness.config import MissingConfig
+from msabench.plugins import plugins
 from msabench.results.job_identity import MAX_SEED
 from msabench.results.places import default_store
 from msabench.training.callbacks import OwnSignals, SaveConfig, SavePredictions, StopEarly
@@ -193,7 +194,8 @@ class MSACLI(LightningCLI):
         if isinstance(best, KeepBest) and best.best_model_path:
             print(f"best epoch's checkpoint: {best.best_model_path}")
             place = f"--checkpoint {shlex.quote(best.best_model_path)} --store {shlex.quote(str(default_store()))}"
-            print(f"next: msabench evaluate {place}")
+            given = f" --plugins {shlex.quote(','.join(plugins()))}" if plugins() else ""
+            print(f"next: msabench evaluate {place}{given}")
 
     def after_predict(self) -> None:
         """Say where the predictions lie."""

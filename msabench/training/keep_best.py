@@ -20,8 +20,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from msabench.errors import MSABenchError, first_difference
 from msabench.files import naming, replacing
 from msabench.methods.base import MSAMethod
-from msabench.results.job_identity import config_hash, method_name, what_is_trained
-from msabench.results.provenance import collect, source_of
+from msabench.results.job_identity import config_hash, method_name, missing_config, what_is_trained
+from msabench.results.provenance import collect, source_of, sources_of_data
 from msabench.results.record import METHOD
 from msabench.training.finished import FINISHED, FinishedTraining
 from msabench.training.run_folder import RunFolder
@@ -65,7 +65,8 @@ class KeepBest(ModelCheckpoint):
         """Take an earlier training's end out of the folder; note time and code, which may change meanwhile.
 
         Raises:
-            MSABenchError: No epoch of the method's last stage would be validated.
+            MSABenchError: No epoch of the method's last stage would be validated, or the corpus lacks a modality that
+                the method cannot do without.
         """
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.dirpath = str(self.folder.share(trainer).resolve())
@@ -74,6 +75,7 @@ class KeepBest(ModelCheckpoint):
             return
         assert isinstance(pl_module, MSAMethod)
         _require_validated_epoch(trainer, pl_module)
+        _require_modalities(trainer, pl_module)
         method = self._registered()
         if method is not None:
             self._trained = {"seed_everything": self.config["seed_everything"], **what_is_trained(self.config)}
@@ -83,9 +85,16 @@ class KeepBest(ModelCheckpoint):
             self._provenance = collect(str(trainer.strategy.root_device))
             if method is not None and (source := source_of(method)):
                 self._provenance[METHOD] = source
+            self._provenance |= self._sources_of_data()
             self._started = time.perf_counter()
             # Now, because later stages freeze some.
             self._n_params = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+
+    def _sources_of_data(self) -> dict[str, dict[str, str]]:
+        if not self.config:
+            return {}
+        data = self.config["data"]
+        return sources_of_data(data["dataset"], data.get("features"), missing_config(self.config).regime)
 
     def _registered(self) -> str | None:
         """The method's name; None for a class that is nowhere on the path, which no other process could evaluate."""
@@ -271,6 +280,17 @@ class KeepBest(ModelCheckpoint):
             config_hash=config_hash(self.config) if self._trained is not None else "",
         )
         finished.write(checkpoint.parent)
+
+
+def _require_modalities(trainer: pl.Trainer, method: MSAMethod) -> None:
+    """Refuse a corpus without what the method reads everything else beside."""
+    data = getattr(trainer, "datamodule", None)
+    lacking = [name for name in method.info.needs if data is not None and name in data.corpus.unseen]
+    if lacking:
+        raise MSABenchError(
+            f"{method.info.name} reads nothing where there is no {lacking[0]}, and no training clip of "
+            f"{data.info.name} has any; choose another method"
+        )
 
 
 def _require_validated_epoch(trainer: pl.Trainer, method: MSAMethod) -> None:

@@ -6,7 +6,8 @@ import pytest
 from msabench.audit import splits
 from msabench.audit.run import run_audit
 from msabench.audit.splits import split_facts
-from msabench.data.info import EMOTIONS, dataset_info
+from msabench.data.info import EMOTIONS
+from msabench.data.registry import dataset_info
 from msabench.metrics.functional import compute
 from tests.support.corpora import write_mult, write_npz
 from tests.support.printed_tables import number
@@ -51,14 +52,17 @@ def test_labels_are_recounted_from_the_source_or_the_store(tmp_path, monkeypatch
 
     from msabench.data.store import open_corpus
 
+    def unread(*_: object) -> None:
+        raise AssertionError("the source is read")
+
     with pytest.warns(UserWarning, match="another release"):
         open_corpus("mosei_video", root=root, cache=tmp_path / "cache")
-    monkeypatch.setattr(splits, "READERS", {})
+    monkeypatch.setattr(splits, "read_splits", unread)
     assert split_facts("mosei_video", root, tmp_path / "cache") == facts
     # A store that is not whole is passed over; then the source is read.
     store = next((tmp_path / "cache" / "stores").glob("mosei_video-*"))
     (store / "test.safetensors").write_bytes(b"")
-    with pytest.raises(KeyError):
+    with pytest.raises(AssertionError, match="the source is read"):
         split_facts("mosei_video", root, tmp_path / "cache")
 
 

@@ -17,7 +17,7 @@ from msabench.data.rows import RowLoader, train_order
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import MODALITIES, Cell
 from msabench.missingness.config import MissingConfig
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 
 MIXED = MissingConfig(regime="mixed")
 

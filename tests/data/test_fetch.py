@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from msabench.data import fetch as fetch_module
-from msabench.data import info as info_module
 from msabench.data.commands import data_fetch
 from msabench.data.fetch import fetch
-from msabench.data.info import DATASETS, dataset_info
+from msabench.data.registry import dataset_info
+from msabench.data.shipped import SHIPPED
 from msabench.errors import MSABenchError
 
 REPO = "Bluexxx/SemMSA-data"
@@ -117,7 +117,7 @@ def publish(monkeypatch):
     def set_hash(dataset, digest):
         info = dataset_info(dataset)
         file = dataclasses.replace(info.file("mmsa-unaligned"), sha256=digest)
-        monkeypatch.setitem(info_module.DATASETS, dataset, dataclasses.replace(info, files=(file,)))
+        monkeypatch.setitem(SHIPPED, dataset, dataclasses.replace(info, files=(file,)))
 
     return set_hash
 
@@ -230,7 +230,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize(
     ("dataset", "features"),
-    [(info.name, f.features) for info in DATASETS.values() for f in info.files if f.filename and not f.hub_repo],
+    [(info.name, f.features) for info in SHIPPED.values() for f in info.files if f.filename and not f.hub_repo],
 )
 def test_steps_by_hand_are_exact(dataset, features, tmp_path, capsys):
     file = dataset_info(dataset).file(features)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from msabench.results.job_identity import config_hash, job_key
 from msabench.results.store import ResultStore
 from msabench.tables.command import table
 from msabench.training.build import resolve
-from tests.support.corpora import MODALITIES, SPLITS, Change, Content, write_npz
+from tests.support.corpora import MODALITIES, SPLITS, Change, Content, write_mmsa, write_mult, write_npz
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -194,7 +196,7 @@ def test_clips_that_are_all_zero_are_named_and_absent_when_asked() -> None:
 
 def test_a_modality_that_the_corpus_lacks_is_declared() -> None:
     sentence = refused(lambda content: keep(content, "vision"))
-    assert sentence.endswith("a corpus without vision names it in an array absent")
+    assert sentence.endswith("a corpus without vision says so by absent=['vision'] beside its other arrays")
 
     def declared(content: Content) -> None:
         keep(content, "vision")
@@ -285,6 +287,120 @@ def test_a_corpus_that_lacks_a_modality_trains_and_is_evaluated() -> None:
     notes = notes_of(evaluate(checkpoint, grid=["inter"]))
     assert "never seen in training, 100% of clips without input" in notes["inter/l"]
     assert "never seen" not in notes["inter/la"]
+
+
+def without_vision(content: Content) -> None:
+    """Two modalities; the text tells the labels."""
+    keep(content, "vision")
+    content["absent"] = ["vision"]
+    content["text"][:, :, 0] += content["regression_labels"][:, None]
+
+
+def test_cells_that_differ_in_what_is_absent_are_the_same_and_the_others_are_learnt() -> None:
+    own(without_vision, sizes=(200, 40, 60), steps=dict.fromkeys(MODALITIES, 4), lengths=False)
+    words = ["--data.path=own.npz", "--trainer.max_epochs=4", "--trainer.accelerator=cpu"]
+    words += ["--data.missing.regime=inter"]
+    assert dispatch(["fit", "--config", str(CONFIGS / "lf_dnn_custom.yaml"), *words]) == 0
+    (checkpoint,) = Path("runs").rglob("best.ckpt")
+    evaluate(checkpoint, store=Path("store"))
+    frame = ResultStore(Path("store")).frame().drop_duplicates("cell").set_index("cell")
+    for two, one in (("inter/lv", "inter/l"), ("inter/av", "inter/a"), ("inter/lav", "inter/la")):
+        assert frame.loc[two, "corr"] == frame.loc[one, "corr"]
+        assert frame.loc[two, "mask_hash"] == frame.loc[one, "mask_hash"]
+    assert frame.loc["inter/l", "corr"] > 0.5
+    assert frame.loc["inter/v", "blind"] == 1
+    text = table(["custom"], store=Path("store"), grid=["inter/l", "inter/a", "inter/la"], width=300)
+    assert "¶" not in text
+    assert "Warning: no training clip had vision." in text
+
+
+def test_a_single_modality_is_a_corpus(capsys: pytest.CaptureFixture[str]) -> None:
+    def alone(content: Content) -> None:
+        keep(content, "audio")
+        keep(content, "vision")
+        content["absent"] = ["audio", "vision"]
+
+    own(alone)
+    corpus = open_corpus("custom", path=Path("own.npz"))
+    assert corpus.unseen == ("audio", "vision")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        described = data_describe("custom", path=Path("own.npz"))
+    rows = {line.split()[0]: line.split()[1:4] for line in described.splitlines()[-7:]}
+    assert rows["l"] == rows["lav"]
+    words = ["--data.path=own.npz", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    assert dispatch(["fit", "--config", str(CONFIGS / "mult_custom.yaml"), *words]) == 0
+    (checkpoint,) = Path("runs").rglob("best.ckpt")
+    assert "inter/l" in notes_of(evaluate(checkpoint, grid=["inter"]))
+
+
+def test_a_method_that_cannot_do_without_a_modality_says_so() -> None:
+    def declared(content: Content) -> None:
+        keep(content, "text")
+        content["absent"] = ["text"]
+
+    own(declared, steps=dict.fromkeys(MODALITIES, 6))
+    words = ["--data.path=own.npz", "--data.name=mine", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    with pytest.raises(MSABenchError) as caught:
+        dispatch(["fit", "--config", str(CONFIGS / "raven_custom.yaml"), *words])
+    assert str(caught.value) == (
+        "raven reads nothing where there is no text, and no training clip of custom-mine has any; choose another method"
+    )
+    assert not list(Path("runs").rglob("*.ckpt"))
+
+
+def pickled(path: str, absent: Any, task: str = "regression", aligned: bool = False) -> Content:
+    """A user's own pickle without the arrays of what is absent, which it names if ``absent`` is a list."""
+
+    def change(content: Content) -> None:
+        for split in SPLITS:
+            for key in [key for key in content[split] if key.startswith(tuple(absent))]:
+                del content[split][key]
+        if isinstance(absent, list):
+            content["absent"] = absent
+
+    steps, dims = dict.fromkeys(MODALITIES, 6), {"text": 8, "audio": 3, "vision": 4}
+    if task == "emotions":
+        return write_mult(Path(path), "iemocap", steps=steps, dims=dims, change=change)
+    return write_mmsa(Path(path), aligned=aligned, steps=steps, dims=dims, change=change)
+
+
+@pytest.mark.parametrize("absent", [["vision"], ["text"], ["text", "audio"]])
+@pytest.mark.parametrize("task", ["regression", "emotions"])
+@pytest.mark.parametrize("aligned", [True, False])
+def test_a_pickle_names_what_it_lacks_beside_its_splits(absent: list[str], task: str, aligned: bool) -> None:
+    written = pickled("own.pkl", absent, task, aligned)
+    corpus = open_corpus("custom", path=Path("own.pkl"), task=task)
+    assert corpus.unseen == tuple(absent)
+    test = corpus.splits["test"]
+    for modality in MODALITIES:
+        if modality in absent:
+            assert test.features[modality].shape == (7, 6, 1)
+            assert not test.lengths[modality].any()
+        else:
+            assert np.array_equal(test.features[modality], written["test"][modality])
+            assert test.lengths[modality].all()
+    assert f"test/{absent[0]}: the corpus has none (absent)" in data_verify("custom", path=Path("own.pkl"), task=task)
+
+
+@pytest.mark.parametrize(
+    ("absent", "sentence"),
+    [
+        (("vision",), "beside its other arrays"),
+        (["video"], "pickle/absent names 'video'; expected some of text, audio, vision, not all, and none that the"),
+        ([*MODALITIES], "pickle/absent names 'text'; expected some of text, audio, vision, not all"),
+        ([{"text": 1}], "pickle/absent is a list; expected names of modalities"),
+    ],
+)
+def test_what_a_pickle_gets_wrong_is_one_sentence(absent: Any, sentence: str) -> None:
+    names = absent if isinstance(absent, tuple) else []
+    pickled("own.pkl", names or absent if all(isinstance(name, str) for name in absent) else ["vision"])
+    if not all(isinstance(name, str) for name in absent):
+        content = pickle.loads(Path("own.pkl").read_bytes())
+        Path("own.pkl").write_bytes(pickle.dumps({**content, "absent": absent}))
+    with pytest.raises(MSABenchError) as caught:
+        open_corpus("custom", path=Path("own.pkl"))
+    assert sentence in str(caught.value)
 
 
 # Names.

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msabench.data.files import feature_file
-from msabench.data.info import EMOTIONS, dataset_info
+from msabench.data.info import EMOTIONS
 from msabench.data.read_mmsa import read_mmsa
 from msabench.data.read_mult import MULT_EMOTIONS, read_mult
 from msabench.data.read_npz import read_npz
+from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError
 from tests.support.corpora import MODALITIES, SIZES, SPLITS, python2_pickle, write_mmsa, write_mult, write_npz
 
@@ -192,7 +193,7 @@ def doubled(depth, width=100):
 
 
 MMSA_ERRORS = {
-    "no split": (lambda c: c.pop("valid"), r"no split 'valid' \(it has train, test\); expected train, valid, test"),
+    "no split": (lambda c: c.pop("test"), r"no split 'test' \(it has train, valid\); expected train, valid, test"),
     "split kind": (lambda c: c.update(test=[1, 2]), r"split 'test' is a list; expected a dict"),
     "no audio": (
         drop("audio"),

@@ -18,7 +18,6 @@ import pytest
 import torch
 
 from msabench.__main__ import dispatch
-from msabench.data import info as info_module
 from msabench.data import manifest as manifest_module
 from msabench.data import store as store_module
 from msabench.data import synthetic
@@ -26,9 +25,10 @@ from msabench.data.commands import data_convert, data_list, data_verify
 from msabench.data.corpus import clip_uids
 from msabench.data.datamodule import MSADataModule
 from msabench.data.files import cache_folder, data_folder
-from msabench.data.info import DATASETS, dataset_info
 from msabench.data.needs import Needs
 from msabench.data.probe import data_describe
+from msabench.data.registry import dataset_info
+from msabench.data.shipped import SHIPPED
 from msabench.data.store import open_corpus
 from msabench.errors import MSABenchError
 from msabench.files import HashMemory, Stamp, format_size, locked, replacing
@@ -98,7 +98,7 @@ def test_the_second_opening_reads_the_store_only(places, monkeypatch):
     def fail(*_, **__):
         raise AssertionError("the source was read again")
 
-    monkeypatch.setattr(store_module, "READERS", dict.fromkeys(store_module.READERS, fail))
+    monkeypatch.setattr(store_module, "read_corpus", fail)
     monkeypatch.setattr(store_module, "sha256_of", fail)
     before = {path: path.stat().st_mtime_ns for path in files_in(places[1])}
     same_corpus(first, open_corpus("mosi", "mmsa-unaligned"))
@@ -281,14 +281,14 @@ def test_a_file_of_the_same_size_and_time_is_another_file(places, tmp_path):
 def test_a_file_that_changes_while_it_is_read_is_refused(places, monkeypatch):
     path = places[0] / "mosi/unaligned_50.pkl"
     mosi(places[0])
-    read = store_module.READERS["mmsa"]
+    read = store_module.read_corpus
 
     def slowly(*args, **settings):
         raw = read(*args, **settings)
         path.write_bytes(path.read_bytes() + b"more")
         return raw
 
-    monkeypatch.setitem(store_module.READERS, "mmsa", slowly)
+    monkeypatch.setattr(store_module, "read_corpus", slowly)
     with pytest.raises(MSABenchError, match=r"unaligned_50.pkl changed while it was read; try again when it is comp"):
         open_corpus("mosi", "mmsa-unaligned")
     assert files_in(places[1]) == []
@@ -374,7 +374,7 @@ def test_the_published_hash_does_not_warn(places, monkeypatch):
     mosi(places[0])
     own = hashlib.sha256((places[0] / "mosi/unaligned_50.pkl").read_bytes()).hexdigest()
     file = dataclasses.replace(dataset_info("mosi").file("mmsa-unaligned"), sha256=own)
-    monkeypatch.setitem(info_module.DATASETS, "mosi", dataclasses.replace(dataset_info("mosi"), files=(file,)))
+    monkeypatch.setitem(SHIPPED, "mosi", dataclasses.replace(dataset_info("mosi"), files=(file,)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not any("published" in note for note in open_corpus("mosi").notes)
@@ -718,7 +718,7 @@ def test_listing_and_verifying_need_no_torch():
 def test_list_shows_every_file_and_every_caveat(places):
     mosi(places[0])
     text = data_list()
-    for info in DATASETS.values():
+    for info in SHIPPED.values():
         assert info.caveat in text
         for file in info.files:
             assert file.filename in text
@@ -767,7 +767,7 @@ def test_verify_of_what_is_generated_says_so(places):
 # Facts.
 
 
-@pytest.mark.parametrize("info", DATASETS.values(), ids=DATASETS)
+@pytest.mark.parametrize("info", SHIPPED.values(), ids=SHIPPED)
 def test_facts_agree_with_each_other(info):
     assert info.files
     assert len({file.features for file in info.files}) == len(info.files)
@@ -782,10 +782,10 @@ def test_facts_agree_with_each_other(info):
 
 
 def test_small_corpora_say_what_they_are():
-    video, synth = DATASETS["mosei_video"], DATASETS["synth"]
+    video, synth = SHIPPED["mosei_video"], SHIPPED["synth"]
     assert video.title == "MOSEI-video-898 (pooled)"
     for words in ("sequence length 1", "179", ".07", "cannot rank methods", "not CMU-MOSEI"):
         assert words in video.caveat
     assert "never evidence" in synth.caveat
-    assert (video.normalise, DATASETS["custom"].normalise, DATASETS["mosi"].normalise) == ("zscore", "zscore", "none")
-    assert (DATASETS["sims"].default_metric, DATASETS["iemocap"].default_metric) == ("f1", "f1_mean")
+    assert (video.normalise, SHIPPED["custom"].normalise, SHIPPED["mosi"].normalise) == ("zscore", "zscore", "none")
+    assert (SHIPPED["sims"].default_metric, SHIPPED["iemocap"].default_metric) == ("f1", "f1_mean")

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from msabench.data import synthetic
 from msabench.data.corpus import Corpus, SplitData, clip_uids
-from msabench.data.info import dataset_info
 from msabench.data.probe import data_describe, describe, pool, render, ridge_probe
 from msabench.data.raw import RawCorpus
+from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError
 
 SMALL = (7, 3, 5)

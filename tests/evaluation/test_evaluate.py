@@ -26,7 +26,7 @@ from msabench.missingness.patterns import mask_hash
 from msabench.results import predictions
 from msabench.results.predictions import CellPredictions, Evaluation
 from msabench.results.record import CellRecord
-from tests.support.fakes import data_module, random_corpus
+from msabench.testing.corpora import data_module, random_corpus
 
 
 class Probe(MSAMethod):

@@ -22,7 +22,7 @@ from msabench.missingness.conditions import Cell, parse_grid
 from msabench.results import predictions
 from msabench.results.predictions import CellPredictions, Evaluation
 from msabench.results.store import ResultStore
-from tests.support.fakes import data_module, random_corpus
+from msabench.testing.corpora import data_module, random_corpus
 from tests.support.records import rewrite
 from tests.test_cli import TINY, fit
 

@@ -293,7 +293,7 @@ def test_cost_stands_where_the_records_say(store: Path) -> None:
 def test_importance_over_epochs(tmp_path: Path) -> None:
     from msabench.figures.importance import importance
     from msabench.methods.prlf import PRLF
-    from tests.support.fakes import data_module, quiet_trainer, random_corpus
+    from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 
     torch.manual_seed(0)
     data = data_module(random_corpus(), batch_size=8)
@@ -314,7 +314,7 @@ def test_importance_over_epochs(tmp_path: Path) -> None:
 
 def test_importance_of_what_keeps_none_is_one_sentence(tmp_path: Path) -> None:
     from msabench.methods.lf_dnn import LFDNN
-    from tests.support.fakes import data_module, quiet_trainer, random_corpus
+    from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 
     data = data_module(random_corpus(), batch_size=8)
     trainer = quiet_trainer(tmp_path, 1)

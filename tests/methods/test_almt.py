@@ -9,7 +9,7 @@ import torch
 
 from msabench.errors import MSABenchError
 from msabench.methods.almt import ALMT
-from tests.support.fakes import data_module, random_corpus
+from msabench.testing.corpora import data_module, random_corpus
 from tests.support.golden_cases import CASES, assert_as_kept, batch_of, build
 
 CASE = CASES["almt_official"]

@@ -19,7 +19,7 @@ from msabench.methods.cenet import CENET, _Enhancement
 from msabench.missingness.conditions import Cell
 from msabench.missingness.config import MissingConfig
 from msabench.nn import text
-from tests.support.fakes import data_module, random_corpus, with_other_content
+from msabench.testing.corpora import data_module, random_corpus, with_other_content
 from tests.support.golden_cases import CASES, assert_as_kept, batch_of, build, numbers
 
 CASE = CASES["cenet_mmsa"]

@@ -21,7 +21,7 @@ from msabench.methods.base import Output
 from msabench.methods.lf_dnn import LFDNN
 from msabench.missingness.conditions import Cell
 from msabench.nn.conversations import ConversationLayout
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 
 SHUFFLED = ["b$_$10", "a$_$2", "b$_$9", "lone", "a$_$1", "b$_$1"]
 

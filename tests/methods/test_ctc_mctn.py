@@ -12,7 +12,7 @@ from msabench.methods.ctc_mctn import CTCMCTN
 from msabench.methods.mctn import MCTN
 from msabench.missingness.config import MissingConfig
 from msabench.nn.ctc_aligner import ctc_loss
-from tests.support.fakes import data_module, random_corpus
+from msabench.testing.corpora import data_module, random_corpus
 
 STEPS = {"text": 4, "audio": 9, "vision": 6}
 

@@ -9,7 +9,7 @@ from msabench.methods.ctc_raven import CTCRAVEN
 from msabench.methods.raven import RAVEN
 from msabench.missingness.config import MissingConfig
 from msabench.nn.ctc_aligner import ctc_loss
-from tests.support.fakes import data_module, random_corpus
+from msabench.testing.corpora import data_module, random_corpus
 
 SMALL = {"cell": 5, "hidden": 6}
 STEPS = {"text": 4, "audio": 9, "vision": 6}

@@ -16,7 +16,7 @@ from msabench.errors import MSABenchError
 from msabench.methods.cubemlp import CubeMLP, _AxisMLP, _like_text
 from msabench.missingness.conditions import MODALITIES
 from msabench.nn import text
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 from tests.support.golden_cases import CASES, assert_as_kept, batch_of, build, numbers
 
 CASE = CASES["cubemlp_official"]

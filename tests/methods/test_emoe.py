@@ -15,7 +15,7 @@ from msabench.data.batch import Batch
 from msabench.errors import MSABenchError
 from msabench.methods.emoe import EMOE, negative_entropy, trust
 from msabench.missingness.conditions import MODALITIES
-from tests.support.fakes import data_module, random_corpus
+from msabench.testing.corpora import data_module, random_corpus
 from tests.support.golden_cases import CASES, assert_as_kept, batch_of, build
 
 CASE, UNALIGNED = CASES["emoe_official"], CASES["emoe_official_unaligned"]

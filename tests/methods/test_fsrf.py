@@ -21,7 +21,7 @@ from msabench.methods.fsrf import FSRF, homo_hetero_loss, noise_pair_loss, noise
 from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import MissingConfig
 from msabench.nn.positions import sinusoidal_positions
-from tests.support.fakes import data_module, random_corpus
+from msabench.testing.corpora import data_module, random_corpus
 
 DIMS = {"text": 6, "audio": 3, "vision": 4}
 STEPS = {"text": 7, "audio": 19, "vision": 12}

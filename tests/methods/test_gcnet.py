@@ -13,7 +13,7 @@ from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.methods.gcnet import ConversationEncoder, GCNet, GraphBranch
 from msabench.missingness.conditions import MODALITIES
-from tests.support.fakes import data_module, random_corpus
+from msabench.testing.corpora import data_module, random_corpus
 from tests.support.golden_cases import CASES, assert_as_kept, batch_of, build, fill, numbers
 
 CASE = CASES["gcnet_official"]

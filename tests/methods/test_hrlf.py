@@ -14,8 +14,8 @@ from msabench.losses.information import jensen_shannon
 from msabench.methods.hrlf import HRLF, swap_error
 from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import MissingConfig
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 from tests.support import teacher_student as ts
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
 
 
 def mlp(network, x):

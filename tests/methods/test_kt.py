@@ -22,7 +22,7 @@ from msabench.methods.kt import KT
 from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import MissingConfig
 from msabench.nn.crossmodal import position_codes
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 
 DIMS = {"text": 6, "audio": 3, "vision": 4}
 ALIGNED = dict.fromkeys(MODALITIES, 7)

@@ -19,7 +19,7 @@ from msabench.methods.lnln import LNLN, kept_words
 from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import MissingConfig
 from msabench.nn import text
-from tests.support.fakes import data_module, random_corpus
+from msabench.testing.corpora import data_module, random_corpus
 from tests.support.golden_cases import CASES, assert_as_kept, fill
 
 CASE = CASES["lnln_official"]

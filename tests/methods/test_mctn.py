@@ -18,8 +18,8 @@ from msabench.missingness.conditions import INTER, MODALITIES
 from msabench.missingness.config import MissingConfig
 from msabench.nn.common_axis import common_axis, onto_axis
 from msabench.nn.packed import run_packed
+from msabench.testing.corpora import DIMS, data_module, random_corpus
 from tests.support import teacher_student as ts
-from tests.support.fakes import DIMS, data_module, random_corpus
 
 B, T, H = 4, 3, 5
 

@@ -13,7 +13,7 @@ from msabench.data.batch import Batch
 from msabench.methods import registry
 from msabench.methods.base import MSAMethod
 from msabench.missingness.config import MissingConfig
-from tests.support.fakes import data_module, random_corpus
+from msabench.testing.corpora import data_module, random_corpus
 
 
 class Census(pl.Callback):

@@ -14,7 +14,7 @@ from msabench.data.batch import Batch
 from msabench.errors import MSABenchError
 from msabench.methods.base import Output
 from msabench.methods.misa import MISA
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 from tests.support.golden_cases import CASES, assert_as_kept, batch_of, build, numbers
 
 CASE = CASES["misa_mmsa"]

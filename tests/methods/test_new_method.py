@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from msabench.methods.new import method_source
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -20,9 +22,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("msabench", "tests", "configs"):
         shutil.copytree(REPOSITORY / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "pyproject.toml", copy)
-    template = (copy / "msabench/methods/_template.py").read_text()
-    renamed = template.replace('name="_template"', 'name="newcomer"').replace("class Template", "class Newcomer")
-    (copy / "msabench/methods/newcomer.py").write_text(renamed)
+    (copy / "msabench/methods/newcomer.py").write_text(method_source("newcomer", "Newcomer"))
     (copy / "configs/newcomer_synth.yaml").write_text(
         "seed_everything: 1111\n"
         "trainer: {max_epochs: 2, enable_progress_bar: false, accelerator: cpu}\n"
@@ -58,5 +58,5 @@ def test_it_trains_from_its_config(copy: Path) -> None:
 
 def test_it_gets_the_shared_tests(copy: Path) -> None:
     out = run(copy, "-m", "pytest", "tests/methods/test_methods.py", "-k", "newcomer", "-p", "no:cacheprovider", "-vv")
-    assert "test_removed_modality_tells_nothing[newcomer-text] PASSED" in out
+    assert "test_method[newcomer-removed_modality_tells_nothing-text] PASSED" in out
     assert "failed" not in out

@@ -12,12 +12,13 @@ from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
 from msabench.methods.base import MSAMethod
 from msabench.methods.engine.checkpoints import CHECKPOINT_KEY
+from msabench.methods.registry import method_class
 from msabench.missingness.conditions import MODALITIES, Cell
 from msabench.nn.padding import padded, padding_side
 from msabench.results.record import JobRecord
-from tests.methods.test_methods import build, predict
+from msabench.testing import build, predict
+from msabench.testing.corpora import data_module, random_corpus
 from tests.support import records
-from tests.support.fakes import data_module, random_corpus
 
 RECURRENT = ("lf_dnn", "tfn", "lmf", "mfn", "graph_mfn", "mfm")
 """Methods that run over all stored steps and are read at the last one."""
@@ -49,7 +50,7 @@ def talking(steps: int) -> Corpus:
 def trained(corpus: Corpus, padding: str | None) -> MSAMethod:
     """LF-DNN after 60 steps."""
     data = data_module(corpus)
-    method = build("lf_dnn", data, padding=padding).train()
+    method = build(method_class("lf_dnn"), data, padding=padding).train()
     batch = data.training_batch(torch.arange(160), 0)
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-2)
     with torch.random.fork_rng():
@@ -90,13 +91,13 @@ def test_the_feature_family_decides_unless_the_user_does(features: str | None, c
 
 def test_an_unknown_side_is_refused() -> None:
     with pytest.raises(MSABenchError, match=r"unknown padding 'end'; allowed: front, stored"):
-        build("lf_dnn", data_module(random_corpus()), padding="end")
+        build(method_class("lf_dnn"), data_module(random_corpus()), padding="end")
 
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_predictions_do_not_depend_on_the_side_that_a_file_pads(name: str) -> None:
     corpus = random_corpus(steps={"text": 8, "audio": 11, "vision": 8})
-    method = build(name, data_module(corpus))
+    method = build(method_class(name), data_module(corpus))
     for cell in ("inter/lav", *REMOVED):
         end, front = (predict(method, data_module(c), Cell.parse(cell)) for c in (corpus, in_front(corpus)))
         torch.testing.assert_close(end, front, rtol=0, atol=1e-6)
@@ -105,8 +106,8 @@ def test_predictions_do_not_depend_on_the_side_that_a_file_pads(name: str) -> No
 @pytest.mark.parametrize("name", RECURRENT)
 def test_files_of_mmsa_are_read_as_they_are_stored(name: str) -> None:
     corpus = replace(random_corpus(), features="mmsa-unaligned")
-    default, stored, front = (build(name, data_module(corpus), padding=side) for side in (None, "stored", "front"))
     data = data_module(corpus)
+    default, stored, front = (build(method_class(name), data, padding=side) for side in (None, "stored", "front"))
     assert torch.equal(predict(default, data, Cell()), predict(stored, data, Cell()))
     assert not torch.allclose(predict(default, data, Cell()), predict(front, data, Cell()), atol=1e-4)
 
@@ -126,8 +127,8 @@ def test_states_of_a_text_encoder_at_padding_do_not_enter() -> None:
 
 
 def test_a_record_says_where_padding_stood_and_older_ones_still_load() -> None:
-    assert build("lf_dnn", data_module(random_corpus())).padding == "front"
-    assert build("mult", data_module(random_corpus())).padding == ""
+    assert build(method_class("lf_dnn"), data_module(random_corpus())).padding == "front"
+    assert build(method_class("mult"), data_module(random_corpus())).padding == ""
     line = JobRecord(records.key(), padding="front").to_json()
     assert line["padding"] == "front"
     assert JobRecord.from_json(line).padding == "front"
@@ -137,7 +138,7 @@ def test_a_record_says_where_padding_stood_and_older_ones_still_load() -> None:
 
 
 def test_a_checkpoint_from_before_feature_families_were_told_still_loads() -> None:
-    method = build("mult", data_module(random_corpus()))
+    method = build(method_class("mult"), data_module(random_corpus()))
     checkpoint: dict[str, object] = {}
     method.on_save_checkpoint(checkpoint)
     made_by = checkpoint[CHECKPOINT_KEY]

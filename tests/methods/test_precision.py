@@ -20,7 +20,7 @@ from msabench.missingness.config import MissingConfig
 from msabench.nn.crossmodal import CrossmodalEncoder
 from msabench.nn.positions import sinusoidal_positions
 from msabench.nn.score_classes import LabelClasses, ScoreClasses
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 
 METHODS = sorted(registry.methods())
 VARIANTS = [(name, variant) for name in METHODS for variant in registry.method_info(name).variants]

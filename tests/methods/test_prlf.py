@@ -17,7 +17,7 @@ from msabench.methods.prlf import HISTORY_KEY, PRLF, fisher_trace, fusion_weight
 from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import MissingConfig
 from msabench.nn.token_transformer import TokenEmbedding, TokenTransformer
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 
 DIMS = {"text": 6, "audio": 3, "vision": 4}
 STEPS = {"text": 7, "audio": 9, "vision": 5}

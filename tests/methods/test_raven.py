@@ -14,8 +14,8 @@ from msabench.errors import MSABenchError
 from msabench.methods import raven
 from msabench.methods.raven import RAVEN, frames_of_words
 from msabench.missingness.conditions import MODALITIES, Cell
+from msabench.testing.corpora import DIMS, data_module, random_corpus, with_other_content
 from tests.support import golden_cases
-from tests.support.fakes import DIMS, data_module, random_corpus, with_other_content
 
 SMALL = {"cell": 5, "hidden": 6}
 

@@ -15,7 +15,7 @@ from msabench.methods.checkpoint import load_checkpoint
 from msabench.methods.recap import RECAP, ranking_loss
 from msabench.missingness.conditions import MODALITIES, Cell
 from msabench.missingness.config import MissingConfig
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 
 SMALL = {**RECAP.info.smoke, "layers": 2, "warmup": 0}
 VARIANTS = ("default", *RECAP.info.variants)

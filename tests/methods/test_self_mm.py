@@ -13,7 +13,7 @@ from msabench.data.batch import Batch
 from msabench.methods.base import MSAMethod
 from msabench.methods.self_mm import SelfMM
 from msabench.missingness.conditions import MODALITIES
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 from tests.support.golden_cases import CASES, assert_as_kept, batch_of, build
 
 CASE = CASES["self_mm_mmsa"]

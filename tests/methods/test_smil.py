@@ -19,8 +19,8 @@ from msabench.methods.checkpoint import load_checkpoint
 from msabench.methods.smil import SMIL, _Head, cluster_centres, draw_missing
 from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import MissingConfig
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 from tests.support import teacher_student as ts
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
 
 SUBSETS = [[True, False, False], [False, True, False], [False, False, True]]
 SUBSETS += [[not here for here in subset] for subset in SUBSETS]

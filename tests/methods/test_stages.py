@@ -19,10 +19,10 @@ from msabench.methods.base import MSAMethod, Output
 from msabench.methods.checkpoint import load_checkpoint
 from msabench.methods.info import MethodInfo
 from msabench.methods.schedules import warmup_cosine
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 from msabench.training.callbacks import StopEarly
 from msabench.training.keep_best import KeepBest
 from msabench.training.run_folder import RunFolder
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
 
 
 class Staged(MSAMethod):

@@ -17,7 +17,7 @@ from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 
 
 class Plain(MSAMethod):

@@ -13,7 +13,7 @@ from msabench.errors import MSABenchError
 from msabench.methods.tetfn import TETFN
 from msabench.missingness.conditions import MODALITIES
 from msabench.nn.window_mean import window_means
-from tests.support.fakes import data_module, random_corpus
+from msabench.testing.corpora import data_module, random_corpus
 from tests.support.golden_cases import CASES, assert_as_kept, batch_of, build
 
 POOLED = CASES["tetfn_mmsa_pooled"]

@@ -23,7 +23,7 @@ from msabench.methods.mult import MulT
 from msabench.missingness.conditions import Cell
 from msabench.missingness.config import MissingConfig
 from msabench.nn.text import TextInput
-from tests.support.fakes import DIMS, data_module, random_corpus, with_other_content
+from msabench.testing.corpora import DIMS, data_module, random_corpus, with_other_content
 from tests.support.small_bert import HIDDEN, save_small_bert
 
 

@@ -15,7 +15,7 @@ from msabench.methods.tf_mamba import TFMamba
 from msabench.missingness.config import MissingConfig
 from msabench.nn import text
 from msabench.nn.text_steps import TextSteps
-from tests.support.fakes import data_module, random_corpus
+from msabench.testing.corpora import data_module, random_corpus
 from tests.support.golden_cases import CASES, assert_as_kept, batch_of, build, fill, numbers
 
 CASE = CASES["tf_mamba_official"]

@@ -20,7 +20,7 @@ from msabench.methods.tfr_net import GatedReader, TFRNet
 from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import MissingConfig
 from msabench.nn import text
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 from tests.support.golden_cases import CASES, assert_as_kept, numbers
 
 SPEC = CASES["tfr_net_mmsa"].spec

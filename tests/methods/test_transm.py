@@ -17,7 +17,7 @@ from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import MissingConfig
 from msabench.nn.common_axis import common_axis, onto_axis
 from msabench.nn.positions import sinusoidal_positions
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 
 DIMS = {"text": 6, "audio": 3, "vision": 4}
 ALIGNED = dict.fromkeys(MODALITIES, 7)

@@ -11,7 +11,7 @@ from torch import Tensor
 from msabench.data.batch import Batch
 from msabench.missingness.conditions import MODALITIES, Cell
 from msabench.nn.ctc_aligner import ALIGNED, AlignToText, CTCAligner, ctc_loss
-from tests.support.fakes import data_module, random_corpus, with_other_content
+from msabench.testing.corpora import data_module, random_corpus, with_other_content
 
 STEPS = {"text": 4, "audio": 9, "vision": 6}
 

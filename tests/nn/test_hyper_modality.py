@@ -13,8 +13,8 @@ from msabench.missingness.conditions import MODALITIES
 from msabench.nn.clip_tokens import ClipTokens
 from msabench.nn.hyper_modality import CrossTransformer, HyperModalityFusion, HyperModalityLayer
 from msabench.nn.text import TextInput
+from msabench.testing.corpora import data_module, random_corpus
 from tests.nn.test_token_transformer import block_by_hand, norm, seeded
-from tests.support.fakes import data_module, random_corpus
 
 DIM, HEADS, TOKENS = 6, 2, 3
 

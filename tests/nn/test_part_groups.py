@@ -12,7 +12,7 @@ from msabench.nn.part_groups import Rates, groups_by_part
 from msabench.nn.text import TextInput
 from msabench.nn.text_vector import text_vector
 from msabench.nn.window_mean import window_means
-from tests.support.fakes import data_module, random_corpus
+from msabench.testing.corpora import data_module, random_corpus
 
 
 class Whole(nn.Module):

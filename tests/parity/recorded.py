@@ -12,7 +12,7 @@ from msabench.data.batch import Batch
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.registry import method_class
 from msabench.missingness.config import MissingConfig
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 
 
 def fit_recorded(

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from msabench.data.batch import Batch
 from msabench.methods.emoe import EMOE
 from msabench.missingness.conditions import MODALITIES
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 from tests.parity.clones import clone, importing
 from tests.parity.mmsa_single import GivenText
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
 from tests.support.golden_cases import CASES, Case, batch_of, build, kept
 
 GOLDEN = ("emoe_official", "emoe_official_unaligned")

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from msabench.data.batch import Batch
 from msabench.methods.misa import MISA
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 from tests.parity.clones import clone, importing
 from tests.parity.mmsa_single import GivenText, model_class, trainer_module
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
 from tests.support.golden_cases import CASES, Case, batch_of, build, kept, numbers
 
 LETTERS = {"text": "t", "vision": "v", "audio": "a"}

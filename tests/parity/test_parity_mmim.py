@@ -22,9 +22,9 @@ from msabench.data.batch import Batch
 from msabench.methods import mmim
 from msabench.methods.mmim import MMIM
 from msabench.missingness.conditions import MODALITIES
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 from tests.parity.clones import clone, importing
 from tests.parity.mmsa_single import GivenText, model_class, trainer_module
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
 from tests.support.golden_cases import CASES, Case, batch_of, build, kept, numbers
 
 CASE = CASES["mmim_mmsa"]

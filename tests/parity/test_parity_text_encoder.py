@@ -20,6 +20,7 @@ from msabench.data.batch import Batch
 from msabench.methods.base import MSAMethod
 from msabench.methods.registry import method_class
 from msabench.missingness.conditions import MODALITIES
+from msabench.testing.corpora import tokens_of
 from tests.parity import (
     test_parity_almt,
     test_parity_cubemlp,
@@ -36,7 +37,6 @@ from tests.parity import (
 )
 from tests.parity.clones import clone
 from tests.parity.test_parity_dmd import official as official_dmd  # noqa: F401 (a fixture)
-from tests.support.fakes import tokens_of
 from tests.support.golden_cases import CASES, Case, build, numbers
 from tests.support.small_bert import save_small_bert
 

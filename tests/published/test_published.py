@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msabench.data.info import DATASETS
+from msabench.data.shipped import SHIPPED
 from msabench.errors import MSABenchError
 from msabench.metrics.functional import compute
 from msabench.metrics.spec import METRICS
@@ -149,7 +149,7 @@ def test_readings_are_what_a_printed_name_can_stand_for():
     assert readings("mosi", "f1_has0_swapped") == ("f1_has0_swapped",)
     assert readings("mosi", "cluster_variance") == ()
     for name in PRINTED:
-        for dataset in DATASETS:
+        for dataset in SHIPPED:
             assert set(readings(dataset, name)) <= set(METRICS)
 
 
@@ -187,7 +187,7 @@ counts = st.tuples(st.integers(1, 60), st.integers(0, 30), st.integers(1, 60))
 
 @given(counts, st.sampled_from(["mosi", "sims"]))
 def test_constant_scores_are_those_of_constant_predictions(given_counts, dataset):
-    metric_set = DATASETS[dataset].metric_set
+    metric_set = SHIPPED[dataset].metric_set
     labels = np.repeat([-0.5, 0.0, 0.5], given_counts)
     answers = {"negative": -1.0, "non-positive": -1.0, "non-negative": 1.0, "positive": 1.0}
     for score in constant_scores(dataset, given_counts):

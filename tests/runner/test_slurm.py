@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,19 +10,23 @@ from pathlib import Path
 import pytest
 
 from msabench.errors import MSABenchError
+from msabench.methods import registry
 from msabench.results.store import ResultStore
 from msabench.runner import command as run_command
 from msabench.runner import slurm
 from msabench.runner.executor import LOST, RECORDED_FAILURE, Finished, Task
 from msabench.runner.slurm import SlurmExecutor, array_slots, read_parameters
+from msabench.runner.suite import expand, read_suite
 from tests.support import records
 from tests.support.worker_scripts import Script, nothing, scripts
 
+REPOSITORY = Path(__file__).parents[2]
 SBATCH = """#!/bin/sh
 count=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
 if [ -f "$CLUSTER/runs" ]; then
     for number in $(seq 0 "$count"); do
-        ( SLURM_JOB_ID=$((77 + number)) SLURM_ARRAY_JOB_ID=77 SLURM_ARRAY_TASK_ID=$number sh "$1" ) >/dev/null 2>&1 &
+        env $(cat "$CLUSTER/runs") SLURM_JOB_ID=$((77 + number)) SLURM_ARRAY_JOB_ID=77 SLURM_ARRAY_TASK_ID=$number \\
+            sh "$1" >/dev/null 2>&1 &
     done
 fi
 cat "$CLUSTER/refusal" >&2 2>/dev/null && exit 1
@@ -94,6 +99,42 @@ def test_elements_run_and_report_what_ended_them(cluster: Path, tmp_path: Path) 
     assert found[2].error.startswith(
         "the worker was ended by SIGKILL (out of memory?); SLURM says OUT_OF_MEMORY, so raise mem_gb; "
     )
+
+
+def test_a_node_that_gets_no_environment_finds_methods_from_outside(
+    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    net = (REPOSITORY / "tests/support/outside/my_net.py").read_text()
+    (library / "net_of_a_cluster.py").write_text(net.replace("my_net", "net_of_a_cluster"))
+    monkeypatch.syspath_prepend(str(library))
+    monkeypatch.setattr(registry, "_found_by_path", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # The class path in its config is all that names it.
+    (tmp_path / "net.yaml").write_text(
+        "trainer: {max_epochs: 1, accelerator: cpu}\ndata: {dataset: synth, size: [24, 8, 10], length: 8}\n"
+        "model: {class_path: net_of_a_cluster.MyNet}\n"
+    )
+    (tmp_path / "suite.yaml").write_text(
+        "name: mine\nconfigs: .\ngrid: [inter/l]\nseeds: [1]\nmask_seeds: [0]\n"
+        "jobs: [{method: net_of_a_cluster, dataset: synth, config: net.yaml}]\n"
+    )
+    [job] = expand(read_suite(tmp_path / "suite.yaml"))
+    task = Task(job, tmp_path / "run", tmp_path / "store")
+    (cluster / "runs").write_text(f"-i PATH={os.environ['PATH']} HOME={tmp_path} PYTHONPATH={REPOSITORY}")
+    (cluster / "squeue").write_text("77_0|RUNNING\n77_1|RUNNING\n")
+
+    def queue(running: object) -> None:
+        # There until both have left their results.
+        if all((cluster / "submitit" / f"77_{number}_0_result.pkl").exists() for number in range(2)):
+            (cluster / "squeue").write_text("")
+
+    # submitit makes no array of one.
+    found = ended(cluster, [task, *scripts(tmp_path / "other", "print('fine')")], queue)
+    assert (found[1].code, found[1].error) == (0, "")
+    [record] = ResultStore(tmp_path / "store").jobs()
+    assert record.provenance["method"]["class_path"] == "net_of_a_cluster.MyNet"
 
 
 def test_cancelled_elements_are_lost_with_what_accounting_says(cluster: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from msabench.data.info import dataset_info
+from msabench.data.registry import dataset_info
 
 SPLITS = ("train", "valid", "test")
 MODALITIES = ("text", "audio", "vision")

@@ -17,7 +17,7 @@ from msabench.errors import MSABenchError
 from msabench.methods import registry
 from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import MissingConfig
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 
 
 class Watch(pl.Callback):

@@ -188,9 +188,9 @@ def read_all(folder: Path) -> None:
     import resource
 
     from msabench.data import pickle_limits, unpickle
-    from msabench.data.info import dataset_info
     from msabench.data.read_mmsa import read_mmsa
     from msabench.data.read_mult import read_mult
+    from msabench.data.registry import dataset_info
     from msabench.errors import MSABenchError
 
     mosi = dataset_info("mosi")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from msabench.data.info import dataset_info
+from msabench.data.registry import dataset_info
 from msabench.metrics.functional import compute
 from msabench.missingness.conditions import AVERAGES, INTER
 from msabench.published.numbers import COLUMNS, Number

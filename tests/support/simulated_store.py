@@ -7,7 +7,7 @@ import hashlib
 import math
 from pathlib import Path
 
-from msabench.data.info import DATASETS
+from msabench.data.shipped import SHIPPED
 from msabench.methods.registry import methods as registered
 from msabench.metrics.spec import METRICS, metric_keys
 from msabench.missingness.conditions import GRIDS, Cell, distinct
@@ -48,7 +48,7 @@ def simulate(folder, methods=25, datasets=CORPORA, seeds=SEEDS, cells=CELLS, met
     parsed = [Cell.parse(cell) for cell in cells]
     written = 0
     for dataset in datasets:
-        kept = [name for name in metric_keys(DATASETS[dataset].metric_set) if metrics is None or name in metrics]
+        kept = [name for name in metric_keys(SHIPPED[dataset].metric_set) if metrics is None or name in metrics]
         for place, method in enumerate(names):
             for seed in seeds:
                 job = _job(dataset, method, seed, len(names) - place, list(mask_seeds), key)
@@ -65,7 +65,7 @@ def simulate(folder, methods=25, datasets=CORPORA, seeds=SEEDS, cells=CELLS, met
 
 
 def _job(dataset, method, seed, size, mask_seeds, changes):
-    info = DATASETS[dataset]
+    info = SHIPPED[dataset]
     about = {
         "dataset": dataset,
         "features": info.file().features,
@@ -94,7 +94,7 @@ def _job(dataset, method, seed, size, mask_seeds, changes):
 def _cell(key, cell, mask_seed, values):
     share = {"text": "l", "audio": "a", "vision": "v"}
     dropped = {name: float(cell.rate) if letter in cell.available else 1.0 for name, letter in share.items()}
-    n = (DATASETS[key.dataset].split_sizes or (0, 0, 686))[2]
+    n = (SHIPPED[key.dataset].split_sizes or (0, 0, 686))[2]
     mask_hash = canonical_hash([key.dataset, str(cell), mask_seed], 16)
     return CellRecord(key.job_id, str(cell), mask_seed, mask_hash, n, dropped, False, values)
 

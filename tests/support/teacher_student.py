@@ -14,7 +14,7 @@ from msabench.methods.base import MSAMethod
 from msabench.methods.checkpoint import load_checkpoint
 from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import MissingConfig
-from tests.support.fakes import data_module, quiet_trainer, random_corpus
+from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 
 DIMS = {"text": 6, "audio": 3, "vision": 4}
 STEPS = {"text": 7, "audio": 9, "vision": 5}

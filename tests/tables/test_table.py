@@ -456,7 +456,7 @@ def test_overview(store, folder):
 
 
 def test_the_caveat_of_a_corpus_is_printed(store, folder):
-    from msabench.data.info import dataset_info
+    from msabench.data.registry import dataset_info
 
     add(store, dataset="synth")
     caveat = dataset_info("synth").caveat

@@ -1,4 +1,4 @@
-"""Small corpora in memory for tests, without files."""
+"""Small corpora in memory, without files, and what trains on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from msabench.data.corpus import Corpus, SplitData, clip_uids
 from msabench.data.datamodule import MSADataModule
-from msabench.data.info import DATASETS, SPLITS, DatasetInfo
+from msabench.data.info import SPLITS, DatasetInfo
+from msabench.data.shipped import SHIPPED
 from msabench.missingness.conditions import MODALITIES
 
 DIMS = {"text": 12, "audio": 5, "vision": 7}
@@ -59,7 +60,15 @@ def random_corpus(
     steps: dict[str, int] | None = None,
     seed: int = 0,
 ) -> Corpus:
-    """A corpus of random clips."""
+    """A corpus of random clips whose label can be read off every modality.
+
+    Args:
+        task: ``regression``, float32 labels ``(N,)`` in [-3, 3], or ``emotions``, int64 labels ``(N, 4)`` in {0, 1}.
+        sizes: Clips in train, valid and test.
+        dims: modality -> features of a step; text 12, audio 5, vision 7 if not given.
+        steps: modality -> steps that are stored, of which clips have 2 or more; 8 each if not given.
+        seed: Another one makes other clips.
+    """
     generator = torch.Generator().manual_seed(seed)
     splits = {
         name: random_split(name, n, task=task, dims=dims or DIMS, steps=steps or LENGTHS, generator=generator)
@@ -71,25 +80,42 @@ def random_corpus(
 def info_for(task: str) -> DatasetInfo:
     """Facts of a custom corpus of the given task."""
     metric_set = "emotions" if task == "emotions" else "sentiment"
-    return replace(DATASETS["custom"], task=task, metric_set=metric_set, normalise="none")
+    return replace(SHIPPED["custom"], task=task, metric_set=metric_set, normalise="none")
 
 
 def quiet_trainer(folder: Path, epochs: int, **settings: Any) -> pl.Trainer:
-    """A trainer on the CPU that prints, logs and keeps nothing; ``settings`` are the trainer's own."""
+    """A trainer on the CPU that prints, logs and keeps nothing.
+
+    Args:
+        folder: For what a callback may write.
+        epochs: Epochs to train.
+        settings: Further arguments of the trainer.
+    """
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     place = {"accelerator": "cpu", "default_root_dir": folder, "num_sanity_val_steps": 0}
     return pl.Trainer(max_epochs=epochs, **{**quiet, **place, **settings})
 
 
-def data_module(corpus: Corpus, **settings: object) -> MSADataModule:
-    """A data module over a corpus in memory."""
+def data_module(corpus: Corpus, **settings: Any) -> MSADataModule:
+    """A data module over a corpus in memory.
+
+    Args:
+        corpus: As from ``random_corpus``.
+        settings: Arguments of ``MSADataModule``, e.g. ``missing=MissingConfig(regime="mixed")``.
+    """
     data = MSADataModule("custom", normalise="none", **settings)
     data._corpus = corpus
     return data
 
 
 def with_other_content(corpus: Corpus, modality: str, seed: int = 1) -> Corpus:
-    """The same corpus with other content, lengths and token counts of one modality."""
+    """The same corpus with other content, lengths and tokens of one modality.
+
+    Args:
+        corpus: The corpus; left as it is.
+        modality: ``text``, ``audio`` or ``vision``.
+        seed: Another one makes other content.
+    """
     generator = torch.Generator().manual_seed(seed)
     splits = {}
     for name, split in corpus.splits.items():
