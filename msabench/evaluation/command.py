@@ -9,8 +9,6 @@ from msabench.data.info import dataset_info
 from msabench.errors import MSABenchError, one_of
 from msabench.evaluation.cell_table import cell_table
 from msabench.missingness.conditions import distinct, parse_grid
-from msabench.results.job_identity import portable
-from msabench.results.record import JobRecord
 
 KEPT = ("representations",)
 """What ``evaluate`` keeps on demand."""
@@ -56,9 +54,10 @@ def evaluate(
     from msabench.evaluation import representations
     from msabench.evaluation.evaluate import evaluate_grid
     from msabench.evaluation.origin import origin
+    from msabench.evaluation.recording import add_record, record_of
     from msabench.methods.checkpoint import load_checkpoint
     from msabench.results import predictions
-    from msabench.results.claims import require_writable, sole_writer
+    from msabench.results.claims import require_writable
     from msabench.results.places import store_to_write
     from msabench.results.store import ResultStore
 
@@ -109,19 +108,8 @@ def evaluate(
         representations.write(path, evaluation)
         lines.append(f"representations: {path}")
     if store is not None and made_by is not None and not recorded:
-        record = JobRecord(
-            key=made_by.key,
-            config=portable(made_by.config),
-            eval_seconds=evaluation.seconds,
-            mask_seeds=list(mask_seeds),
-            padding=method.padding or None,
-            metric_set=evaluation.metric_set,
-            **datamodule.corpus.record_fields(),
-            **made_by.finished.record_fields(),
-        )
-        with sole_writer(store, made_by.key.job_id):
-            predictions.write(predictions.path_of(store, made_by.key), evaluation)
-            lines.append(f"recorded: {ResultStore(store).add(record, records)}")
+        record = record_of(made_by, method, datamodule, evaluation, mask_seeds)
+        lines.append(f"recorded: {add_record(store, record, records, evaluation)}")
     return "\n".join(lines)
 
 
