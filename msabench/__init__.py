@@ -10,16 +10,35 @@ if TYPE_CHECKING:
     from msabench.api.evaluating import evaluate
     from msabench.api.loading import load
     from msabench.api.masking import masks
+    from msabench.api.scores import Scores
     from msabench.api.tabulating import table
-    from msabench.api.training import train
+    from msabench.api.training import TrainingResult, train
+    from msabench.data.batch import Batch
+    from msabench.data.datamodule import MSADataModule
     from msabench.errors import MSABenchError
 
 __version__ = "0.1.0"
 
-__all__ = ["MSABenchError", "__version__", "evaluate", "load", "masks", "table", "train"]
+__all__ = [
+    "Batch",
+    "MSABenchError",
+    "MSADataModule",
+    "Scores",
+    "TrainingResult",
+    "__version__",
+    "evaluate",
+    "load",
+    "masks",
+    "table",
+    "train",
+]
 
 _HOMES = {
+    "Batch": "msabench.data.batch",
     "MSABenchError": "msabench.errors",
+    "MSADataModule": "msabench.data.datamodule",
+    "Scores": "msabench.api.scores",
+    "TrainingResult": "msabench.api.training",
     "evaluate": "msabench.api.evaluating",
     "load": "msabench.api.loading",
     "masks": "msabench.api.masking",
@@ -38,4 +57,4 @@ if not TYPE_CHECKING:  # A type checker would take any name then.
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)
