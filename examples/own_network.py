@@ -5,6 +5,8 @@
 It needs no data: the corpus is generated, so its numbers show that the way works and nothing else.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -18,17 +20,18 @@ class Net(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(sum(dims.values()), 32), nn.ReLU(), nn.Linear(32, 1))
 
-    def forward(self, batch):
+    def forward(self, batch: mb.Batch) -> torch.Tensor:
+        """Score B clips: ``(B,)``."""
         sums = {m: x.sum(1) / batch.observed[m].sum(1, keepdim=True).clamp(min=1) for m, x in batch.features.items()}
         return self.layers(torch.cat(list(sums.values()), dim=1)).squeeze(1)
 
 
-def main(epochs: int = 10, **settings) -> mb.Scores:
+def main(epochs: int = 10, **settings: Any) -> mb.Scores:
     """Train for some epochs; further settings are those of ``mb.load``."""
     data = mb.load("synth", regime="mixed", **settings)
     torch.manual_seed(0)
     net = Net(data.spec.feature_dims)
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     for epoch in range(epochs):
         for rows in torch.randperm(data.spec.n_train).split(32):
             batch = data.training_batch(rows, epoch)

@@ -15,7 +15,7 @@ from msabench.metrics.spec import metric_spec
 from msabench.results.build import build_tables, check_methods, metrics_in
 from msabench.results.places import no_records, store_to_read
 from msabench.results.store import ResultStore
-from msabench.results.table import Entry, Row, Table, columns_of
+from msabench.results.table import CONSTANT, Entry, Row, Table, columns_of
 
 INDEX = ("method", "variant", "regime", "fidelity", "features", "protocol", "marks")
 """Levels of the index, see ``table``."""
@@ -49,8 +49,8 @@ def table(
             ``n_seeds``, ``n_mask_seeds`` and ``n_collapsed``; else they are means over mask seeds and training seeds.
 
     Returns:
-        Columns: ``dataset``, ``metric``, ``cell`` (a cell, or ``avg_missing``, ``avg_intra``). Rows, in the order of
-        tables: ``method``, ``variant``, ``regime``, ``fidelity`` (``external`` for methods from outside),
+        Columns: ``dataset``, ``metric``, ``cell`` (a cell, or ``avg_missing``, ``avg_intra``). Rows, the constant
+        predictor's first: ``method``, ``variant``, ``regime``, ``fidelity`` (``external`` for methods from outside),
         ``features``, ``protocol`` (where text is dropped and with what it is filled, whether lengths are hidden, which
         split selects), ``marks`` (what else tells rows of one corpus apart: version, config, revision; mostly empty).
         Values in natural scale, accuracies and F1 in [0, 1]; NaN where there are no records or a value is undefined.
@@ -89,6 +89,7 @@ def table(
         )
     ]
     made = _frame_of(tables, columns, per_seed, spread)
+    made = made.iloc[_order(made.index, methods or ())]
     made.attrs["warnings"] = list(
         dict.fromkeys(f"{found.title}: {line}" for found in tables for line in found.warnings)
     )
@@ -147,6 +148,17 @@ def _frame_of(tables: Sequence[Table], columns: Sequence[str], per_seed: bool, s
     index = pd.MultiIndex.from_tuples(list(values), names=[*INDEX, *(["seed"] if per_seed else [])])
     rows = [[line.get(head, math.nan) for head in heads] for line in values.values()]
     return pd.DataFrame(rows, index, pd.MultiIndex.from_tuples(list(heads), names=names), dtype="float64")
+
+
+def _order(index: pd.Index[Any], methods: Sequence[str]) -> list[int]:
+    """Positions of the rows, in the order that tables have them."""
+    given = {name: place for place, name in enumerate(methods)}
+
+    def key(position: int) -> tuple[Any, ...]:
+        method, variant, *rest = index[position]
+        return method != CONSTANT, given.get(method, len(given)), method, variant != "default", variant, *rest
+
+    return sorted(range(len(index)), key=key)
 
 
 def _places(tables: Sequence[Table], per_seed: bool) -> list[tuple[Table, Row, tuple[Any, ...]]]:

@@ -13,13 +13,13 @@ from msabench.api.scores import Scores
 from msabench.api.undisturbed import undisturbed
 from msabench.data.datamodule import MSADataModule
 from msabench.errors import MSABenchError
-from msabench.evaluation.evaluate import evaluate_grid
+from msabench.evaluation.evaluate import checked_mask_seeds, evaluate_grid
 from msabench.evaluation.origin import STORED_GRID, STORED_MASK_SEEDS, origin
 from msabench.evaluation.recording import add_record, record_of
 from msabench.methods import registry
 from msabench.methods.base import MSAMethod
 from msabench.methods.checkpoint import load_checkpoint
-from msabench.missingness.conditions import distinct, parse_grid
+from msabench.missingness.conditions import Cell, distinct, parse_grid
 from msabench.packaged import config_file
 from msabench.results.claims import require_writable
 from msabench.results.job_identity import job_key, method_name
@@ -114,10 +114,10 @@ def train(
         >>> result = train("lf_dnn", data, seed=1111, max_epochs=2)
         >>> result.scores.mean.loc["inter/lav", "f1_non0"]
     """
-    cells = distinct(parse_grid(grid))
+    cells, seeds = distinct(parse_grid(grid)), checked_mask_seeds(mask_seeds)
     if store is not None:
         store = store_to_write(Path(store).expanduser())
-        _require_storable(cells, mask_seeds)
+        _require_storable(cells, seeds)
     name = _method_name(method)
     settings = _data_settings(data)
     file = _config(name, config, settings)
@@ -127,22 +127,31 @@ def train(
     chosen = {"seed_everything": seed, "model.init_args.variant": variant, "trainer.max_epochs": max_epochs}
     words |= {key: value for key, value in chosen.items() if value is not None}
     words |= {key: _plain(key, value) for key, value in (overrides or {}).items()}
+    # Twice, since what is evaluated draws as well when it is rebuilt, and is evaluated under the caller's settings.
     with undisturbed():
-        built = build([file] if file else [], list(as_words(words)), Path(folder) if folder is not None else None)
-        _require_trainable(built, name, file)
-        if store is not None:
-            _require_new(store, built)
-        built.trainer.fit(built.model, datamodule=built.datamodule, weights_only=True)
-        device = built.trainer.strategy.root_device
-    if not (built.folder.path / FINISHED).is_file():
-        raise MSABenchError(f"no epoch was trained, so there is no checkpoint in {built.folder.path}")
+        with undisturbed():
+            built = build([file] if file else [], list(as_words(words)), Path(folder) if folder is not None else None)
+            _require_trainable(built, name, file)
+            if store is not None:
+                _require_new(store, built)
+            built.trainer.fit(built.model, datamodule=built.datamodule, weights_only=True)
+        return _evaluated(built, name, cells, seeds, store)
+
+
+def _evaluated(
+    built: Built, name: str, cells: Sequence[Cell], mask_seeds: Sequence[int], store: Path | None
+) -> TrainingResult:
+    """What ``msabench evaluate`` makes of the folder of a training."""
     folder = built.folder.path.absolute()
+    if not (folder / FINISHED).is_file():
+        raise MSABenchError(f"no epoch was trained, so there is no checkpoint in {folder}")
     checkpoint = folder / "best.ckpt"
-    trained, data_state = load_checkpoint(checkpoint)
+    method, data_state = load_checkpoint(checkpoint)
     datamodule = MSADataModule.from_state(data_state)
-    made_by = origin(checkpoint, trained, datamodule)
-    evaluation = evaluate_grid(trained, datamodule, cells, mask_seeds, device=device)
-    record = record_of(made_by, trained, datamodule, evaluation, mask_seeds)
+    made_by = origin(checkpoint, method, datamodule)
+    device = built.trainer.strategy.root_device
+    evaluation = evaluate_grid(method, datamodule, cells, mask_seeds, device=device)
+    record = record_of(made_by, method, datamodule, evaluation, mask_seeds)
     recorded = None
     if store is not None:
         recorded = add_record(store, record, evaluation.records(made_by.key.job_id), evaluation)
@@ -152,7 +161,7 @@ def train(
         key=made_by.key,
         record=record,
         scores=Scores.of(evaluation, datamodule, name),
-        method=trained,
+        method=method,
         data=datamodule,
         recorded=recorded,
     )
@@ -214,7 +223,7 @@ def _plain(key: str, value: Any) -> Any:
     return value
 
 
-def _require_storable(cells: Sequence[Any], mask_seeds: Sequence[int]) -> None:
+def _require_storable(cells: Sequence[Cell], mask_seeds: Sequence[int]) -> None:
     lacking = [f"cell {cell}" for cell in distinct(parse_grid(STORED_GRID)) if cell not in cells]
     lacking += [f"mask seed {seed}" for seed in STORED_MASK_SEEDS if seed not in mask_seeds]
     if lacking:

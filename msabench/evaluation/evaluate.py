@@ -87,9 +87,7 @@ def predict_grid(
     Raises:
         MSABenchError: No mask seed, a repeated or negative one, or predictions that are not finite.
     """
-    seeds = tuple(mask_seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise MSABenchError(f"mask seeds {list(seeds)} are not allowed; give one or more distinct numbers from 0 on")
+    seeds = checked_mask_seeds(mask_seeds)
     started = time.perf_counter()
     device = torch.device(device)
     split = datamodule.corpus.splits["test"]
@@ -114,6 +112,18 @@ def predict_grid(
         cells=entries,
         seconds=time.perf_counter() - started,
     )
+
+
+def checked_mask_seeds(mask_seeds: Iterable[int]) -> tuple[int, ...]:
+    """Mask seeds that a grid can be evaluated with.
+
+    Raises:
+        MSABenchError: There is none, or one is repeated or negative.
+    """
+    seeds = tuple(mask_seeds)
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise MSABenchError(f"mask seeds {list(seeds)} are not allowed; give one or more distinct numbers from 0 on")
+    return seeds
 
 
 def _predict(

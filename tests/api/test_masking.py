@@ -39,9 +39,7 @@ def test_masks_of_a_regime_are_those_that_train_and_select(elsewhere: Path) -> N
     data = mb.load(own_file(elsewhere / "mine.npz"), regime="mixed", seed=5)
     ids = data.corpus.splits["train"].ids
     for epoch in (0, 2):
-        assert_same(
-            mb.masks(data, split="train", epoch=epoch), ids, data.training_batch(torch.arange(len(ids)), epoch)
-        )
+        assert_same(mb.masks(data, split="train", epoch=epoch), ids, data.training_batch(torch.arange(len(ids)), epoch))
     ids = data.corpus.splits["valid"].ids
     assert_same(mb.masks(data, split="valid"), ids, data.validation_batch(torch.arange(len(ids))))
 
