@@ -48,7 +48,8 @@ def evaluate(
     Args:
         predict_fn: Takes a ``Batch`` of B clips and returns a number for each: a tensor, an array or a list of shape
             ``(B,)``, in label units; for emotions ``(B, 4, 2)`` logits of absent and present. A ``torch.nn.Module``
-            with such a ``forward``, or a trained method, will do. The batch (``msabench.data.batch.Batch``) has what a
+            with such a ``forward``, or a trained method, will do, the latter on the data that it was trained with
+            (``TrainingResult.data``). The batch (``msabench.data.batch.Batch``) has what a
             deployed model would see: ``features``, zero where not observed; ``valid``, which frames exist;
             ``observed``, which of them are there; ``last``; ``tokens`` if asked for; neither labels nor the complete
             clip. What it answers about a clip must not depend on the other clips in the batch.
