@@ -6,10 +6,12 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+
+import msabench
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "msabench"
@@ -38,6 +40,7 @@ ORDER = (
     "leaderboard",
     "runner",
     "testing",
+    "api",
     "cli",
     "__main__",
 )
@@ -62,7 +65,11 @@ MOST_LINES_OF_BASE = 300
 
 def imported(source: str) -> Iterator[str]:
     """Every module of the package that a source names in an import, wherever the import stands."""
-    for node in ast.walk(ast.parse(source)):
+    yield from _imported(ast.walk(ast.parse(source)))
+
+
+def _imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         names: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.level:
             yield "relative"
@@ -78,8 +85,15 @@ def imported(source: str) -> Iterator[str]:
 def room_of(module: str) -> str:
     """The part of the package that a module stands in, e.g. ``data`` of ``msabench.data.batch``."""
     name = [*module.split("."), "__init__"][1]
-    # ``from msabench import __version__`` names no module.
+    # What ``msabench`` offers stands elsewhere; ``from msabench import __version__`` names no module.
+    name = msabench._HOMES.get(name, f"msabench.{name}").split(".")[1]
     return name if name in ORDER else "__init__"
+
+
+def eager(source: str) -> Iterator[str]:
+    """Modules of the package that ``msabench/__init__.py`` imports otherwise than for type checkers."""
+    nodes = [node for node in ast.parse(source).body if ast.unparse(node).partition("\n")[0] != "if TYPE_CHECKING:"]
+    yield from _imported(inner for node in nodes for inner in ast.walk(node))
 
 
 def running_up(package: Path) -> list[str]:
@@ -89,7 +103,8 @@ def running_up(package: Path) -> list[str]:
         here = path.relative_to(package).with_suffix("")
         room = here.parts[0]
         assert room in ORDER, f"{here} has no place in the order"
-        for name in imported(path.read_text(encoding="utf-8")):
+        names = eager if here.as_posix() == "__init__" else imported
+        for name in names(path.read_text(encoding="utf-8")):
             if name == "relative" or ORDER.index(room_of(name)) > ORDER.index(room):
                 found.append(f"{here} imports {name}")
     return found
@@ -107,13 +122,44 @@ def test_nothing_runs_up() -> None:
         ("methods/info.py", "if TYPE_CHECKING:\n    import msabench.training.build"),
         ("runner/suite.py", "from msabench import cli"),
         ("nn/text.py", "from ..losses import margin"),
+        ("figures/words.py", "from msabench import train"),
+        ("runner/job.py", "from msabench.api.scores import Scores"),
+        ("__init__.py", "from msabench.api.loading import load"),
+        ("__init__.py", "def load() -> None:\n    import msabench.api.loading"),
+        ("__init__.py", "if not TYPE_CHECKING:\n    import msabench.api.loading"),
     ],
 )
 def test_a_planted_import_is_found(file: str, line: str, tmp_path: Path) -> None:
     planted = tmp_path / "msabench" / file
     planted.parent.mkdir(parents=True)
-    planted.write_text(f"from msabench.errors import MSABenchError\n{line}\n")
-    assert len(running_up(planted.parents[1])) == 1
+    allowed = "from msabench.errors import MSABenchError"
+    if file == "__init__.py":
+        allowed = f"if TYPE_CHECKING:\n    {allowed}"
+    planted.write_text(f"{allowed}\n{line}\n")
+    assert len(running_up(tmp_path / "msabench")) == 1
+
+
+def test_what_the_package_offers_is_typed_listed_and_imported_when_asked_for() -> None:
+    [typed] = [
+        node
+        for node in ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    homes = {alias.name: node.module for node in typed.body for alias in node.names}
+    assert homes == msabench._HOMES
+    assert set(msabench.__all__) == {"__version__", *homes}
+    assert dir(msabench) == sorted(msabench.__all__)
+    code = (
+        "import sys, msabench\n"
+        "assert not {'torch', 'pandas', 'numpy', 'lightning', 'msabench.api'} & set(sys.modules)\n"
+        "assert not hasattr(msabench, 'lode')\n"
+        "msabench.MSABenchError\n"
+        "assert not {'torch', 'pandas', 'numpy', 'lightning', 'msabench.api'} & set(sys.modules)\n"
+        "msabench.table\n"
+        "assert not {'torch', 'lightning', 'transformers'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_reporting_needs_no_torch() -> None:

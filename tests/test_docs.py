@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import msabench
 from msabench.__main__ import TRAINING_VERBS, VERBS, arguments_of, dispatch
 from msabench.errors import MSABenchError
 from msabench.methods import registry
@@ -102,6 +103,17 @@ def test_a_command_that_reads_does_what_the_page_says(
             dispatch(words)
     else:
         assert dispatch(words) == 0
+
+
+def test_the_examples_from_python_run(elsewhere: Path) -> None:
+    text = (REPOSITORY / "docs/api.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    names: dict[str, object] = {}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"docs/api.md, example {number + 1}", "exec"), names)
+    shown = set(re.findall(r"\bmb\.([a-z]+)\(", "".join(blocks)))
+    assert shown == {name for name in msabench.__all__ if name.isidentifier() and name.islower() and name[0] != "_"}
+    assert Path("predictions.parquet").is_file()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -63,6 +63,8 @@ class MSADataModule(CorpusBatches, pl.LightningDataModule):
 
     Attributes:
         needs: What the batches of its loaders bring; Lightning's ``setup`` takes them from the trainer's method.
+        given: Settings that the caller of ``msabench.load`` named, as dotted keys of a config's data section; None if
+            it was made in another way.
 
     Raises:
         MSABenchError: Unknown dataset, features, cell; missing or broken file; values outside their range.
@@ -127,6 +129,7 @@ class MSADataModule(CorpusBatches, pl.LightningDataModule):
         )
         self.cells = distinct(parse_grid(grid or ["paper"]))
         self.needs = PLAIN
+        self.given: dict[str, Any] | None = None
         self._corpus: Corpus | None = None
         self._trained_on: dict[str, Any] | None = None
 

@@ -38,6 +38,7 @@ from msabench.missingness.conditions import parse_grid
 from msabench.missingness.config import MissingConfig
 from msabench.results.job_identity import MAX_SEED, job_key
 from msabench.results.record import JobKey
+from msabench.training.config_words import as_words
 from msabench.training.method_of_config import info_of
 
 SUITE_KEYS = ("name", "description", "grid", "mask_seeds", "seeds", "overrides", "configs", "include", "jobs")
@@ -307,7 +308,7 @@ def _unresolved_jobs(
     common = {**shared, **_mapping(entry.get("overrides") or {}, f"overrides of {where}")}
     seeds = _seeds(entry["seeds"], f"seeds of {where}") if "seeds" in entry else suite_seeds
     return [
-        UnresolvedJob(method, dataset, seed, config_file, _words({**common, **variant, **regime}))
+        UnresolvedJob(method, dataset, seed, config_file, as_words({**common, **variant, **regime}))
         for variant in [{"model.init_args.variant": name} for name in variants] or [{}]
         for regime in _regimes(entry.get("regimes", []), where)
         for seed in seeds
@@ -324,11 +325,6 @@ def _regimes(given: Any, where: str) -> list[dict[str, Any]]:
         MissingConfig(**{**settings, **({"rate": tuple(settings["rate"])} if "rate" in settings else {})})
         found.append({f"data.missing.{name}": value for name, value in settings.items()})
     return found or [{}]
-
-
-def _words(settings: dict[str, Any]) -> tuple[str, ...]:
-    """Settings as command-line words: ``{"a.b": [1]}`` -> ``("--a.b=[1]",)``."""
-    return tuple(f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in settings.items())
 
 
 def _config_folder(suite: Path, given: Any) -> Path:

@@ -1,0 +1,188 @@
+"""``msabench.table``. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from msabench.errors import MSABenchError, one_of
+from msabench.metrics.spec import metric_spec
+from msabench.results.build import build_tables, check_methods, metrics_in
+from msabench.results.places import no_records, store_to_read
+from msabench.results.store import ResultStore
+from msabench.results.table import CONSTANT, Entry, Row, Table, columns_of
+
+INDEX = ("method", "variant", "regime", "fidelity", "features", "protocol", "marks")
+"""Levels of the index, see ``table``."""
+
+STATISTICS = ("mean", "std", "n_seeds", "n_mask_seeds", "n_collapsed")
+"""Last level of the columns with ``spread``: fields of ``results.table.Entry``."""
+
+
+def table(
+    store: str | Path | None = None,
+    datasets: str | Sequence[str] | None = None,
+    *,
+    methods: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
+    grid: str | Sequence[str] = "paper",
+    regimes: str | Sequence[str] | None = None,
+    per_seed: bool = False,
+    spread: bool = False,
+) -> pd.DataFrame:
+    """Results as a data frame: the numbers of ``msabench table``, unrounded.
+
+    Args:
+        store: Folder of the result store; None for runs/store, or what MSABENCH_STORE names.
+        datasets: Corpora; None for all in the store.
+        methods: Methods besides the constant predictor; None for all.
+        metrics: Keys of metrics, e.g. ``f1_has0``; ``all``, or None for each corpus's usual one.
+        grid: Grids (``inter``, ``intra``, ``paper``) and cells (``inter/la``) as columns; averages of a grid follow it.
+        regimes: Training regimes to keep, as records call them, e.g. ``mixed``; None for all.
+        per_seed: Whether each training seed is a row of its own, with a level ``seed``.
+        spread: Whether columns have a fourth level ``statistic``, with ``mean``, ``std`` over training seeds (ddof 1),
+            ``n_seeds``, ``n_mask_seeds`` and ``n_collapsed``; else they are means over mask seeds and training seeds.
+
+    Returns:
+        Columns: ``dataset``, ``metric``, ``cell`` (a cell, or ``avg_missing``, ``avg_intra``). Rows, the constant
+        predictor's first: ``method``, ``variant``, ``regime``, ``fidelity`` (``external`` for methods from outside),
+        ``features``, ``protocol`` (where text is dropped and with what it is filled, whether lengths are hidden, which
+        split selects), ``marks`` (what else tells rows of one corpus apart: version, config, revision; mostly empty).
+        Values in natural scale, accuracies and F1 in [0, 1]; NaN where there are no records or a value is undefined.
+        ``frame.attrs["warnings"]`` lists what makes numbers doubtful. Numbers of different protocols are rows of
+        their own: what stands in different ones is not comparable.
+
+    Raises:
+        MSABenchError: A dataset, method, metric, cell or regime is unknown, there is no such store, or no records.
+
+    Example:
+        >>> frame = table("leaderboard/results", ["synth"])
+        >>> frame[("synth", "f1_non0", "inter/la")].sort_values()
+    """
+    columns = list(dict.fromkeys(column.key for column in columns_of(_listed(grid))))
+    place = store_to_read(None if store is None else Path(store).expanduser())
+    source = ResultStore(place)
+    frame, failures = source.frame(), source.failures()
+    if frame.empty:
+        raise no_records(place)
+    check_methods(methods or [], frame)
+    held = sorted(frame["dataset"].unique())
+    wanted = held if datasets is None else list(dict.fromkeys(_listed(datasets)))
+    for name in wanted:
+        if name not in held:
+            raise one_of(f"dataset in {place}", name, held)
+    if regimes is not None:
+        frame = _of_regimes(frame, _listed(regimes))
+        failures = [job for job in failures if job.key.regime in _listed(regimes)]
+    asked = _asked(metrics)
+    tables = [
+        found
+        for name in wanted
+        for metric in _metrics_of(frame, name, asked)
+        for found in build_tables(
+            frame, failures, name, metric, columns_of(_listed(grid)), methods=methods, keep_seeds=per_seed
+        )
+    ]
+    made = _frame_of(tables, columns, per_seed, spread)
+    made = made.iloc[_order(made.index, methods or ())]
+    made.attrs["warnings"] = list(
+        dict.fromkeys(f"{found.title}: {line}" for found in tables for line in found.warnings)
+    )
+    return made
+
+
+def _listed(given: str | Sequence[str]) -> list[str]:
+    return [given] if isinstance(given, str) else list(given)
+
+
+def _asked(metrics: str | Sequence[str] | None) -> list[str] | None:
+    if metrics is None:
+        return None
+    for key in _listed(metrics):
+        if key != "all":
+            metric_spec(key)
+    return _listed(metrics)
+
+
+def _metrics_of(frame: pd.DataFrame, dataset: str, asked: list[str] | None) -> list[str | None]:
+    """Metrics to make tables of; None stands for the usual one."""
+    if asked is None:
+        return [None]
+    has = metrics_in(frame, dataset)
+    if "all" in asked:
+        return list(has)
+    for key in asked:
+        if key not in has:
+            raise MSABenchError(f"{dataset} has no metric {key!r}; allowed: {', '.join(has)}")
+    return list(asked)
+
+
+def _of_regimes(frame: pd.DataFrame, regimes: list[str]) -> pd.DataFrame:
+    known = sorted(frame["regime"].unique())
+    for regime in regimes:
+        if regime not in known:
+            raise one_of("regime in the store", regime, known)
+    return frame[frame["regime"].isin(regimes)].reset_index(drop=True)
+
+
+def _frame_of(tables: Sequence[Table], columns: Sequence[str], per_seed: bool, spread: bool) -> pd.DataFrame:
+    """Rows of all tables side by side; what would stand in one place twice gets marks."""
+    places = _places(tables, per_seed)
+    values: dict[tuple[Any, ...], dict[tuple[Any, ...], float]] = {}
+    heads: dict[tuple[Any, ...], None] = {}
+    for found, row, place in places:
+        line = values.setdefault(place, {})
+        for cell in columns:
+            head = (found.dataset, found.metric.key, cell)
+            numbers = _numbers(row.entries.get(cell), spread)
+            for statistic, number in numbers.items():
+                column = (*head, statistic) if spread else head
+                heads[column] = None
+                line[column] = number
+    names = ["dataset", "metric", "cell", *(["statistic"] if spread else [])]
+    index = pd.MultiIndex.from_tuples(list(values), names=[*INDEX, *(["seed"] if per_seed else [])])
+    rows = [[line.get(head, math.nan) for head in heads] for line in values.values()]
+    return pd.DataFrame(rows, index, pd.MultiIndex.from_tuples(list(heads), names=names), dtype="float64")
+
+
+def _order(index: pd.Index[Any], methods: Sequence[str]) -> list[int]:
+    """Positions of the rows, in the order that tables have them."""
+    given = {name: place for place, name in enumerate(methods)}
+
+    def key(position: int) -> tuple[Any, ...]:
+        method, variant, *rest = index[position]
+        return method != CONSTANT, given.get(method, len(given)), method, variant != "default", variant, *rest
+
+    return sorted(range(len(index)), key=key)
+
+
+def _places(tables: Sequence[Table], per_seed: bool) -> list[tuple[Table, Row, tuple[Any, ...]]]:
+    """Every row with its place in the index, unique within a corpus and metric."""
+    found = [
+        (table, row, _about(table, row), (row.seed,) if per_seed else ()) for table in tables for row in table.rows
+    ]
+    taken = Counter((t.dataset, t.metric.key, *about, row.marks, *seed) for t, row, about, seed in found)
+    places = []
+    for t, row, about, seed in found:
+        doubled = taken[t.dataset, t.metric.key, *about, row.marks, *seed] > 1
+        marks = " ".join([*row.marks, *([t.protocol["revision"]] if doubled else [])])
+        places.append((t, row, (*about, marks, *seed)))
+    return places
+
+
+def _about(table: Table, row: Row) -> tuple[str, ...]:
+    p: Mapping[str, str] = table.protocol
+    level = f"{p['level']} ({p['token_fill']})" if p["token_fill"] else p["level"]
+    protocol = f"{level}, {p['lengths']}, {p['selection']}"
+    return row.method, row.variant, row.regime, row.fidelity, p["features"], protocol
+
+
+def _numbers(entry: Entry | None, spread: bool) -> dict[str, float]:
+    if entry is None:
+        return dict.fromkeys(STATISTICS if spread else ("mean",), math.nan)
+    return {name: float(getattr(entry, name)) for name in (STATISTICS if spread else ("mean",))}

@@ -1,0 +1,404 @@
+"""Files of predictions that were made elsewhere, as ``msabench score`` reads them: parquet or CSV. Free of torch.
+
+A row per cell, mask seed and clip of the test split, in any order. Columns: ``id`` and ``cell`` (text), ``mask_seed``
+(whole number, empty in cells without random masks), ``pred`` (for emotions ``pred_<emotion>_0`` and
+``pred_<emotion>_1``, scores of absent and present, of which the larger one counts), and, unless a manifest of
+``msabench masks export`` says it, ``mask_hash`` (text), the hash of the masks under which the row was predicted.
+``label`` (``label_<emotion>``) may be there and must then be those of the corpus, so that predictions from a store of
+msabench can be read as they are.
+
+A parquet file may say in its metadata, as JSON under the key ``msabench``, which protocol it is of: a mapping with any
+of ``PROTOCOL_KEYS``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from msabench.data.info import EMOTIONS
+from msabench.errors import MSABenchError, nearest
+from msabench.files import replacing
+from msabench.missingness.conditions import Cell
+from msabench.results.predictions import MAX_BYTES, MAX_NAME, MAX_ROWS, Evaluation, Floats
+
+PROTOCOL_KEYS = ("dataset", "revision", "features", "level", "lengths", "token_fill")
+"""What a file may say of its protocol; values are text, as in ``JobKey``."""
+
+METADATA_KEY = b"msabench"
+
+SUFFIXES = (".parquet", ".csv")
+
+_WORDS = ("id", "cell", "mask_hash")
+_SCORES = ("pred",)
+_EMOTION_SCORES = tuple(f"pred_{emotion}_{outcome}" for emotion in EMOTIONS for outcome in (0, 1))
+_LABELS = ("label",)
+_EMOTION_LABELS = tuple(f"label_{emotion}" for emotion in EMOTIONS)
+
+_INDEX = re.compile(r"|__index_level_\d+__")
+"""Columns that pandas writes unasked."""
+
+Place = tuple[Cell, int | None]
+"""A cell, and the seed of its masks; None where they are not random."""
+
+
+@dataclass(frozen=True)
+class ScoredCell:
+    """Predictions of one cell and mask seed, in the order of the split. N clips.
+
+    Attributes:
+        cell: The test situation.
+        mask_seed: Seed of its masks; None where they are not random.
+        preds: float32 ``(N,)`` scores, or ``(N, 4, 2)`` for the emotions; finite.
+        mask_hash: What the file says of the masks, 16 hex digits; None if it says nothing.
+        labels: float64 ``(N,)`` or ``(N, 4)`` if the file has them; None if not.
+    """
+
+    cell: Cell
+    mask_seed: int | None
+    preds: Floats
+    mask_hash: str | None
+    labels: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class ScoredFile:
+    """A file as it was read. R rows.
+
+    Attributes:
+        path: The file.
+        protocol: What it says of its protocol, some of ``PROTOCOL_KEYS``; empty if nothing.
+        table: Its rows: text columns as dictionaries, all others float64.
+    """
+
+    path: Path
+    protocol: dict[str, str]
+    table: pa.Table
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether it says on which masks its predictions were made."""
+        return "mask_hash" in self.table.column_names
+
+    def arranged(self, ids: Sequence[str], places: Sequence[Place], emotions: bool, corpus: str) -> list[ScoredCell]:
+        """The predictions of every place, once all of them are there, and nothing else is.
+
+        Args:
+            ids: Clip ids of the test split, N.
+            places: Cells and mask seeds that must be there.
+            emotions: Whether the labels are emotions.
+            corpus: The corpus's name, for messages.
+
+        Raises:
+            MSABenchError: A column, clip, cell or mask seed is missing or unknown, a row is there twice, or a
+                prediction is not finite; says how many and names one.
+        """
+        preds = self._numbers(_EMOTION_SCORES if emotions else _SCORES, f"the labels of {corpus}")
+        wanted = _EMOTION_LABELS if emotions else _LABELS
+        labels = self._numbers(wanted, "labels") if {*wanted} & {*self.table.column_names} else None
+        row_places, row_clips = self._places(places), self._clips(ids, corpus)
+        spots = row_places * len(ids) + row_clips
+        counts = np.bincount(spots, minlength=len(places) * len(ids))
+        self._refuse_doubled(counts, places, ids)
+        self._refuse_missing(counts.reshape(len(places), len(ids)) == 0, places, ids, corpus)
+        order = np.argsort(spots, kind="stable")
+        with np.errstate(over="ignore"):
+            values = preds[order].astype(np.float32)
+        if not (finite := np.isfinite(values).all(axis=1)).all():
+            first = int(spots[order[np.flatnonzero(~finite)[0]]])
+            raise MSABenchError(
+                f"{self.path} has {(~finite).sum()} predictions that are empty or not finite, e.g. of clip "
+                f"{ids[first % len(ids)]!r} in {_named(places[first // len(ids)])}; give a number for every clip"
+            )
+        shape = (len(places), len(ids), *((len(EMOTIONS), 2) if emotions else ()))
+        values = values.reshape(shape)
+        known = None if labels is None else labels[order].reshape(len(places), len(ids), -1)
+        hashes = self._hashes(order, places, len(ids))
+        return [
+            ScoredCell(
+                cell,
+                mask_seed,
+                values[number],
+                hashes[number],
+                None if known is None else known[number] if emotions else known[number, :, 0],
+            )
+            for number, (cell, mask_seed) in enumerate(places)
+        ]
+
+    def _numbers(self, names: Sequence[str], what: str) -> NDArray[np.float64]:
+        """Columns side by side, ``(R, columns)``, empty fields as NaN."""
+        lacking = [name for name in names if name not in self.table.column_names]
+        if lacking:
+            raise MSABenchError(
+                f"{self.path} has no column {lacking[0]!r}, which {what} need; it has: "
+                f"{', '.join(self.table.column_names)}"
+            )
+        return np.stack([_floats(self.table[name]) for name in names], axis=1)
+
+    def _clips(self, ids: Sequence[str], corpus: str) -> NDArray[np.int64]:
+        """The clip of each row, by its place in the split."""
+        words, codes = _words(self.table["id"])
+        numbers = {name: number for number, name in enumerate(ids)}
+        known = np.array([numbers.get(word, -1) for word in words], dtype=np.int64)
+        if (known < 0).any():
+            unknown = [word for word in words if word not in numbers]
+            raise MSABenchError(
+                f"{self.path} has {len(unknown)} ids that are not in the test split of {corpus}, e.g. {unknown[0]!r}; "
+                f"ids there are such as {ids[0]!r}"
+            )
+        return known[codes]
+
+    def _places(self, places: Sequence[Place]) -> NDArray[np.int64]:
+        """The place of each row, by its number in ``places``."""
+        words, codes = _words(self.table["cell"])
+        # A cell may go by two names, such as intra/0.0 and inter/lav.
+        cells = [self._cell(word) for word in words]
+        seeds = _floats(self.table["mask_seed"])
+        seedless = np.isnan(seeds)
+        if (wrong := ~seedless & ((seeds < 0) | (seeds != np.floor(seeds)))).any():
+            raise MSABenchError(
+                f"{self.path} has mask_seed {seeds[wrong][0]:g}; allowed: whole numbers from 0 on, or empty"
+            )
+        pairs, rows = np.unique(np.stack([codes, np.where(seedless, -1, seeds)], axis=1), axis=0, return_inverse=True)
+        known = {place: number for number, place in enumerate(places)}
+        found = []
+        for code, seed in pairs.tolist():
+            place = (cells[int(code)], None if seed < 0 else int(seed))
+            if place not in known:
+                raise self._unknown(place, places)
+            found.append(known[place])
+        return np.array(found, dtype=np.int64)[rows.reshape(-1)]
+
+    def _cell(self, word: str) -> Cell:
+        try:
+            return Cell.parse(word)
+        except MSABenchError as error:
+            raise MSABenchError(f"{self.path}: {error}") from error
+
+    def _unknown(self, place: Place, places: Sequence[Place]) -> MSABenchError:
+        cell, seed = place
+        seeds = [other for known, other in places if known == cell]
+        if not seeds:
+            return MSABenchError(
+                f"{self.path} has predictions of cell {cell}, which is not in the grid; add it to --grid, or drop it"
+            )
+        if None in seeds:
+            return MSABenchError(
+                f"{self.path} has mask_seed {seed} in cell {cell}, whose masks are not random; leave it empty there"
+            )
+        allowed = " ".join(map(str, seeds))
+        given = "no mask_seed" if seed is None else f"mask_seed {seed}"
+        return MSABenchError(f"{self.path} has {given} in cell {cell}; asked for are {allowed} (see --mask_seeds)")
+
+    def _refuse_doubled(self, counts: NDArray[np.int64], places: Sequence[Place], ids: Sequence[str]) -> None:
+        doubled = np.flatnonzero(counts > 1)
+        if len(doubled):
+            place, clip = divmod(int(doubled[0]), len(ids))
+            raise MSABenchError(
+                f"{self.path} has {len(doubled)} predictions more than once, e.g. of clip {ids[clip]!r} in "
+                f"{_named(places[place])}; give each once"
+            )
+
+    def _refuse_missing(
+        self, missing: NDArray[np.bool_], places: Sequence[Place], ids: Sequence[str], corpus: str
+    ) -> None:
+        absent = np.flatnonzero(missing.all(axis=1))
+        if len(absent):
+            raise MSABenchError(
+                f"{self.path} lacks {len(absent)} of {len(places)} test situations, e.g. {_named(places[absent[0]])}; "
+                "predict all of them, or name those that are there with --grid and --mask_seeds"
+            )
+        if missing.any():
+            place, clip = (int(found[0]) for found in np.nonzero(missing))
+            raise MSABenchError(
+                f"{self.path} lacks {missing.sum()} predictions of the {len(ids)} test clips of {corpus}, e.g. of clip "
+                f"{ids[clip]!r} in {_named(places[place])}"
+            )
+
+    def _hashes(self, order: NDArray[np.int64], places: Sequence[Place], clips: int) -> list[str | None]:
+        """What the file says of each place's masks."""
+        if not self.is_hashed:
+            return [None] * len(places)
+        words, codes = _words(self.table["mask_hash"])
+        by_place = codes[order].reshape(len(places), clips)
+        mixed = np.flatnonzero((by_place != by_place[:, :1]).any(axis=1))
+        if len(mixed):
+            raise MSABenchError(f"{self.path} has several mask_hash in {_named(places[mixed[0]])}; its masks have one")
+        return [words[code] for code in by_place[:, 0]]
+
+
+def write(path: Path, evaluation: Evaluation, protocol: Mapping[str, str] | None = None) -> None:
+    """Write predictions for ``msabench score``, atomically. The same evaluation gives the same bytes.
+
+    Args:
+        path: The file, ending in .parquet or .csv; its folder is made, a file that is there is replaced.
+        evaluation: What was predicted. Labels are not written.
+        protocol: The protocol, any of ``PROTOCOL_KEYS``; kept in a parquet file, for which CSV has no place.
+
+    Raises:
+        MSABenchError: The suffix is another one, or a key of the protocol is unknown.
+    """
+    _suffix(path)
+    said = _checked_protocol(path, dict(protocol or {}))
+    n, cells = len(evaluation.ids), evaluation.cells
+    seeds = [entry.mask_seed for entry in cells]
+    columns: dict[str, Any] = {
+        "id": pa.array(evaluation.ids * len(cells), pa.string()),
+        "cell": pa.array(np.repeat([str(entry.cell) for entry in cells], n), pa.string()),
+        "mask_seed": pa.array([seed for seed in seeds for _ in range(n)], pa.int64()),
+    }
+    preds = np.stack([entry.preds for entry in cells]).astype(np.float32).reshape(len(cells) * n, -1)
+    names = _SCORES if preds.shape[1] == 1 else _EMOTION_SCORES
+    columns |= {name: preds[:, number] for number, name in enumerate(names)}
+    columns["mask_hash"] = pa.array(np.repeat([entry.mask_hash for entry in cells], n), pa.string())
+    table = pa.table(columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as stream:
+        if path.suffix == ".csv":
+            pyarrow.csv.write_csv(table, stream)
+        else:
+            metadata = {METADATA_KEY: json.dumps(said, sort_keys=True)} if said else None
+            pq.write_table(table.replace_schema_metadata(metadata), stream, compression="zstd")
+
+
+def read(path: Path) -> ScoredFile:
+    """Read a file of predictions from elsewhere.
+
+    Args:
+        path: A file that ends in .parquet or .csv.
+
+    Raises:
+        MSABenchError: There is no such file, it is too large or cannot be read, or a column is missing, unknown or of
+            the wrong type.
+    """
+    suffix = _suffix(path)
+    if not path.is_file():
+        raise MSABenchError(f"there is no file {path}; give the predictions to score, a parquet or CSV file")
+    try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise MSABenchError(f"{path} has {size} bytes; allowed are {MAX_BYTES}")
+        content = path.read_bytes()
+        table = _of_csv(content) if suffix == ".csv" else _of_parquet(path, content)
+        protocol = _protocol_of(path, table)
+        table = table.select([name for name in table.column_names if not _INDEX.fullmatch(name)])
+        _check_columns(path, table)
+        table = pa.table({name: _column(path, name, table[name]) for name in table.column_names})
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MSABenchError(f"{path} cannot be read as {suffix[1:]}: {reason}") from error
+    return ScoredFile(path, protocol, table)
+
+
+def _suffix(path: Path) -> str:
+    if path.suffix not in SUFFIXES:
+        raise MSABenchError(f"{path} is not allowed as a file of predictions; give one that ends in .parquet or .csv")
+    return path.suffix
+
+
+def _of_csv(content: bytes) -> pa.Table:
+    # Ids such as 007 are text, and a column without a number in its first rows is not.
+    numbers = dict.fromkeys(("mask_seed", *_SCORES, *_EMOTION_SCORES, *_LABELS, *_EMOTION_LABELS), pa.float64())
+    options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_WORDS, pa.string()) | numbers)
+    return pyarrow.csv.read_csv(pa.BufferReader(content), convert_options=options)
+
+
+def _of_parquet(path: Path, content: bytes) -> pa.Table:
+    file = pq.ParquetFile(pa.BufferReader(content))
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    unpacked = sum(group.column(n).total_uncompressed_size for group in groups for n in range(group.num_columns))
+    if unpacked > MAX_BYTES:
+        raise MSABenchError(f"{path} unpacks to {unpacked} bytes; allowed are {MAX_BYTES}")
+    if file.metadata.num_rows > MAX_ROWS:
+        raise _too_long(path, file.metadata.num_rows)
+    return file.read()
+
+
+def _too_long(path: Path, rows: int) -> MSABenchError:
+    return MSABenchError(f"{path} has {rows} rows; allowed are 1 to {MAX_ROWS}")
+
+
+def _check_columns(path: Path, table: pa.Table) -> None:
+    names = table.column_names
+    if not 0 < table.num_rows <= MAX_ROWS:
+        raise _too_long(path, table.num_rows)
+    allowed = ("id", "cell", "mask_seed", *_SCORES, *_EMOTION_SCORES, "mask_hash", *_LABELS, *_EMOTION_LABELS)
+    for name in names:
+        if names.count(name) > 1:
+            raise MSABenchError(f"{path} has the column {name!r} {names.count(name)} times; give it once")
+        if name not in allowed:
+            close = nearest(name, allowed)
+            hint = f"; did you mean {close}?" if close else ""
+            usual = "id, cell, mask_seed, pred (emotions: pred_<emotion>_0 and _1), mask_hash"
+            raise MSABenchError(f"{path} has the unknown column {name[:100]!r}; allowed: {usual}{hint}")
+    for name in ("id", "cell", "mask_seed"):
+        if name not in names:
+            raise MSABenchError(f"{path} has no column {name!r}; it has: {', '.join(names)}")
+
+
+def _column(path: Path, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """A column as ``ScoredFile`` has it."""
+    if name not in _WORDS:
+        kind = column.type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+            raise MSABenchError(f"{path} has {kind} in column {name!r}; expected numbers")
+        return column.cast(pa.float64())
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise MSABenchError(f"{path} has {kind} in column {name!r}; expected text")
+    if column.null_count:
+        raise MSABenchError(f"{path} has {column.null_count} rows without {name!r}; give it in every row")
+    words = column.cast(pa.string()).dictionary_encode().combine_chunks()
+    longest = max(map(len, words.dictionary.to_pylist()), default=0)
+    if longest > MAX_NAME:
+        raise MSABenchError(f"{path} has text of {longest} characters in column {name!r}; allowed are {MAX_NAME}")
+    return words
+
+
+def _words(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+    """The different words of a column, and which of them each row has."""
+    whole = column.combine_chunks()
+    return whole.dictionary.to_pylist(), whole.indices.to_numpy().astype(np.int64)
+
+
+def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Numbers, empty fields as NaN."""
+    numbers: NDArray[np.float64] = column.to_numpy()
+    return numbers
+
+
+def _protocol_of(path: Path, table: pa.Table) -> dict[str, str]:
+    text = (table.schema.metadata or {}).get(METADATA_KEY)
+    if text is None:
+        return {}
+    try:
+        said = json.loads(io.BytesIO(text).read())
+    except ValueError as error:
+        raise MSABenchError(f"{path} has metadata under the key msabench that are not valid JSON: {error}") from error
+    return _checked_protocol(path, said)
+
+
+def _checked_protocol(path: Path, said: Any) -> dict[str, str]:
+    if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
+        raise MSABenchError(f"{path} has a protocol that is no mapping of words to words: {str(said)[:100]}")
+    for name in said:
+        if name not in PROTOCOL_KEYS:
+            raise MSABenchError(
+                f"{path} has the unknown word {name!r} in its protocol; allowed: {', '.join(PROTOCOL_KEYS)}"
+            )
+    return said
+
+
+def _named(place: Place) -> str:
+    cell, seed = place
+    return f"cell {cell}" if seed is None else f"cell {cell} with mask seed {seed}"
