@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from msabench.data.info import dataset_info
 from msabench.errors import MSABenchError, one_of
-from msabench.metrics.spec import METRICS
-from msabench.missingness.conditions import Cell, distinct, parse_grid
+from msabench.evaluation.cell_table import cell_table
+from msabench.missingness.conditions import distinct, parse_grid
 from msabench.results.job_identity import portable
-from msabench.results.record import MANY_BLIND, CellRecord, JobRecord
+from msabench.results.record import JobRecord
 
 KEPT = ("representations",)
 """What ``evaluate`` keeps on demand."""
-
-_COLUMNS = 100
-"""Characters of a printed line."""
 
 
 def evaluate(
@@ -105,7 +101,7 @@ def evaluate(
         keep_representations="representations" in keep,
     )
     records = evaluation.records(made_by.key.job_id if made_by else "")
-    lines = [_table(records, datamodule.corpus.info.default_metric, datamodule.corpus.unseen)]
+    lines = [cell_table(records, datamodule.corpus.info.default_metric, datamodule.corpus.unseen)]
     if store is not None and made_by is not None and keep:
         if recorded:
             representations.require_same(predictions.path_of(store, made_by.key), evaluation, checkpoint)
@@ -156,42 +152,3 @@ def _places(data_state: dict[str, Any], root: Path | None, path: Path | None) ->
             f"begins with {data_state['revision'][:12]})"
         )
     return {}
-
-
-def _table(records: Sequence[CellRecord], default_metric: str, unseen: Sequence[str]) -> str:
-    """All metrics, in as many blocks as the width takes."""
-    # The default metric first; swapped F1 is for reading published numbers.
-    names = sorted(records[0].metrics, key=lambda name: (name.endswith("_swapped"), name != default_metric))
-    cells = ["cell", *(record.cell for record in records)]
-    seeds = ["mask seed", *("-" if record.mask_seed is None else str(record.mask_seed) for record in records)]
-    notes = ["note", *(_note(record, unseen) for record in records)]
-    blocks: list[list[list[str]]] = [[cells, seeds, notes]]
-    for name in names:
-        column = [name, *(_shown(name, record.metrics[name]) for record in records)]
-        if sum(_width(other) + 2 for other in blocks[-1]) + _width(column) > _COLUMNS:
-            blocks.append([cells, seeds])
-        blocks[-1].append(column)
-    return "\n\n".join(
-        "\n".join(
-            "  ".join(f"{value:<{_width(column)}}" for value, column in zip(row, block, strict=True)).rstrip()
-            for row in zip(*block, strict=True)
-        )
-        for block in blocks
-    )
-
-
-def _width(column: Sequence[str]) -> int:
-    return max(map(len, column))
-
-
-def _note(record: CellRecord, unseen: Sequence[str]) -> str:
-    words = ["collapsed"] * record.collapsed
-    if set(Cell.parse(record.cell).modalities) <= set(unseen):
-        words.append("never seen in training")
-    if record.blind is not None and record.blind >= MANY_BLIND:
-        words.append(f"{record.blind:.0%} of clips without input")
-    return ", ".join(words)
-
-
-def _shown(name: str, value: float | None) -> str:
-    return "-" if value is None else METRICS[name].format(value)

@@ -1,4 +1,4 @@
-"""Evaluates one trained method in every distinct cell of a grid, from features that are loaded once."""
+"""Evaluates in every distinct cell of a grid, from features that are loaded once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from msabench.data.datamodule import MSADataModule
 from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
+from msabench.evaluation.predictor import MethodPredictor, Predictor
 from msabench.interruption import check
 from msabench.methods.base import MSAMethod
 from msabench.missingness.conditions import Cell, distinct
@@ -37,10 +38,9 @@ def evaluate_grid(
     device: torch.device | str = "cpu",
     keep_representations: bool = False,
 ) -> Evaluation:
-    """Predict the test split in every distinct cell.
+    """Predict the test split in every distinct cell by a trained method, see ``predict_grid``.
 
-    Cells with random masks are predicted once per mask seed, others once. The method is left in evaluation mode on
-    the device. Gradients are off through ``no_grad``, so that a method may switch them on locally.
+    The method is left in evaluation mode on the device.
 
     Args:
         method: The trained method.
@@ -56,12 +56,42 @@ def evaluate_grid(
         MSABenchError: No mask seed, a repeated or negative one, predictions that are not finite, or representations
             asked of a method that returns none.
     """
+    method.eval().to(device)
+    predictor = MethodPredictor(method, keep_representations)
+    return predict_grid(predictor, datamodule, cells, mask_seeds, batch_size=batch_size, device=device)
+
+
+def predict_grid(
+    predictor: Predictor,
+    datamodule: MSADataModule,
+    cells: Iterable[Cell],
+    mask_seeds: Iterable[int] = (0, 1, 2),
+    *,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Evaluation:
+    """Predict the test split in every distinct cell.
+
+    Cells with random masks are predicted once per mask seed, others once. Gradients are off through ``no_grad``, so
+    that a method may switch them on locally.
+
+    Args:
+        predictor: What predicts a batch.
+        datamodule: The data; gives missingness protocol and normalisation.
+        cells: Cells to evaluate; repetitions count once.
+        mask_seeds: Seeds of the test masks, at least one, without repetition.
+        batch_size: Clips per call; None for 96 on a CPU and for the whole split, halved until it fits, on an
+            accelerator.
+        device: Where the batches are made; the predictor has to be there.
+
+    Raises:
+        MSABenchError: No mask seed, a repeated or negative one, or predictions that are not finite.
+    """
     seeds = tuple(mask_seeds)
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise MSABenchError(f"mask seeds {list(seeds)} are not allowed; give one or more distinct numbers from 0 on")
     started = time.perf_counter()
     device = torch.device(device)
-    method.eval().to(device)
     split = datamodule.corpus.splits["test"]
     clips = split.clips(datamodule.corpus.padding)
     size = batch_size or (CPU_BATCH if device.type == "cpu" else len(split))
@@ -69,10 +99,10 @@ def evaluate_grid(
     for cell in distinct(cells):
         for seed in seeds if cell.is_random else (None,):
             masks = datamodule.cell_masks(cell, seed or 0, device=device)
-            predict = partial(_predict, method, datamodule, cell, seed or 0, masks, device, keep_representations)
+            predict = partial(_predict, predictor, datamodule, cell, seed or 0, masks, device)
             (preds, representation), size = _halving(predict, size)
             if not np.isfinite(preds).all():
-                raise MSABenchError(f"{method.info.name} predicts values that are not finite in cell {cell}")
+                raise MSABenchError(f"{predictor.name} predicts values that are not finite in cell {cell}")
             home = clips if masks.observed["text"].device.type == "cpu" else clips.to(device)
             shares = dropped_share(masks, home)
             blind = blind_share(masks)
@@ -87,16 +117,15 @@ def evaluate_grid(
 
 
 def _predict(
-    method: MSAMethod,
+    predictor: Predictor,
     datamodule: MSADataModule,
     cell: Cell,
     mask_seed: int,
     masks: Masks,
     device: torch.device,
-    keep_representations: bool,
     size: int,
 ) -> Predicted:
-    needs = method.data_needs
+    needs = predictor.needs
     batches = datamodule.cell_batches(
         cell,
         mask_seed,
@@ -109,17 +138,12 @@ def _predict(
     with torch.no_grad():
         for batch in batches:
             check()
-            out = method(batch.for_inference().in_type(method.dtype))  # type: ignore[arg-type]
-            preds.append(out.pred)
-            if keep_representations:
-                if out.representation is None:
-                    raise MSABenchError(
-                        f"{method.info.name} ({method.variant}) has no joint representation to keep; evaluate it "
-                        "without --keep representations"
-                    )
-                kept.append(out.representation)
+            pred, representation = predictor(batch.for_inference(), cell)
+            preds.append(pred)
+            if representation is not None:
+                kept.append(representation)
     array = partial(_array, datamodule, needs)
-    return array(preds), array(kept) if keep_representations else None
+    return array(preds), array(kept) if kept else None
 
 
 def _array(datamodule: MSADataModule, needs: Needs, parts: list[torch.Tensor]) -> Floats:

@@ -15,7 +15,7 @@ from msabench.data import datamodule
 from msabench.data.datamodule import MSADataModule
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
-from msabench.evaluation import command
+from msabench.evaluation.cell_table import cell_table
 from msabench.evaluation.evaluate import evaluate_grid
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
@@ -249,7 +249,7 @@ def test_all_metrics_are_printed_in_lines_that_fit(metric_set: str, default: str
         CellRecord("", "inter/la+intra/0.3", 0, collapsed=True, **hashes),
         CellRecord("", "inter/lav", None, collapsed=False, **hashes),
     ]
-    blocks = [block.splitlines() for block in command._table(records, default, []).split("\n\n")]
+    blocks = [block.splitlines() for block in cell_table(records, default, []).split("\n\n")]
     heads = [block[0].split() for block in blocks]
     assert heads[0][:5] == ["cell", "mask", "seed", "note", default]
     printed = [name for head in heads for name in head if name in keys]
