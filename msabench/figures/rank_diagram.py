@@ -32,9 +32,7 @@ def rank_diagram(ranked: Ranked) -> Picture:
             f"{len(result.names)} rows cannot be told apart in one diagram of ranks ({', '.join(result.names)}); name "
             f"at most {MOST_RANKED} with --methods and --variants"
         )
-    names = [
-        name + mark_of(fidelity) for name, fidelity in zip(result.names, ranked.fidelity, strict=True)
-    ]
+    names = [name + mark_of(fidelity) for name, fidelity in zip(result.names, ranked.fidelity, strict=True)]
     p_values = result.nemenyi().set_axis(names, axis=0).set_axis(names, axis=1)
     tables = [chosen.table for chosen in ranked.chosen_tables]
     metrics = list(dict.fromkeys(table.metric.key for table in tables))

@@ -128,7 +128,8 @@ class JobRecord:
     def to_json(self) -> dict[str, Any]:
         """The job line as plain data; key fields stand at the top level beside ``job_id``."""
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "key" and _has(self, f.name)}
-        return {"kind": "job", "schema_version": SCHEMA_VERSION, "job_id": self.key.job_id, **self.key.to_json(), **rest}
+        first = {"kind": "job", "schema_version": SCHEMA_VERSION, "job_id": self.key.job_id}
+        return {**first, **self.key.to_json(), **rest}
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> JobRecord:

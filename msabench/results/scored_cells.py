@@ -70,9 +70,8 @@ def arranged(
         values = preds[order].astype(np.float32)
     _refuse_undefined(file, values, places, ids)
     values = values.reshape(len(places), len(ids), *((len(EMOTIONS), 2) if emotions else ()))
-    known = (
-        None if labels is None else labels[order].reshape(*values.shape[:2], *((len(EMOTIONS),) if emotions else ()))
-    )
+    if labels is not None:
+        labels = labels[order].reshape(values.shape[:3] if emotions else values.shape)
     hashes = _hashes(file, order, places, len(ids))
     return [
         ScoredCell(cell, seed, values[number], hashes[number], None if labels is None else labels[number])
