@@ -120,7 +120,7 @@ def read(path: Path) -> ScoredFile:
         content = path.read_bytes()
         table = _of_csv(content) if suffix == ".csv" else _of_parquet(path, content)
         protocol = _protocol_of(path, table)
-        table = table.select([name for name in table.column_names if not _INDEX.fullmatch(name)])
+        table = table.select([n for n, name in enumerate(table.column_names) if not _INDEX.fullmatch(name)])
         _check_columns(path, table)
         table = pa.table({name: _column(path, name, table[name]) for name in table.column_names})
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
