@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +29,10 @@ from msabench.missingness.patterns import mask_hash
 from msabench.results import predictions, scored_file
 from msabench.results.record import SCORED
 from msabench.results.store import ResultStore
+from tests.support.fakes import data_module, random_corpus
 from tests.support.outside import files_alone
 
+REPOSITORY = Path(__file__).parents[2]
 PROGRAM = Path(files_alone.__file__)
 SIZE, LENGTH = [24, 12, 20], 8
 GRID = ["inter/l", "inter/av", "inter/lav", "intra/0.5"]
@@ -112,6 +115,42 @@ def test_a_program_elsewhere_gets_the_numbers_of_evaluate_to_the_last_digit(
     stored = predictions.read(predictions.path_of(store, record.job.key))
     for ours, theirs in zip(evaluation.cells, stored, strict=True):
         assert ours.preds.tobytes() == theirs.preds.tobytes()
+
+
+def test_the_page_s_program_does_what_the_page_says(tmp_path):
+    page = (REPOSITORY / "docs/predictions.md").read_text(encoding="utf-8")
+    [program] = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "predict.py").write_text(program, encoding="utf-8")
+    export(**SMALL, out=tmp_path / "masks", corrupted=True, grid=GRID, mask_seeds=[0])
+    subprocess.run([sys.executable, "-I", "predict.py"], cwd=tmp_path, check=True)
+    said = score(tmp_path / "preds.csv", **SMALL, name="My model", masks=tmp_path / "masks", store=tmp_path / "store")
+    assert "recorded: " in said
+
+
+def test_emotions(tmp_path, monkeypatch):
+    monkeypatch.setattr("msabench.data.datamodule.open_corpus", lambda *_, **__: random_corpus("emotions"))
+    data = data_module(random_corpus("emotions"))
+    rng = np.random.default_rng(0)
+
+    class Guess:
+        name, needs = "guess", PLAIN
+
+        def __call__(self, batch, cell):
+            return torch.from_numpy(rng.normal(size=(batch.size, 4, 2)).astype(np.float32)), None
+
+    made = predict_grid(Guess(), data, parse_grid(["inter/l", "intra/0.3"]), (0, 1))
+    path, store = tmp_path / "preds.csv", tmp_path / "store"
+    scored_file.write(path, made)
+    options = {"dataset": "custom", "name": "Mine", "grid": ["inter/l", "intra/0.3"], "mask_seeds": [0, 1]}
+    said = score(path, **options, task="emotions", store=store)
+    assert "f1_mean" in said
+    assert "outside of the labels" not in said
+    [(_, record)] = ResultStore(store).files()
+    assert record.metric_set == "emotions"
+    assert record.cells == made.records(record.job.key.job_id)
+    pd.read_csv(path).drop(columns="pred_sad_1").to_csv(path, index=False)
+    with pytest.raises(MSABenchError, match="has no column 'pred_sad_1', which custom needs"):
+        score(path, **options, task="emotions")
 
 
 def test_the_export_holds_what_methods_see_and_no_label(data, masks, tmp_path):
