@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from msabench.errors import MSABenchError
+from msabench.errors import MSABenchError, printable
 from msabench.methods.registry import methods as registered
 from msabench.results.predictions import Floats
 from msabench.results.record import SCORED, JobKey, JobRecord, canonical_hash
@@ -60,7 +60,7 @@ class Scored:
             text = getattr(self, name)
             if len(text) > most:
                 yield f"{name} has {len(text)} characters; allowed are {most}"
-            if any(unicodedata.category(character) in ("Cc", "Cs", "Cf") for character in text):
+            if printable(text) != text or (name == "title" and len(text.splitlines()) > 1):
                 yield f"{name} {text[:60]!r} has characters that cannot be printed; leave them out"
         if not self.title.strip():
             yield f"title {self.title!r} is empty; give a name"

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msabench.errors import MSABenchError
+from msabench.figures.words import caption, labels
 from msabench.methods.registry import methods
 from msabench.results.build import build_tables
 from msabench.results.chosen_rows import choose_rows
@@ -102,6 +103,7 @@ def test_long_names_that_begin_alike_stay_apart():
         ({"title": " "}, "title ' ' is empty"),
         ({"title": "x" * 201}, "title has 201 characters; allowed are 200"),
         ({"title": "My\x1b[31mmodel"}, "characters that cannot be printed"),
+        ({"title": "My\nmodel"}, "characters that cannot be printed"),
         ({"title": "My \u202emodel"}, "characters that cannot be printed"),
         ({"title": "UMDF"}, "would stand in tables as umdf, which is a method of msabench; give another one"),
         ({"url": "javascript:alert(1)"}, "is no address; it begins with http"),
@@ -223,6 +225,23 @@ def test_a_store_of_nothing_else_says_how_to_see_it(tmp_path):
         choose_rows(tmp_path, None, None, None)
     [chosen] = choose_rows(tmp_path, None, None, None, scored=True)
     assert [row.method for row in chosen.table.rows] == ["my_model"]
+
+
+def test_figures_and_the_overview_mark_them(store):
+    [chosen] = choose_rows(store, None, ["umdf", "my_model"], None, constant=True)
+    assert labels(chosen)[-2:] == ["my_model (complete) (scored) (n=1)", "my_model (mixed) (scored) (n=1)"]
+    assert any("only scored here" in sentence for sentence in caption(chosen, cells=["inter/l"]))
+    assert "my_model (scored)" in table(store=store)
+
+
+def test_a_selection_that_nobody_stated_is_a_table_of_its_own(tmp_path):
+    results = ResultStore(tmp_path)
+    add(results)
+    add(results, **ELSEWHERE, selection="unknown")
+    first, second = build_tables(results.frame(), [], "mosi", None, columns_of(["inter/l"]))
+    assert [row.method for row in first.rows] == ["mult"]
+    assert [row.method for row in second.rows] == ["my_model"]
+    assert "selection unknown" in second.protocol_text
 
 
 def test_costs_know_nothing_of_them(store):
