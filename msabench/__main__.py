@@ -33,10 +33,13 @@ class Verb:
     Attributes:
         target: ``module:function``.
         help: One line for the overview.
+        operands: Its arguments that are given without their names; None for those without a default of verbs of two
+            words, and none of other verbs.
     """
 
     target: str
     help: str
+    operands: tuple[str, ...] | None = None
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
@@ -47,6 +50,12 @@ class Verb:
 
 VERBS = {
     "evaluate": Verb("msabench.evaluation.command:evaluate", "evaluate a checkpoint over a grid and store records"),
+    "score": Verb(
+        "msabench.evaluation.score:score", "score predictions that were made elsewhere", operands=("predictions",)
+    ),
+    "masks export": Verb(
+        "msabench.evaluation.masks_command:export", "write what test cells leave to see, for any program", operands=()
+    ),
     "run": Verb("msabench.runner.command:run", "run every job of a suite that the store does not have yet"),
     "table": Verb("msabench.tables.command:table", "print result tables, tables of papers, or what the store holds"),
     "compare": Verb("msabench.tables.compare:compare", "compare methods with a baseline, and rank them"),
@@ -225,6 +234,9 @@ def _flags(function: Callable[..., Any]) -> list[str]:
 
 
 def _positionals(name: str, function: Callable[..., Any]) -> list[str]:
+    operands = VERBS[name].operands
+    if operands is not None:
+        return list(operands)
     if " " not in name:
         return []
     parameters = inspect.signature(function).parameters.values()

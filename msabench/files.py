@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -237,6 +238,37 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def creating_folder(path: Path) -> Iterator[Path]:
+    """Make a folder with all that is in it, or nothing: it gets its name when the block ends without an error.
+
+    Args:
+        path: The folder to be; an empty one that is there is taken, and those around it are made.
+
+    Yields:
+        A folder beside it to write into.
+
+    Raises:
+        MSABenchError: Something else is at its place.
+    """
+    path = path.absolute()
+    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+        raise MSABenchError(f"{path} is there already; name a folder that is new or empty")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with naming(path):
+            temporary.mkdir()
+            yield temporary
+            if path.is_dir():
+                # Not empty any more, it stays, and this fails.
+                path.rmdir()
+            temporary.rename(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager

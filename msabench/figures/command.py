@@ -38,6 +38,7 @@ def figures(
     store: Path | None = None,
     committed: bool = False,
     out: Path = Path("figures"),
+    scored: bool = False,
 ) -> str:
     """Draw figures of stored results as PDF and PNG, one for each corpus and protocol.
 
@@ -57,6 +58,8 @@ def figures(
         store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
         committed: Read the records in git, leaderboard/results, instead.
         out: Folder for the figures.
+        scored: Draw predictions from elsewhere as well, which were only scored here; without, only those that methods
+            names.
 
     Returns:
         The files written.
@@ -91,7 +94,16 @@ def figures(
             draws: list[Callable[[], Picture]] = [lambda: importance([Path(path) for path in checkpoints or ()])]
         else:
             draws = _of_store(
-                kind, datasets, methods, variants, metric, cells, band or "intervals", cost or "parameters", place
+                kind,
+                datasets,
+                methods,
+                variants,
+                metric,
+                cells,
+                band or "intervals",
+                cost or "parameters",
+                place,
+                scored,
             )
         paths: list[Path] = []
         problems: list[MSABenchError] = []
@@ -117,6 +129,7 @@ def _of_store(
     band: str,
     measure: str,
     store: Path,
+    scored: bool,
 ) -> list[Callable[[], Picture]]:
     """How to draw each figure: one for each table, but one for all tables of ranks."""
     from msabench.figures import confusion, cost, curves, embedding, rank_diagram
@@ -126,7 +139,15 @@ def _of_store(
 
     banded = "band" in OPTIONS[kind]
     chosen_tables = choose_rows(
-        store, datasets, methods, metric, variants, constant=banded, intervals=banded and band == "intervals"
+        store,
+        datasets,
+        methods,
+        metric,
+        variants,
+        constant=banded,
+        intervals=banded and band == "intervals",
+        # What a scored row cost nobody here knows.
+        scored=scored and kind != "cost",
     )
     if kind == "ranks":
         ranked = rank_rows(chosen_tables, cells_of(cells or ["paper"]))

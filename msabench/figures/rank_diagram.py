@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from msabench.errors import MSABenchError
 from msabench.figures.sheet import CAPTION_SIZE, PAGE, Picture, sheet, stem_of
-from msabench.figures.words import EXPERIMENTAL, seed_words
+from msabench.figures.words import EXPERIMENTAL, mark_of, seed_words
 from msabench.optional import require
 from msabench.results.comparison import Ranked
 from msabench.results.ranks import ALPHA
+from msabench.results.record import SCORED
 from msabench.tables.marks import FIDELITIES
 
 MOST_RANKED = 30
@@ -31,10 +32,7 @@ def rank_diagram(ranked: Ranked) -> Picture:
             f"{len(result.names)} rows cannot be told apart in one diagram of ranks ({', '.join(result.names)}); name "
             f"at most {MOST_RANKED} with --methods and --variants"
         )
-    names = [
-        name + (EXPERIMENTAL if fidelity == "experimental" else "")
-        for name, fidelity in zip(result.names, ranked.fidelity, strict=True)
-    ]
+    names = [name + mark_of(fidelity) for name, fidelity in zip(result.names, ranked.fidelity, strict=True)]
     p_values = result.nemenyi().set_axis(names, axis=0).set_axis(names, axis=1)
     tables = [chosen.table for chosen in ranked.chosen_tables]
     metrics = list(dict.fromkeys(table.metric.key for table in tables))
@@ -46,6 +44,7 @@ def rank_diagram(ranked: Ranked) -> Picture:
         seed_words([row for table in tables for row in table.rows]),
         "Undefined values and, for Acc-2 and F1, collapsed predictions rank last." if result.last.any() else "",
         f"{EXPERIMENTAL} {FIDELITIES['experimental']}." if "experimental" in ranked.fidelity else "",
+        f"{FIDELITIES[SCORED]}." if SCORED in ranked.fidelity else "",
         *(f"Not ranked: {sentence}." for sentence in ranked.left_out),
         *dict.fromkeys(table.caveat for table in tables),
         *dict.fromkeys(line for table in tables for line in table.warnings),

@@ -9,6 +9,7 @@ from msabench.errors import MSABenchError
 from msabench.figures.sheet import MOST_ROWS, stem_of
 from msabench.methods.info import EXTERNAL
 from msabench.results.chosen_rows import ChosenRows, full_name
+from msabench.results.record import SCORED
 from msabench.results.table import CONSTANT, Row, Table
 from msabench.tables.marks import FIDELITIES
 
@@ -38,9 +39,14 @@ def labels(chosen: ChosenRows) -> list[str]:
     found = []
     for row in rows:
         name = full_name(row) if several and row.method != CONSTANT else row.label
-        name += EXPERIMENTAL if row.fidelity == "experimental" else " (external)" if row.fidelity == EXTERNAL else ""
+        name += mark_of(row.fidelity)
         found.append(name + (f" (n={row.n_seeds})" if len(counts) > 1 else ""))
     return found
+
+
+def mark_of(fidelity: str) -> str:
+    """What stands behind the name of a row whose fidelity a reader must know."""
+    return EXPERIMENTAL if fidelity == "experimental" else f" ({fidelity})" if fidelity in (EXTERNAL, SCORED) else ""
 
 
 def axis_label(table: Table) -> str:
@@ -77,6 +83,8 @@ def caption(
         marks.append("Some numbers shown rest on modalities alone that no training clip had.")
     if any(row.fidelity == "experimental" for row in table.rows):
         marks.append(f"{EXPERIMENTAL} {FIDELITIES['experimental']}.")
+    if any(row.fidelity == SCORED for row in table.rows):
+        marks.append(f"{FIDELITIES[SCORED]}.")
     return [
         f"{table.title}, {table.metric.title} [{table.metric.key}]." if metric else f"{table.title}.",
         *sentences,
@@ -101,7 +109,7 @@ def protocol_words(table: Table) -> list[str]:
     given = table.protocol
     said = []
     if given["selection"] != "val":
-        said.append("SELECTED ON TEST.")
+        said.append("SELECTED ON TEST." if given["selection"] == "test_best" else "Selection unknown.")
     if given["lengths"] != "hide":
         said.append("A removed modality shows its length.")
     if given["level"] != "vectors":

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from msabench.errors import MSABenchError
 from msabench.methods import registry
 from msabench.methods.info import EXTERNAL, MethodInfo
+from msabench.results.record import SCORED
+from msabench.results.scored import Scored
 from msabench.tables.marks import FIDELITIES as DOUBTFUL
 
 FIDELITIES = {
@@ -33,6 +35,7 @@ class Card:
         about: Paragraphs about the paper and what the method does.
         deviations: Departures from the paper with their reasons: (number or empty, text).
         external: Whether a record says that it comes from outside msabench.
+        scored: What its maker says of it, where all that is here are predictions from elsewhere; None otherwise.
     """
 
     name: str
@@ -40,26 +43,30 @@ class Card:
     about: tuple[str, ...] = ()
     deviations: tuple[tuple[str, str], ...] = ()
     external: bool = False
+    scored: Scored | None = None
 
     @property
     def fidelity(self) -> str:
-        """The registered fidelity, ``external``, or ``unknown``."""
+        """The registered fidelity, ``external``, ``scored``, or ``unknown``."""
+        if self.scored:
+            return SCORED
         return EXTERNAL if self.external else self.info.fidelity if self.info else "unknown"
 
 
-def card_of(name: str, external: bool = False) -> Card:
+def card_of(name: str, external: bool = False, scored: Scored | None = None) -> Card:
     """The card of a method; one that is not registered has a name only.
 
     Args:
         name: Its name.
         external: Whether a record says that it comes from outside msabench.
+        scored: What its maker says of it, where its records are of predictions from elsewhere.
 
     Raises:
         MSABenchError: The method's file cannot be read.
     """
     info = registry.methods().get(name)
     if info is None:
-        return Card(name, None, external=external)
+        return Card(name, None, external=external, scored=scored)
     path = registry.entry_of(name).path
     try:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""

@@ -23,7 +23,7 @@ MARKS = (
     ("-", "no records: never run."),
     ("nan", "undefined, since predictions or labels are constant."),
     (DOUBLE_DAGGER, "has failed jobs, which are left out of means."),
-    ("?", "before a fidelity: experimental, external or unknown."),
+    ("?", "before a fidelity: experimental, external, scored or unknown."),
 )
 """Mark -> meaning, as the pages have them."""
 

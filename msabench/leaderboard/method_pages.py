@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from msabench.leaderboard import reproduce
-from msabench.results.record import JobRecord
+from msabench.results.record import SCORED, JobRecord
+from msabench.results.scored import UNKNOWN
 
 
 def venue_of(venue: str, year: int) -> str:
@@ -22,7 +23,8 @@ def job_entry(job: JobRecord) -> dict[str, Any]:
 
     Returns:
         ``id``, ``title``, ``failed``, ``error``, ``warnings``, ``command`` (lines; none if it cannot be run),
-        ``encoder`` (whether a text encoder has to be put in), ``facts`` (name, value).
+        ``encoder`` (whether a text encoder has to be put in), ``scored`` (whether its predictions were made elsewhere),
+        ``facts`` (name, value).
     """
     key = job.key
     features = "" if key.features == key.dataset else key.features
@@ -36,6 +38,7 @@ def job_entry(job: JobRecord) -> dict[str, Any]:
         "warnings": _warnings(job),
         "command": reproduce.commands(job) if reproduce.can_run(job) else [],
         "encoder": reproduce.needs_encoder(job),
+        "scored": bool(key.origin),
         "facts": [(name, value) for name, value in _facts(job) if value],
     }
 
@@ -47,7 +50,8 @@ def _warnings(job: JobRecord) -> list[str]:
     if not job.provenance.get("git_commit"):
         warnings.append("commit unknown")
     if job.key.selection != "val":
-        warnings.append(f"selected by {job.key.selection}")
+        known = job.key.selection != UNKNOWN
+        warnings.append(f"selected by {job.key.selection}" if known else "selection unknown")
     return warnings
 
 
@@ -56,8 +60,13 @@ def _facts(job: JobRecord) -> Sequence[tuple[str, str]]:
     versions = made.get("versions") or {}
     device = ", ".join(str(made[name]) for name in ("device", "device_name") if made.get(name))
     threads = made.get("threads")
+    scored = made.get(SCORED) or {}
     return (
         ("Job", job.key.job_id),
+        ("Predictions of", str(scored.get("title") or "")),
+        ("About them", str(scored.get("about") or "")),
+        ("Address", str(scored.get("url") or "")),
+        ("Sha256 of their file", str(scored.get("sha256") or "")),
         ("Version of the method", str(job.key.method_version)),
         ("Configuration", job.key.config_hash),
         ("Data", f"{job.key.dataset}, revision {job.key.revision}, features {job.key.features}"),

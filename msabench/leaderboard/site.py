@@ -25,6 +25,7 @@ from msabench.methods.registry import methods as registered
 from msabench.results.aggregate import DRAWS, LEVEL
 from msabench.results.places import no_records
 from msabench.results.record import METHOD, JobRecord
+from msabench.results.scored import scored_of
 from msabench.results.store import ResultStore
 from msabench.results.stored_intervals import read_intervals
 from msabench.tables.costs import HEADER, LEGEND, cost_rows
@@ -128,8 +129,11 @@ def _write_methods(
     entries = []
     for name in sorted(by_method):
         mine = by_method[name]
-        card = card_of(name, external=any(METHOD in job.provenance for job in mine))
+        elsewhere = name not in registered() and all(job.key.origin for job in mine)
+        scored = scored_of(mine[0]) if elsewhere else None
+        card = card_of(name, external=any(METHOD in job.provenance for job in mine), scored=scored)
         finished = [job for job in mine if job.status == "ok"]
+        trained = [job for job in finished if not job.key.origin]
         for job in finished:
             if reproduce.can_run(job):
                 reproduce.write_job(job, cells[job.key.job_id], writer.folder / reproduce.FOLDER)
@@ -144,7 +148,7 @@ def _write_methods(
             has_numbers=name in with_numbers,
             cost_header=HEADER,
             cost_legend=" ".join(LEGEND),
-            costs=cost_rows(finished, {job.key.job_id: len(cells[job.key.job_id]) for job in finished}),
+            costs=cost_rows(trained, {job.key.job_id: len(cells[job.key.job_id]) for job in trained}),
             jobs=[job_entry(job) for job in sorted(mine, key=_order)],
         )
         records = f"{len(finished)} jobs" + (

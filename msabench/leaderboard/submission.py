@@ -12,6 +12,7 @@ import numpy as np
 from msabench.data.registry import corpora, dataset_info
 from msabench.errors import MSABenchError
 from msabench.leaderboard.own_form import form_problems
+from msabench.leaderboard.scored_submission import content_problems, scored_problems
 from msabench.methods.registry import class_path, is_external, methods
 from msabench.metrics.functional import is_collapsed
 from msabench.missingness.conditions import Cell
@@ -71,6 +72,9 @@ def registration_problems(submission: Submission) -> Iterator[str]:
         One sentence per problem.
     """
     key, name = submission.job.key, submission.name
+    if key.origin:
+        yield from (f"{name}: {problem}" for problem in scored_problems(submission.job))
+        return
     info = methods().get(key.method)
     if info is None and METHOD in submission.job.provenance:
         yield (
@@ -148,6 +152,8 @@ def prediction_problems(submission: Submission) -> Iterator[str]:
             yield f"{name}: clips or labels of {_place(*place)} are not those of {_place(first.cell, first.mask_seed)}"
         elif place in recorded:
             yield from _record_problems(name, submission.job.key.dataset, recorded[place], entry)
+    if submission.job.key.origin:
+        yield from (f"{name}: {problem}" for problem in content_problems(submission.job.key, submission.stored))
 
 
 def _record_problems(name: str, dataset: str, record: CellRecord, entry: predictions.StoredCell) -> Iterator[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PROTOCOL = ("dataset", "revision", "features", "level", "lengths", "token_fill", "selection")
 """Fields that must agree before two numbers may stand in one table."""
 
-ROW = ("method", "method_version", "variant", "regime", "config_hash")
+ROW = ("method", "method_version", "variant", "regime", "config_hash", "origin")
 """Fields that tell the rows of a table apart."""
 
 DRAWS = 2000

@@ -16,7 +16,7 @@ from msabench.metrics.spec import DEFAULT_METRIC, MetricSpec, metric_keys, metri
 from msabench.missingness.conditions import LETTERS, Cell
 from msabench.results.aggregate import PROTOCOL, ROW, inconsistencies, over_seeds
 from msabench.results.places import predictions_file
-from msabench.results.record import MANY_BLIND, JobRecord
+from msabench.results.record import MANY_BLIND, SCORED, JobRecord
 from msabench.results.table import CONSTANT, Column, Entry, Row, Table, failures_in
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _rows_by_protocol(
     # The config's hash tells a method from outside from one of ours that has its name.
     outside = set(found.loc[found["external"], "config_hash"])
     for row in (row for group in rows.values() for row in group.values()):
-        row.fidelity = EXTERNAL if row.config_hash in outside else row.fidelity
+        row.fidelity = SCORED if row.origin else EXTERNAL if row.config_hash in outside else row.fidelity
     return {protocol: list(group.values()) for protocol, group in rows.items()}
 
 
@@ -209,7 +209,8 @@ def _ordered(rows: list[Row], methods: Sequence[str] | None) -> list[Row]:
 
     def position(row: Row) -> tuple[Any, ...]:
         place = given.index(row.method) if row.method in given else len(given)
-        method = (row.method != CONSTANT, place, row.method)
+        # What was only scored here stands below what was trained here.
+        method = (row.method != CONSTANT or bool(row.origin), bool(row.origin), place, row.method)
         return (
             *method,
             row.variant != "default",
@@ -235,7 +236,7 @@ def mark_alike(rows: list[Row]) -> None:
 def _notes(table: Table, methods: Sequence[str] | None) -> list[str]:
     notes = []
     present = {row.method for row in table.rows if row.entries}
-    if CONSTANT not in present:
+    if CONSTANT not in {row.method for row in table.rows if row.entries and not row.origin}:
         notes.append(f"There are no records of {CONSTANT}, so the floor is not shown.")
     absent = [name for name in methods or () if name not in present and name != CONSTANT]
     if absent:

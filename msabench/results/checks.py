@@ -14,7 +14,7 @@ from msabench.data.info import METRIC_SETS
 from msabench.errors import MSABenchError
 from msabench.metrics.spec import METRICS, metric_keys
 from msabench.missingness.conditions import LETTERS, Cell
-from msabench.results.record import OPTIONAL, SCHEMA_VERSION, CellRecord, JobKey, JobRecord
+from msabench.results.record import EXTERNAL_ORIGIN, OPTIONAL, SCHEMA_VERSION, CellRecord, JobKey, JobRecord
 
 _JOB_FILE = re.compile(r"^[0-9a-f]{16}(?:\.failed\.\d{8}T\d{6}Z)?\.jsonl$")
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
@@ -74,6 +74,10 @@ def _check_first(path: Path, line: dict[str, Any], folder: Path) -> JobRecord:
         raise MSABenchError(f"{where} has schema version {version!r}; this msabench reads 1 to {SCHEMA_VERSION}")
     _check_fields(where, line, JobKey)
     _check_fields(where, line, JobRecord)
+    if line.get("origin", EXTERNAL_ORIGIN) != EXTERNAL_ORIGIN:
+        raise MSABenchError(
+            f"{where} has origin {line['origin']!r}; allowed: {EXTERNAL_ORIGIN}, or none for what msabench trained"
+        )
     job = JobRecord.from_json(line)
     for name in job.unseen or ():
         if name not in LETTERS.values():

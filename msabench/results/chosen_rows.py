@@ -63,6 +63,8 @@ def choose_rows(
     *,
     constant: bool = False,
     intervals: bool = False,
+    scored: bool = False,
+    baseline: str | None = None,
 ) -> list[ChosenRows]:
     """Find what a store has of some methods.
 
@@ -74,6 +76,9 @@ def choose_rows(
         variants: Variants; only ``default`` if not given.
         constant: Whether the constant baseline is among the rows although nobody named it.
         intervals: Whether entries get bootstrap intervals, which takes predictions.
+        scored: Whether predictions from elsewhere, which were only scored here, are among the rows although nobody
+            named them in ``methods``.
+        baseline: A method that somebody named besides ``methods``.
 
     Returns:
         The chosen rows of each corpus and protocol that has any of it, in the order of ``datasets``.
@@ -103,6 +108,9 @@ def choose_rows(
     shown = variants or ["default"]
     frame = frame[frame["variant"].isin(shown) | (frame["method"] == CONSTANT)]
     failures = [job for job in failures if job.key.variant in shown]
+    elsewhere = (frame["origin"] != "") & ~frame["method"].isin([*(methods or ()), baseline])
+    hidden = frame.iloc[:0] if scored else frame[elsewhere]
+    frame = frame if scored else frame[~elsewhere]
     found = []
     for dataset in wanted:
         jobs = {metric_set: jobs_by_row(part) for metric_set, part in parts_of(frame, dataset).items()}
@@ -116,6 +124,8 @@ def choose_rows(
             predictions=store if intervals else None,
         ):
             left_out = [f"failed job {line}" for row in table.rows for line in row.failures]
+            if methods is None and (names := sorted(set(hidden.loc[hidden["dataset"] == dataset, "method"]))):
+                left_out.append(f"{', '.join(names)}, only scored here (--scored takes them in)")
             with_constant = constant or CONSTANT in (methods or ())
             table.rows = [row for row in table.rows if row.entries and (with_constant or row.method != CONSTANT)]
             there = {row.method for row in table.rows}
@@ -130,8 +140,9 @@ def choose_rows(
             found.append(ChosenRows(table, mine, left_out))
     if not found:
         asked = f"{' '.join(methods or ['any method'])} ({' '.join(shown)})"
+        others = " (--scored takes in what was only scored here)" if len(hidden) else ""
         raise MSABenchError(
-            f"{store} has no records of {asked} on {' '.join(wanted)}; `msabench table` says what it has"
+            f"{store} has no records of {asked} on {' '.join(wanted)}{others}; `msabench table` says what it has"
         )
     return found
 

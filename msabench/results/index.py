@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 INDEX_NAME = ".index"
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 
 KEY_FIELDS = tuple(f.name for f in fields(JobKey))
 CELL_FIELDS = ("cell", "mask_seed", "mask_hash", "n", "collapsed", *(f"dropped_{m}" for m in LETTERS.values()), "blind")

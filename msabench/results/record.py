@@ -23,7 +23,14 @@ METHOD = "method"
 CORPUS, REGIME = "corpus", "regime"
 """Likewise of a corpus and of a training regime from outside."""
 
-OPTIONAL = ("padding", "unseen", "split_sizes", "metric_set", "blind")
+SCORED = "scored"
+"""Key of a record's provenance under which predictions from elsewhere are described, and what tables call their rows in
+place of a fidelity."""
+
+EXTERNAL_ORIGIN = "external"
+"""``JobKey.origin`` of predictions that were made elsewhere and only scored by msabench."""
+
+OPTIONAL = ("padding", "unseen", "split_sizes", "metric_set", "blind", "origin")
 """Fields that older records lack; a record that does not have them is stored without."""
 
 
@@ -44,7 +51,10 @@ class JobKey:
         token_fill: ``unk`` or ``zero_embedding`` at level ``tokens``; empty at level ``vectors``.
         selection: ``val``, or ``test_best`` to measure how much selecting on test flatters.
         seed: Seed of initialisation, order and training masks.
-        config_hash: First 12 hex digits of the sha256 of the resolved config without seeds, paths and devices.
+        config_hash: First 12 hex digits of the sha256 of the resolved config without seeds, paths and devices; of the
+            predictions (``results.scored.content_hash``) where ``origin`` is ``external``.
+        origin: Empty for what msabench trained. ``external`` for predictions that were made elsewhere and only scored
+            here: then ``regime``, ``selection`` and ``seed`` are what their maker states, ``unknown`` or 0 otherwise.
     """
 
     dataset: str
@@ -60,11 +70,16 @@ class JobKey:
     selection: str
     seed: int
     config_hash: str
+    origin: str = ""
 
     @property
     def job_id(self) -> str:
         """First 16 hex digits of the sha256 of the key's canonical JSON."""
-        return canonical_hash(asdict(self), 16)
+        return canonical_hash(self.to_json(), 16)
+
+    def to_json(self) -> dict[str, Any]:
+        """The key as plain data; an empty origin is left out, as in records from before there was one."""
+        return {name: value for name, value in asdict(self).items() if name != "origin" or value}
 
 
 @dataclass
@@ -116,12 +131,13 @@ class JobRecord:
     def to_json(self) -> dict[str, Any]:
         """The job line as plain data; key fields stand at the top level beside ``job_id``."""
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "key" and _has(self, f.name)}
-        return {"kind": "job", "schema_version": SCHEMA_VERSION, "job_id": self.key.job_id, **asdict(self.key), **rest}
+        first = {"kind": "job", "schema_version": SCHEMA_VERSION, "job_id": self.key.job_id}
+        return {**first, **self.key.to_json(), **rest}
 
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> JobRecord:
         """Read a job line."""
-        key = JobKey(**{f.name: line[f.name] for f in fields(JobKey)})
+        key = JobKey(**{f.name: line[f.name] for f in fields(JobKey) if f.name in line})
         return cls(key=key, **{f.name: line[f.name] for f in fields(cls) if f.name in line and f.name != "key"})
 
 

@@ -13,10 +13,9 @@ of ``PROTOCOL_KEYS``.
 
 from __future__ import annotations
 
-import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from msabench.data.info import EMOTIONS
 from msabench.errors import MSABenchError, nearest
 from msabench.files import replacing
-from msabench.missingness.conditions import Cell
-from msabench.results.predictions import MAX_BYTES, MAX_NAME, MAX_ROWS, Evaluation, Floats
+from msabench.results.predictions import MAX_BYTES, MAX_NAME, MAX_ROWS, Evaluation
 
 PROTOCOL_KEYS = ("dataset", "revision", "features", "level", "lengths", "token_fill")
 """What a file may say of its protocol; values are text, as in ``JobKey``."""
@@ -41,35 +38,13 @@ METADATA_KEY = b"msabench"
 SUFFIXES = (".parquet", ".csv")
 
 _WORDS = ("id", "cell", "mask_hash")
-_SCORES = ("pred",)
-_EMOTION_SCORES = tuple(f"pred_{emotion}_{outcome}" for emotion in EMOTIONS for outcome in (0, 1))
-_LABELS = ("label",)
-_EMOTION_LABELS = tuple(f"label_{emotion}" for emotion in EMOTIONS)
+SCORES = ("pred",)
+EMOTION_SCORES = tuple(f"pred_{emotion}_{outcome}" for emotion in EMOTIONS for outcome in (0, 1))
+LABELS = ("label",)
+EMOTION_LABELS = tuple(f"label_{emotion}" for emotion in EMOTIONS)
 
 _INDEX = re.compile(r"|__index_level_\d+__")
 """Columns that pandas writes unasked."""
-
-Place = tuple[Cell, int | None]
-"""A cell, and the seed of its masks; None where they are not random."""
-
-
-@dataclass(frozen=True)
-class ScoredCell:
-    """Predictions of one cell and mask seed, in the order of the split. N clips.
-
-    Attributes:
-        cell: The test situation.
-        mask_seed: Seed of its masks; None where they are not random.
-        preds: float32 ``(N,)`` scores, or ``(N, 4, 2)`` for the emotions; finite.
-        mask_hash: What the file says of the masks, 16 hex digits; None if it says nothing.
-        labels: float64 ``(N,)`` or ``(N, 4)`` if the file has them; None if not.
-    """
-
-    cell: Cell
-    mask_seed: int | None
-    preds: Floats
-    mask_hash: str | None
-    labels: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True)
@@ -90,152 +65,6 @@ class ScoredFile:
     def is_hashed(self) -> bool:
         """Whether it says on which masks its predictions were made."""
         return "mask_hash" in self.table.column_names
-
-    def arranged(self, ids: Sequence[str], places: Sequence[Place], emotions: bool, corpus: str) -> list[ScoredCell]:
-        """The predictions of every place, once all of them are there, and nothing else is.
-
-        Args:
-            ids: Clip ids of the test split, N.
-            places: Cells and mask seeds that must be there.
-            emotions: Whether the labels are emotions.
-            corpus: The corpus's name, for messages.
-
-        Raises:
-            MSABenchError: A column, clip, cell or mask seed is missing or unknown, a row is there twice, or a
-                prediction is not finite; says how many and names one.
-        """
-        preds = self._numbers(_EMOTION_SCORES if emotions else _SCORES, f"the labels of {corpus}")
-        wanted = _EMOTION_LABELS if emotions else _LABELS
-        labels = self._numbers(wanted, "labels") if {*wanted} & {*self.table.column_names} else None
-        row_places, row_clips = self._places(places), self._clips(ids, corpus)
-        spots = row_places * len(ids) + row_clips
-        counts = np.bincount(spots, minlength=len(places) * len(ids))
-        self._refuse_doubled(counts, places, ids)
-        self._refuse_missing(counts.reshape(len(places), len(ids)) == 0, places, ids, corpus)
-        order = np.argsort(spots, kind="stable")
-        with np.errstate(over="ignore"):
-            values = preds[order].astype(np.float32)
-        if not (finite := np.isfinite(values).all(axis=1)).all():
-            first = int(spots[order[np.flatnonzero(~finite)[0]]])
-            raise MSABenchError(
-                f"{self.path} has {(~finite).sum()} predictions that are empty or not finite, e.g. of clip "
-                f"{ids[first % len(ids)]!r} in {_named(places[first // len(ids)])}; give a number for every clip"
-            )
-        shape = (len(places), len(ids), *((len(EMOTIONS), 2) if emotions else ()))
-        values = values.reshape(shape)
-        known = None if labels is None else labels[order].reshape(len(places), len(ids), -1)
-        hashes = self._hashes(order, places, len(ids))
-        return [
-            ScoredCell(
-                cell,
-                mask_seed,
-                values[number],
-                hashes[number],
-                None if known is None else known[number] if emotions else known[number, :, 0],
-            )
-            for number, (cell, mask_seed) in enumerate(places)
-        ]
-
-    def _numbers(self, names: Sequence[str], what: str) -> NDArray[np.float64]:
-        """Columns side by side, ``(R, columns)``, empty fields as NaN."""
-        lacking = [name for name in names if name not in self.table.column_names]
-        if lacking:
-            raise MSABenchError(
-                f"{self.path} has no column {lacking[0]!r}, which {what} need; it has: "
-                f"{', '.join(self.table.column_names)}"
-            )
-        return np.stack([_floats(self.table[name]) for name in names], axis=1)
-
-    def _clips(self, ids: Sequence[str], corpus: str) -> NDArray[np.int64]:
-        """The clip of each row, by its place in the split."""
-        words, codes = _words(self.table["id"])
-        numbers = {name: number for number, name in enumerate(ids)}
-        known = np.array([numbers.get(word, -1) for word in words], dtype=np.int64)
-        if (known < 0).any():
-            unknown = [word for word in words if word not in numbers]
-            raise MSABenchError(
-                f"{self.path} has {len(unknown)} ids that are not in the test split of {corpus}, e.g. {unknown[0]!r}; "
-                f"ids there are such as {ids[0]!r}"
-            )
-        return known[codes]
-
-    def _places(self, places: Sequence[Place]) -> NDArray[np.int64]:
-        """The place of each row, by its number in ``places``."""
-        words, codes = _words(self.table["cell"])
-        # A cell may go by two names, such as intra/0.0 and inter/lav.
-        cells = [self._cell(word) for word in words]
-        seeds = _floats(self.table["mask_seed"])
-        seedless = np.isnan(seeds)
-        if (wrong := ~seedless & ((seeds < 0) | (seeds != np.floor(seeds)))).any():
-            raise MSABenchError(
-                f"{self.path} has mask_seed {seeds[wrong][0]:g}; allowed: whole numbers from 0 on, or empty"
-            )
-        pairs, rows = np.unique(np.stack([codes, np.where(seedless, -1, seeds)], axis=1), axis=0, return_inverse=True)
-        known = {place: number for number, place in enumerate(places)}
-        found = []
-        for code, seed in pairs.tolist():
-            place = (cells[int(code)], None if seed < 0 else int(seed))
-            if place not in known:
-                raise self._unknown(place, places)
-            found.append(known[place])
-        return np.array(found, dtype=np.int64)[rows.reshape(-1)]
-
-    def _cell(self, word: str) -> Cell:
-        try:
-            return Cell.parse(word)
-        except MSABenchError as error:
-            raise MSABenchError(f"{self.path}: {error}") from error
-
-    def _unknown(self, place: Place, places: Sequence[Place]) -> MSABenchError:
-        cell, seed = place
-        seeds = [other for known, other in places if known == cell]
-        if not seeds:
-            return MSABenchError(
-                f"{self.path} has predictions of cell {cell}, which is not in the grid; add it to --grid, or drop it"
-            )
-        if None in seeds:
-            return MSABenchError(
-                f"{self.path} has mask_seed {seed} in cell {cell}, whose masks are not random; leave it empty there"
-            )
-        allowed = " ".join(map(str, seeds))
-        given = "no mask_seed" if seed is None else f"mask_seed {seed}"
-        return MSABenchError(f"{self.path} has {given} in cell {cell}; asked for are {allowed} (see --mask_seeds)")
-
-    def _refuse_doubled(self, counts: NDArray[np.int64], places: Sequence[Place], ids: Sequence[str]) -> None:
-        doubled = np.flatnonzero(counts > 1)
-        if len(doubled):
-            place, clip = divmod(int(doubled[0]), len(ids))
-            raise MSABenchError(
-                f"{self.path} has {len(doubled)} predictions more than once, e.g. of clip {ids[clip]!r} in "
-                f"{_named(places[place])}; give each once"
-            )
-
-    def _refuse_missing(
-        self, missing: NDArray[np.bool_], places: Sequence[Place], ids: Sequence[str], corpus: str
-    ) -> None:
-        absent = np.flatnonzero(missing.all(axis=1))
-        if len(absent):
-            raise MSABenchError(
-                f"{self.path} lacks {len(absent)} of {len(places)} test situations, e.g. {_named(places[absent[0]])}; "
-                "predict all of them, or name those that are there with --grid and --mask_seeds"
-            )
-        if missing.any():
-            place, clip = (int(found[0]) for found in np.nonzero(missing))
-            raise MSABenchError(
-                f"{self.path} lacks {missing.sum()} predictions of the {len(ids)} test clips of {corpus}, e.g. of clip "
-                f"{ids[clip]!r} in {_named(places[place])}"
-            )
-
-    def _hashes(self, order: NDArray[np.int64], places: Sequence[Place], clips: int) -> list[str | None]:
-        """What the file says of each place's masks."""
-        if not self.is_hashed:
-            return [None] * len(places)
-        words, codes = _words(self.table["mask_hash"])
-        by_place = codes[order].reshape(len(places), clips)
-        mixed = np.flatnonzero((by_place != by_place[:, :1]).any(axis=1))
-        if len(mixed):
-            raise MSABenchError(f"{self.path} has several mask_hash in {_named(places[mixed[0]])}; its masks have one")
-        return [words[code] for code in by_place[:, 0]]
 
 
 def write(path: Path, evaluation: Evaluation, protocol: Mapping[str, str] | None = None) -> None:
@@ -259,7 +88,7 @@ def write(path: Path, evaluation: Evaluation, protocol: Mapping[str, str] | None
         "mask_seed": pa.array([seed for seed in seeds for _ in range(n)], pa.int64()),
     }
     preds = np.stack([entry.preds for entry in cells]).astype(np.float32).reshape(len(cells) * n, -1)
-    names = _SCORES if preds.shape[1] == 1 else _EMOTION_SCORES
+    names = SCORES if preds.shape[1] == 1 else EMOTION_SCORES
     columns |= {name: preds[:, number] for number, name in enumerate(names)}
     columns["mask_hash"] = pa.array(np.repeat([entry.mask_hash for entry in cells], n), pa.string())
     table = pa.table(columns)
@@ -291,7 +120,7 @@ def read(path: Path) -> ScoredFile:
         content = path.read_bytes()
         table = _of_csv(content) if suffix == ".csv" else _of_parquet(path, content)
         protocol = _protocol_of(path, table)
-        table = table.select([name for name in table.column_names if not _INDEX.fullmatch(name)])
+        table = table.select([n for n, name in enumerate(table.column_names) if not _INDEX.fullmatch(name)])
         _check_columns(path, table)
         table = pa.table({name: _column(path, name, table[name]) for name in table.column_names})
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
@@ -308,7 +137,7 @@ def _suffix(path: Path) -> str:
 
 def _of_csv(content: bytes) -> pa.Table:
     # Ids such as 007 are text, and a column without a number in its first rows is not.
-    numbers = dict.fromkeys(("mask_seed", *_SCORES, *_EMOTION_SCORES, *_LABELS, *_EMOTION_LABELS), pa.float64())
+    numbers = dict.fromkeys(("mask_seed", *SCORES, *EMOTION_SCORES, *LABELS, *EMOTION_LABELS), pa.float64())
     options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_WORDS, pa.string()) | numbers)
     return pyarrow.csv.read_csv(pa.BufferReader(content), convert_options=options)
 
@@ -332,7 +161,7 @@ def _check_columns(path: Path, table: pa.Table) -> None:
     names = table.column_names
     if not 0 < table.num_rows <= MAX_ROWS:
         raise _too_long(path, table.num_rows)
-    allowed = ("id", "cell", "mask_seed", *_SCORES, *_EMOTION_SCORES, "mask_hash", *_LABELS, *_EMOTION_LABELS)
+    allowed = ("id", "cell", "mask_seed", *SCORES, *EMOTION_SCORES, "mask_hash", *LABELS, *EMOTION_LABELS)
     for name in names:
         if names.count(name) > 1:
             raise MSABenchError(f"{path} has the column {name!r} {names.count(name)} times; give it once")
@@ -365,25 +194,13 @@ def _column(path: Path, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray |
     return words
 
 
-def _words(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
-    """The different words of a column, and which of them each row has."""
-    whole = column.combine_chunks()
-    return whole.dictionary.to_pylist(), whole.indices.to_numpy().astype(np.int64)
-
-
-def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """Numbers, empty fields as NaN."""
-    numbers: NDArray[np.float64] = column.to_numpy()
-    return numbers
-
-
 def _protocol_of(path: Path, table: pa.Table) -> dict[str, str]:
     text = (table.schema.metadata or {}).get(METADATA_KEY)
     if text is None:
         return {}
     try:
-        said = json.loads(io.BytesIO(text).read())
-    except ValueError as error:
+        said = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise MSABenchError(f"{path} has metadata under the key msabench that are not valid JSON: {error}") from error
     return _checked_protocol(path, said)
 
@@ -397,8 +214,3 @@ def _checked_protocol(path: Path, said: Any) -> dict[str, str]:
                 f"{path} has the unknown word {name!r} in its protocol; allowed: {', '.join(PROTOCOL_KEYS)}"
             )
     return said
-
-
-def _named(place: Place) -> str:
-    cell, seed = place
-    return f"cell {cell}" if seed is None else f"cell {cell} with mask seed {seed}"

@@ -116,11 +116,13 @@ class Row:
         regime: Training regime.
         config_hash: Hash of its configuration.
         seed: Training seed if each seed is a row; None for means over seeds.
-        fidelity: The method's fidelity, see ``MethodInfo``; ``unknown`` if the method is not registered.
+        fidelity: The method's fidelity, see ``MethodInfo``; ``unknown`` if the method is not registered, ``scored`` if
+            its predictions were made elsewhere.
         n_seeds: Training seeds with records, in whichever cells.
         marks: What else tells the row from others of the same method, variant and regime: version, config hash.
         entries: Column key -> number; a key that is absent has no records.
         failures: Errors of failed jobs, one line each.
+        origin: ``JobKey.origin``: empty for what msabench trained, ``external`` for predictions made elsewhere.
     """
 
     method: str
@@ -134,6 +136,7 @@ class Row:
     marks: tuple[str, ...] = ()
     entries: dict[str, Entry] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    origin: str = ""
 
     @property
     def label(self) -> str:

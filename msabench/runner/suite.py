@@ -120,7 +120,7 @@ class Job:
 
     def to_json(self) -> dict[str, Any]:
         """The job as plain data."""
-        return {**asdict(self), "config_files": [str(path) for path in self.config_files]}
+        return {**asdict(self), "key": self.key.to_json(), "config_files": [str(path) for path in self.config_files]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Job:

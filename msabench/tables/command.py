@@ -13,7 +13,7 @@ from msabench.metrics.spec import METRICS, metric_spec
 from msabench.published.layouts import paper_tables
 from msabench.published.numbers import DEFAULT_PUBLISHED
 from msabench.results.places import no_records, store_to_read
-from msabench.results.record import JobRecord
+from msabench.results.record import SCORED, JobRecord
 from msabench.results.store import ResultStore
 from msabench.results.table import columns_of
 from msabench.tables.output import FORMATS, Report, printed
@@ -179,6 +179,8 @@ def _overview(frame: pd.DataFrame, failures: Sequence[JobRecord]) -> Grid:
     fields = ["dataset", "features", "revision", "level", "token_fill", "lengths", "selection"]
     fields += ["method", "variant", "regime"]
     lines: dict[tuple[str, ...], list[int]] = {}
+    elsewhere = frame["origin"] != ""
+    frame = frame.assign(method=frame["method"].where(~elsewhere, frame["method"] + f" ({SCORED})"))
     grouped = frame.groupby(fields, dropna=False).agg(
         jobs=("job_id", "nunique"), cells=("cell", "nunique"), masks=("mask_seed", "nunique")
     )

@@ -29,6 +29,7 @@ def compare(
     committed: bool = False,
     format: Literal["text", "markdown", "csv"] = "text",
     draws: int = DRAWS,
+    scored: bool = False,
 ) -> str:
     """Compare methods with a baseline, clip by clip, and rank them over test situations.
 
@@ -46,6 +47,8 @@ def compare(
         committed: Read the records in git, leaderboard/results, instead.
         format: How to print; csv is unrounded.
         draws: Resamples of the bootstrap.
+        scored: Compare and rank predictions from elsewhere as well, which were only scored here; without, only those
+            that methods or baseline name.
 
     Returns:
         The text to print.
@@ -65,7 +68,7 @@ def compare(
 
     wanted = cells_of(cells)
     folder = store_to_read(store, committed)
-    found = _comparable(baseline, datasets, metric, methods, variants, folder)
+    found = _comparable(baseline, datasets, metric, methods, variants, folder, scored)
     compared = [
         compare_rows(chosen, place, wanted, folder, draws)
         for chosen, place in found
@@ -96,6 +99,7 @@ def _comparable(
     methods: list[str] | None,
     variants: list[str] | None,
     store: Path,
+    scored: bool,
 ) -> list[tuple[ChosenRows, int | None]]:
     """Tables with the rows asked for and the baseline, and where the baseline stands in each."""
     from msabench.results.chosen_rows import choose_rows
@@ -106,7 +110,9 @@ def _comparable(
     every = list(dict.fromkeys([*shown, variant or "default"]))
     asked = None if methods is None else list(dict.fromkeys([*methods, method]))
     found = []
-    for chosen in choose_rows(store, datasets, asked, metric, every, constant=method == CONSTANT):
+    for chosen in choose_rows(
+        store, datasets, asked, metric, every, constant=method == CONSTANT, scored=scored, baseline=method
+    ):
         place = baseline_of(chosen, baseline)
         kept = [
             number

@@ -54,7 +54,8 @@ def costs(
     """
     place = store_to_read(store, committed)
     results = ResultStore(place)
-    jobs = [job for job in results.jobs() if job.status == "ok"]
+    # What was only scored here says nothing of what it cost.
+    jobs = [job for job in results.jobs() if job.status == "ok" and not job.key.origin]
     if not jobs:
         raise no_records(place)
     wanted = {"dataset": datasets, "method": methods, "variant": variants or ["default"]}

@@ -13,6 +13,8 @@ FIDELITIES = {
     "experimental": "experimental = known by its title alone; what was built is a guess",
     "reconstructed": "reconstructed = parts are not in the paper and were filled in",
     "external": "external = from outside msabench, so that nobody here has read how faithful it is",
+    "scored": "scored = predictions made elsewhere and only scored here, never best of a column; how they came about "
+    "is what their maker says",
     "unknown": "unknown = not a registered method, so that nothing is known about how faithful it is",
 }
 """Fidelity that a reader must be warned about -> the warning."""

@@ -41,6 +41,7 @@ def regimes(
     store: Path | None = None,
     committed: bool = False,
     format: Literal["text", "markdown", "csv"] = "text",
+    scored: bool = False,
 ) -> str:
     """Show what training under one regime instead of another changes, method by method.
 
@@ -55,6 +56,8 @@ def regimes(
         store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
         committed: Read the records in git, leaderboard/results, instead.
         format: How to print; csv is unrounded.
+        scored: Show predictions from elsewhere as well, which were only scored here and whose regimes are as their
+            maker states; without, only those that methods names.
 
     Returns:
         The text to print.
@@ -70,7 +73,7 @@ def regimes(
 
     wanted = cells_of(cells)
     place = store_to_read(store, committed)
-    chosen_tables = choose_rows(place, datasets, methods, metric, variants)
+    chosen_tables = choose_rows(place, datasets, methods, metric, variants, scored=scored)
     found = [
         regime_changes(chosen, wanted, before, after, read_intervals(place, chosen.table.dataset), place)
         for chosen in chosen_tables

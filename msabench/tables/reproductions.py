@@ -75,8 +75,8 @@ class Reproductions:
         corpora = {name for table in PAPER_TABLES for name in table.datasets}
         rows = {row for table in PAPER_TABLES for block in table.blocks for row in block.rows}
         methods = {CONSTANT, *(row.method for row in rows)}
-        # A method from outside may have the name of one of the papers.
-        ours = frame[~frame["external"]]
+        # A method from outside, or predictions from elsewhere, may have the name of one of the papers.
+        ours = frame[~frame["external"] & (frame["origin"] == "")]
         self._frame = ours[ours["dataset"].isin(corpora) & ours["method"].isin(methods)]
         self._runs: dict[tuple[str, str, str], dict[Identity, Run]] = defaultdict(dict)
         for record in self._frame[[*PROTOCOL, *ROW, "seed"]].drop_duplicates().to_dict("records"):

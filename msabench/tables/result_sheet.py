@@ -39,7 +39,8 @@ def result_sheet(table: Table) -> Sheet:
 def _ranks(table: Table) -> list[list[int]]:
     ranks = []
     for column in table.columns:
-        entries = [row.entries.get(column.key) for row in table.rows]
+        # Nobody here saw how scored predictions came about: they are best of nothing, and nothing is second to them.
+        entries = [None if row.origin else row.entries.get(column.key) for row in table.rows]
         printed = [None if entry is None else table.metric.format(entry.mean) for entry in entries]
         ranks.append(ranked(printed, table.metric.direction))
     return ranks

@@ -6,7 +6,8 @@
   const BLOCKS = { inter: "available modalities", intra: "share of frames dropped", both: "modalities and share dropped" };
 
   function bestOf(rows, place, metric) {
-    const means = rows.map((row) => row.values[metric.key][place]?.[0]).filter((mean) => mean !== null && mean !== undefined);
+    // Nobody here saw how scored predictions came about: they are best of nothing.
+    const means = rows.filter((row) => !row.scored).map((row) => row.values[metric.key][place]?.[0]).filter((mean) => mean !== null && mean !== undefined);
     if (means.length < 2) return null;
     return metric.direction === "max" ? Math.max(...means) : Math.min(...means);
   }
@@ -40,13 +41,13 @@
       if (seeds < row.seeds) cell.append(`(${seeds})`);
       if (collapsed) cell.append(collapsed < seeds ? `†${collapsed}` : "†");
       if (unseen) cell.append("¶");
-      if (value[0] !== null && value[0] === best) cell.classList.add("best");
+      if (value[0] !== null && value[0] === best && !row.scored) cell.classList.add("best");
     }
     cell.note = () => noteOf(row, place, metric, column);
     return cell;
   }
 
-  const isDoubtful = (row) => ["experimental", "external", "unknown"].includes(row.fidelity);
+  const isDoubtful = (row) => ["experimental", "external", "scored", "unknown"].includes(row.fidelity);
 
   function nameCell(row) {
     const name = element("th", { scope: "row" }, element("a", { href: `methods/${row.page}` }, row.label));
@@ -69,9 +70,10 @@
     return element("td", {}, element("span", { class: isDoubtful(row) ? "badge doubtful" : "" }, (isDoubtful(row) ? "? " : "") + row.fidelity));
   }
 
-  // What stands beside the numbers; the first column is hidden and keeps the constant baseline on top.
+  // What stands beside the numbers; the first column is hidden, keeps the constant baseline on top, and what was only
+  // scored here below all that was trained here.
   const LABELS = {
-    constant: (row) => element("td", {}, row.constant ? "0" : "1"),
+    constant: (row) => element("td", {}, row.constant ? "0" : row.scored ? "2" : "1"),
     Method: nameCell,
     Curve: tickCell,
     Regime: (row) => element("td", {}, row.regime),

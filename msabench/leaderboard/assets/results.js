@@ -5,7 +5,7 @@
   const { choose, distinct, element, drawNumbers, drawCurves, MOST_CURVES } = window.msabench;
   const form = document.getElementById("controls");
   const byId = (id) => document.getElementById(id);
-  const state = { group: "", metric: "", zeros: "non0", order: "correct", family: "all", fidelity: "all", regime: "all", variants: "default" };
+  const state = { group: "", metric: "", zeros: "non0", order: "correct", family: "all", fidelity: "all", origin: "all", regime: "all", variants: "default" };
   const sort = ["", ""];
   const ticked = new Set();
   let group = null;
@@ -46,6 +46,8 @@
     state.metric = choose(form.metric, titles, state.metric || metrics[group.default].name);
     const fidelities = distinct(group.rows.filter((row) => !row.constant).map((row) => row.fidelity)).sort();
     state.fidelity = choose(form.fidelity, [["all", "all"], ...fidelities.map((name) => [name, name])], state.fidelity);
+    const scored = group.rows.some((row) => row.scored);
+    state.origin = choose(form.origin, [["all", "all"], ...(scored ? [["trained", "trained here"], ["scored", "only scored here"]] : [])], state.origin);
     const regimes = distinct(group.rows.map((row) => row.regime)).sort();
     state.regime = choose(form.regime, [["all", "all"], ...regimes.map((name) => [name, name])], state.regime);
     const blocks = distinct(group.columns.map((column) => column.block));
@@ -62,6 +64,7 @@
   function keep(row) {
     if (row.constant) return true;
     if (state.fidelity !== "all" && row.fidelity !== state.fidelity) return false;
+    if (state.origin !== "all" && row.scored !== (state.origin === "scored")) return false;
     if (state.regime !== "all" && row.regime !== state.regime) return false;
     return state.variants === "all" || row.variant === "default";
   }
