@@ -19,7 +19,7 @@ from msabench.errors import MSABenchError, one_of, printable
 from msabench.interruption import interruptible, signal_of
 
 TRAINING_VERBS = {
-    "fit": "train one method: msabench fit --config configs/umdf_mosei.yaml",
+    "fit": "train one method: msabench fit --config umdf_mosei",
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on every cell of the grid, as Lightning does",
     "predict": "write a checkpoint's test predictions for every cell of the grid",
@@ -33,10 +33,12 @@ class Verb:
     Attributes:
         target: ``module:function``.
         help: One line for the overview.
+        word: Its optional parameter that is given as a bare word, without an option's name.
     """
 
     target: str
     help: str
+    word: str = ""
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
@@ -57,6 +59,7 @@ VERBS = {
     "metrics": Verb("msabench.tables.metrics:metrics", "recompute metrics from stored predictions, beside the records"),
     "regress": Verb("msabench.runner.regress:regress", "train every method briefly and compare F1 with the record"),
     "methods": Verb("msabench.tables.methods:methods", "list the methods"),
+    "configs": Verb("msabench.training.command:configs", "list, print or copy msabench's configs", word="name"),
     "suites": Verb("msabench.runner.command:suites", "list the suites and their jobs"),
     "leaderboard build": Verb(
         "msabench.leaderboard.command:build", "build the leaderboard as pages that open from disk"
@@ -183,6 +186,9 @@ def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> d
     parser = ArgumentParser(prog=f"msabench {name}", description=VERBS[name].help, exit_on_error=False)
     helps, hints = _help_of(function), get_type_hints(function)
     lists, flags, positionals = _list_options(function), _flags(function), _positionals(name, function)
+    bare = VERBS[name].word
+    if bare:
+        parser.add_argument(bare, nargs="?", type=hints[bare], help=helps.get(bare, ""))
     for option, default in lists.items():
         # A list[str] parameter would want JSON on the command line; a plain nargs takes words.
         kind = int if str(hints[option]).startswith("list[int]") else str
@@ -193,7 +199,7 @@ def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> d
         # A bool parameter would want a value: --dry_run true.
         names = dict.fromkeys((f"--{option.replace('_', '-')}", f"--{option}"))
         parser.add_argument(*names, action="store_true", help=helps.get(option, ""))
-    parser.add_function_arguments(function, skip={*lists, *flags, *positionals})
+    parser.add_function_arguments(function, skip={*lists, *flags, *positionals, *([bare] if bare else [])})
     try:
         given = parser.instantiate(parser.parse_args(words))
     except ArgumentError as error:
