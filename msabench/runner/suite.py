@@ -18,8 +18,8 @@
 
 A job entry expands into seeds x variants x regimes. Its own overrides come after the suite's, ``variants`` and
 ``regimes`` after both. ``config`` is a path from the config folder; ``seeds`` replaces the suite's. Where that
-folder has no such file, or there is no config folder, the config of that name that comes with msabench is taken: a suite
-of one's own needs configs for its own methods alone.
+folder has no such file, or there is no config folder, the config of that name that comes with msabench is taken: a
+suite of one's own needs configs for its own methods alone.
 ``include: [a.yaml]`` adds the jobs of other suites, with the seeds and overrides that they have there; the grid and the
 mask seeds must be this suite's. They, too, are looked up beside this file and then among those that come with msabench.
 """

@@ -37,7 +37,7 @@ def configs(name: str | None = None, out: Path | None = None, merged: bool = Fal
             "merged prints one config; give its name and no folder, as in: msabench configs umdf_synth --merged"
         )
     if out is not None:
-        return _copied([_file(name)] if name else [_file(each) for each in names(CONFIGS)], out, name)
+        return _copied_one(_file(name), out) if name else f"copied {len(_copy(_all(), out))} files to {out}"
     if name is None:
         return _listed()
     if merged:
@@ -76,19 +76,27 @@ def _listed() -> str:
     )
 
 
-def _copied(configs: list[Path], out: Path, name: str | None) -> str:
-    ours = packaged(CONFIGS)
-    targets = {path: out / path.relative_to(ours) for config in configs for path in files_of(config)}
+def _all() -> list[Path]:
+    return [_file(name) for name in names(CONFIGS)]
+
+
+def _copied_one(config: Path, out: Path) -> str:
+    new = ", ".join(path.name for path in _copy(files_of(config), out))
+    said = f"copied {new} to {out}" if new else f"{out} has it already"
+    return f"{said}\nnext: msabench fit --config {shlex.quote(str(out / config.name))}"
+
+
+def _copy(files: list[Path], out: Path) -> list[Path]:
+    """Copy files of ours to another folder; returns those that were not there already."""
+    targets = {path: out / path.relative_to(packaged(CONFIGS)) for path in files}
     for path, target in targets.items():
         if target.exists() and (not target.is_file() or target.read_bytes() != path.read_bytes()):
             raise MSABenchError(
                 f"{target} exists and is another file than {path.name} of msabench; name another folder"
             )
-    new = [(path, target) for path, target in targets.items() if not target.exists()]
-    for path, target in new:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with creating(target) as stream:
+    new = [path for path, target in targets.items() if not target.exists()]
+    for path in new:
+        targets[path].parent.mkdir(parents=True, exist_ok=True)
+        with creating(targets[path]) as stream:
             stream.write(path.read_bytes())
-    copied = ", ".join(path.name for path, _ in new) if name else f"{len(new)} files"
-    said = f"copied {copied} to {out}" if new else f"{out} has them already"
-    return f"{said}\nnext: msabench fit --config {shlex.quote(str(targets[configs[0]]))}" if name else said
+    return new
