@@ -41,6 +41,21 @@ def packaged(folder: str) -> Path:
     raise MSABenchError(f"this installation of msabench lacks its folder {folder}; install it again")
 
 
+def called(path: Path) -> str:
+    """How a folder is called in what is printed: one that comes with msabench by its place there, others by their path.
+
+    Args:
+        path: The folder, e.g. ``/.../site-packages/msabench/_data/benchmarks/costs``.
+
+    Returns:
+        For example ``msabench's benchmarks/costs``.
+    """
+    for root in (_PACKAGE / "_data", _PACKAGE.parent):
+        if path.is_relative_to(root):
+            return f"msabench's {path.relative_to(root).as_posix()}"
+    return str(path)
+
+
 def here_or_packaged(folder: str) -> Path:
     """A folder of the working folder, as in a clone; where there is none, the one that comes with msabench.
 

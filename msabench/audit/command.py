@@ -11,6 +11,7 @@ from msabench.audit.finding import SEVERITIES
 from msabench.audit.render import Report, as_json, as_text
 from msabench.audit.run import KINDS, run_audit
 from msabench.errors import MSABenchError, one_of
+from msabench.packaged import called
 from msabench.published.numbers import load_published, published_folder, read_numbers
 
 FORMATS = ("text", "json")
@@ -62,7 +63,7 @@ def audit(
 def _published(folder: Path) -> Report:
     numbers = load_published(folder)
     papers = tuple(dict.fromkeys(number.paper for number in numbers))
-    return Report(run_audit(numbers, load_claims(folder)), papers, len(numbers), f"numbers in {folder}")
+    return Report(run_audit(numbers, load_claims(folder)), papers, len(numbers), f"numbers in {called(folder)}")
 
 
 def _own(path: Path, folder: Path) -> Report:
@@ -72,6 +73,6 @@ def _own(path: Path, folder: Path) -> Report:
     papers = tuple(dict.fromkeys(number.paper for number in numbers))
     # A user's version of a paper stands for that paper.
     others = [number for number in load_published(folder) if number.paper not in papers]
-    source = f"numbers in {path}, compared with {len(others)} numbers of other papers in {folder}"
+    source = f"numbers in {path}, compared with {len(others)} numbers of other papers in {called(folder)}"
     found = [finding for finding in run_audit([*numbers, *others]) if finding.paper in papers]
     return Report(found, papers, len(numbers), source)

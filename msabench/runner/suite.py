@@ -7,7 +7,7 @@
     grid: [paper]                   # grids and cells to evaluate
     mask_seeds: [0, 1, 2]           # Seeds of the test masks
     seeds: [1111, 1112]             # one training each
-    configs: ../../configs          # optional; default: the nearest configs/ above this file, if there is one
+    configs: ../../configs          # optional; default: the nearest configs/ above this file, else its own folder
     overrides:                      # settings of every job, as dotted keys of the config
       trainer.max_epochs: 8
       data.missing.regime: mixed
@@ -18,8 +18,8 @@
 
 A job entry expands into seeds x variants x regimes. Its own overrides come after the suite's, ``variants`` and
 ``regimes`` after both. ``config`` is a path from the config folder; ``seeds`` replaces the suite's. Where that
-folder has no such file, or there is no config folder, the config of that name that comes with msabench is taken: a
-suite of one's own needs configs for its own methods alone.
+folder has no such file, the config of that name that comes with msabench is taken: a suite of one's own needs configs
+for its own methods alone.
 ``include: [a.yaml]`` adds the jobs of other suites, with the seeds and overrides that they have there; the grid and the
 mask seeds must be this suite's. They, too, are looked up beside this file and then among those that come with msabench.
 """
@@ -39,7 +39,7 @@ from msabench.files import yaml_of
 from msabench.methods import registry
 from msabench.missingness.conditions import parse_grid
 from msabench.missingness.config import MissingConfig
-from msabench.packaged import CONFIGS, SUITES, beside_or_packaged, packaged
+from msabench.packaged import CONFIGS, SUITES, beside_or_packaged
 from msabench.results.job_identity import MAX_SEED, job_key
 from msabench.results.record import JobKey
 
@@ -341,7 +341,7 @@ def _config_folder(suite: Path, given: Any) -> Path:
     for parent in suite.resolve().parents:
         if (parent / "configs").is_dir():
             return parent / "configs"
-    return packaged(CONFIGS)
+    return suite.parent
 
 
 def _mapping(value: Any, where: str, allowed: Sequence[str] = (), needed: Sequence[str] = ()) -> dict[str, Any]:
