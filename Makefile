@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)
-	$(BIN)/msabench run --suite benchmarks/suites/demo.yaml --store $(DEMO)/results --runs $(DEMO)/jobs
+	$(BIN)/msabench run --suite demo --store $(DEMO)/results --runs $(DEMO)/jobs
 	$(BIN)/msabench table --datasets synth --store $(DEMO)/results
 	$(BIN)/msabench leaderboard intervals --store $(DEMO)/results
 	$(BIN)/msabench leaderboard build --out $(DEMO)/site --store $(DEMO)/results

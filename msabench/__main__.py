@@ -19,7 +19,7 @@ from msabench.errors import MSABenchError, one_of, printable
 from msabench.interruption import interruptible, signal_of
 
 TRAINING_VERBS = {
-    "fit": "train one method: msabench fit --config configs/umdf_mosei.yaml",
+    "fit": "train one method: msabench fit --config umdf_mosei",
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on every cell of the grid, as Lightning does",
     "predict": "write a checkpoint's test predictions for every cell of the grid",
@@ -67,6 +67,7 @@ VERBS = {
     "regress": Verb("msabench.runner.regress:regress", "train every method briefly and compare F1 with the record"),
     "methods": Verb("msabench.tables.methods:methods", "list the methods (see also: methods new)"),
     "methods new": Verb("msabench.methods.new:new", "write a method of your own, with configs and a test"),
+    "configs": Verb("msabench.training.command:configs", "list, print or copy msabench's configs", operands=("name",)),
     "suites": Verb("msabench.runner.command:suites", "list the suites and their jobs"),
     "leaderboard build": Verb(
         "msabench.leaderboard.command:build", "build the leaderboard as pages that open from disk"
@@ -205,8 +206,10 @@ def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> d
         # A list[str] parameter would want JSON on the command line; a plain nargs takes words.
         kind = int if str(hints[option]).startswith("list[int]") else str
         parser.add_argument(f"--{option}", nargs="+", type=kind, default=default, help=helps.get(option, ""))
+    needed = inspect.signature(function).parameters
     for option in positionals:
-        parser.add_argument(option, type=hints[option], help=helps.get(option, ""))
+        count = {} if needed[option].default is inspect.Parameter.empty else {"nargs": "?"}
+        parser.add_argument(option, type=hints[option], help=helps.get(option, ""), **count)
     for option in flags:
         # A bool parameter would want a value: --dry_run true.
         names = dict.fromkeys((f"--{option.replace('_', '-')}", f"--{option}"))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from msabench.training.build import MSACLI, one_sentence, with_class_paths
+from msabench.training.build import MSACLI, one_sentence, with_class_paths, with_config_files
 
 
 def main(arguments: list[str]) -> int:
     """Run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Args:
-        arguments: Command line, beginning with the verb.
+        arguments: Command line, beginning with the verb. ``--config`` takes files and names of msabench's configs.
+
+    Raises:
+        MSABenchError: A file is missing, a key unknown, a value not allowed.
     """
     with one_sentence():
-        MSACLI(args=with_class_paths(arguments))
+        MSACLI(args=with_class_paths(with_config_files(arguments)))
     return 0

@@ -11,7 +11,8 @@ from msabench.audit.finding import SEVERITIES
 from msabench.audit.render import Report, as_json, as_text
 from msabench.audit.run import KINDS, run_audit
 from msabench.errors import MSABenchError, one_of
-from msabench.published.numbers import DEFAULT_PUBLISHED, load_published, read_numbers
+from msabench.packaged import called
+from msabench.published.numbers import load_published, published_folder, read_numbers
 
 FORMATS = ("text", "json")
 
@@ -22,7 +23,7 @@ NARROWEST = 60
 def audit(
     csv: Path | None = None,
     format: Literal["text", "json"] = "text",
-    published: Path = DEFAULT_PUBLISHED,
+    published: Path | None = None,
     kind: list[str] | None = None,
     severity: Literal["error", "warning", "note"] = "note",
     width: int | None = None,
@@ -33,7 +34,8 @@ def audit(
         csv: A file of one's own in the columns of leaderboard/published/README.md, checked by itself and against the
             published numbers; the published numbers and the claims about them if not given.
         format: text for people, json for programs.
-        published: Folder with the published numbers.
+        published: Folder with the published numbers; if not given leaderboard/published here, and where there is none
+            those that come with msabench.
         kind: Kinds of findings to show; all if not given.
         severity: Least severity to show.
         width: Characters in a line of text; the terminal's if not given.
@@ -51,7 +53,8 @@ def audit(
     for name in kind or ():
         if name not in KINDS:
             raise one_of("kind", name, KINDS)
-    report = _published(published) if csv is None else _own(csv, published)
+    folder = published_folder(published)
+    report = _published(folder) if csv is None else _own(csv, folder)
     report = report.only(kind or list(KINDS), SEVERITIES[: SEVERITIES.index(severity) + 1])
     width = max(width or shutil.get_terminal_size((120, 24)).columns, NARROWEST)
     return as_json(report) if format == "json" else as_text(report, width)
@@ -60,7 +63,7 @@ def audit(
 def _published(folder: Path) -> Report:
     numbers = load_published(folder)
     papers = tuple(dict.fromkeys(number.paper for number in numbers))
-    return Report(run_audit(numbers, load_claims(folder)), papers, len(numbers), f"numbers in {folder}")
+    return Report(run_audit(numbers, load_claims(folder)), papers, len(numbers), f"numbers in {called(folder)}")
 
 
 def _own(path: Path, folder: Path) -> Report:
@@ -69,10 +72,7 @@ def _own(path: Path, folder: Path) -> Report:
         raise MSABenchError(f"{path} holds no numbers; give one row per number below the header")
     papers = tuple(dict.fromkeys(number.paper for number in numbers))
     # A user's version of a paper stands for that paper.
-    here = folder.is_dir()
-    others = [n for n in load_published(folder) if n.paper not in papers] if here else []
-    compared = f"compared with {len(others)} numbers of other papers in {folder}"
-    alone = f"not compared with published numbers, since there is no folder {folder}"
-    source = f"numbers in {path}, {compared if here else alone}"
+    others = [number for number in load_published(folder) if number.paper not in papers]
+    source = f"numbers in {path}, compared with {len(others)} numbers of other papers in {called(folder)}"
     found = [finding for finding in run_audit([*numbers, *others]) if finding.paper in papers]
     return Report(found, papers, len(numbers), source)

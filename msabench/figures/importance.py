@@ -34,7 +34,7 @@ def importance(checkpoints: Sequence[Path]) -> Picture:
     if not checkpoints:
         raise MSABenchError(
             "the importance of modalities is kept in checkpoints; give some with --checkpoints, which "
-            "`msabench run --suite benchmarks/suites/prlf_smoke.yaml --keep-checkpoints` leaves below runs/"
+            "`msabench run --suite prlf_smoke --keep-checkpoints` leaves below runs/"
         )
     if len(checkpoints) > MOST:
         raise MSABenchError(f"{len(checkpoints)} checkpoints make too many panels; give at most {MOST}")

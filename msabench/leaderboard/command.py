@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from msabench.published.numbers import DEFAULT_PUBLISHED
+from msabench.published.numbers import published_folder
 from msabench.results.places import COMMITTED_STORE, store_to_read
 
 DEFAULT_README = Path("leaderboard/README.md")
@@ -13,7 +13,7 @@ DEFAULT_README = Path("leaderboard/README.md")
 def build(
     out: Path = Path("site"),
     store: Path = COMMITTED_STORE,
-    published: Path = DEFAULT_PUBLISHED,
+    published: Path | None = None,
     datasets: list[str] | None = None,
 ) -> str:
     """Build the leaderboard as a folder of pages that open from disk, without a server or a network.
@@ -21,7 +21,8 @@ def build(
     Args:
         out: The folder; one that msabench built before is replaced, any other is refused.
         store: Folder of the result store.
-        published: Folder of published numbers.
+        published: Folder of published numbers; if not given leaderboard/published here, and where there is none those
+            that come with msabench.
         datasets: Only records of these corpora; all in the store if not given.
 
     Returns:
@@ -33,7 +34,7 @@ def build(
     """
     from msabench.leaderboard.site import build_site
 
-    return build_site(out, store_to_read(store), published, datasets)
+    return build_site(out, store_to_read(store), published_folder(published), datasets)
 
 
 def intervals(store: Path = COMMITTED_STORE, datasets: list[str] | None = None, anew: bool = False) -> str:

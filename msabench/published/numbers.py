@@ -17,9 +17,9 @@ from msabench.data.registry import corpora
 from msabench.errors import MSABenchError
 from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import AVERAGES, Cell
+from msabench.packaged import PUBLISHED, here_or_packaged
 from msabench.published.readings import readings
 
-DEFAULT_PUBLISHED = Path("leaderboard/published")
 PAPERS = ("prlf", "fsrf", "umdf", "recap", "kt")
 PROSE = "text"
 """Table of numbers that a paper states in its prose."""
@@ -112,20 +112,32 @@ class Number:
 COLUMNS = tuple(field.name for field in dataclass_fields(Number))
 
 
-def load_published(folder: Path = DEFAULT_PUBLISHED) -> list[Number]:
+def published_folder(given: Path | None) -> Path:
+    """Where the published numbers lie.
+
+    Args:
+        given: As the user named it; None for ``leaderboard/published`` here, and where there is none for the numbers
+            that come with msabench.
+
+    Raises:
+        MSABenchError: There is no such folder.
+    """
+    if given is not None and not given.is_dir():
+        raise MSABenchError(f"there is no folder {given} with published numbers; leave it out for those of msabench")
+    return given or here_or_packaged(PUBLISHED)
+
+
+def load_published(folder: Path | None = None) -> list[Number]:
     """The numbers of the five papers, in the order of print.
 
     Args:
-        folder: Folder with one file per paper.
+        folder: Folder with one file per paper; None as in ``published_folder``.
 
     Raises:
-        MSABenchError: A file is missing or malformed.
+        MSABenchError: There is no such folder, or a file in it is missing or malformed.
     """
-    if not folder.is_dir():
-        raise MSABenchError(
-            f"there is no folder {folder} with published numbers; run in a clone of msabench, or name the folder"
-        )
-    return [number for paper in PAPERS for number in read_numbers(folder / f"{paper}.csv")]
+    place = published_folder(folder)
+    return [number for paper in PAPERS for number in read_numbers(place / f"{paper}.csv")]
 
 
 def read_numbers(path: Path) -> list[Number]:

@@ -58,7 +58,9 @@ def store_to_read(store: Path | None, committed: bool = False) -> Path:
     if not chosen.is_dir():
         committed = chosen == COMMITTED_STORE
         hint = (
-            "go to the root of a clone of msabench" if committed else "`msabench run --suite SUITE --store` makes one"
+            "go to the root of a clone of msabench, or name another with --store"
+            if committed
+            else "`msabench run --suite SUITE --store` makes one"
         )
         raise MSABenchError(f"there is no store {chosen}; {hint}")
     return chosen

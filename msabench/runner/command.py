@@ -11,8 +11,9 @@ from typing import Literal
 
 from msabench.errors import MSABenchError
 from msabench.interruption import check, interruptible, signal_of
+from msabench.packaged import COSTS, SUITES, here_or_packaged, packaged, suite_file
 from msabench.results.claims import require_writable
-from msabench.results.places import store_to_read, store_to_write
+from msabench.results.places import COMMITTED_STORE, store_to_read, store_to_write
 from msabench.results.store import ResultStore
 from msabench.runner.executor import (
     RECORDED_FAILURE,
@@ -31,8 +32,8 @@ from msabench.runner.progress import Progress
 from msabench.runner.slurm import SlurmExecutor, array_slots, read_parameters
 from msabench.runner.suite import expand, read_suite, select
 
-STORES = (Path("leaderboard/results"), Path("benchmarks/costs"))
-"""Stores of the repository, whose records tell what jobs cost."""
+STORES = (COMMITTED_STORE, Path(COSTS))
+"""Stores of the repository, whose records tell what jobs cost. The second comes with an installed msabench as well."""
 
 
 def run(
@@ -56,7 +57,7 @@ def run(
     Interrupting is safe: what is recorded stays, and the same command goes on with the rest.
 
     Args:
-        suite: Suite file, e.g. benchmarks/suites/demo.yaml.
+        suite: Suite file, or the name of one that comes with msabench, e.g. demo.
         store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
         runs: Folder for logs, configs and checkpoints, one folder per job below <dataset>/<method>/.
         methods: Only these methods of the suite.
@@ -79,6 +80,7 @@ def run(
         MSABenchError: The suite or a filter is not allowed, there is no such GPU, the store cannot be written, or the
             cluster refuses the jobs.
     """
+    suite = suite_file(suite)
     jobs = expand(select(read_suite(suite), methods, datasets, seeds))
     store = store_to_write(store)
     plan = make_plan(jobs, ResultStore(store), _stores_at_hand(suite, store))
@@ -116,11 +118,12 @@ def run(
     return code
 
 
-def suites(folder: Path = Path("benchmarks/suites"), store: Path | None = None, committed: bool = False) -> str:
+def suites(folder: Path | None = None, store: Path | None = None, committed: bool = False) -> str:
     """List the suites of a folder with their number of jobs, and how much of the papers' tables they cover.
 
     Args:
-        folder: Where to look.
+        folder: Where to look; if not given benchmarks/suites here, and where there is none among those that come with
+            msabench.
         store: Folder of the result store, for what was run; runs/store, or what MSABENCH_STORE names, if not given.
         committed: Look at the records in git, leaderboard/results, instead.
 
@@ -133,18 +136,23 @@ def suites(folder: Path = Path("benchmarks/suites"), store: Path | None = None, 
 
     results = ResultStore(store_to_read(store, committed))
     rows, found = [], []
-    for path in sorted(folder.glob("*.yaml")):
+    place = folder or here_or_packaged(SUITES)
+    for path in sorted(place.glob("*.yaml")):
+        # What comes with msabench is called by its name.
+        label = path if folder or place == Path(SUITES) else path.stem
         try:
             suite = read_suite(path)
         except MSABenchError as error:
-            rows.append(f"{path}: {error}")
+            rows.append(f"{label}: {error}")
             continue
         found.append(suite)
         n_methods, n_datasets = (len({getattr(d, name) for d in suite.jobs}) for name in ("method", "dataset"))
         counts = f"{len(suite.jobs)} jobs, {n_methods} methods, {n_datasets} datasets"
-        rows.append(f"{path}: {counts}" + (f"; {suite.description}" if suite.description else ""))
+        rows.append(f"{label}: {counts}" + (f"; {suite.description}" if suite.description else ""))
     if not rows:
-        raise MSABenchError(f"there are no suites in {folder}; go to the repository's root or name another folder")
+        raise MSABenchError(
+            f"there are no suites in {place}; name another folder, or none for those that come with msabench"
+        )
     finished = [job for job in results.jobs() if job.status == "ok"]
     covered = coverage(PAPER_TABLES, found, finished)
     head = "Rows of the papers' tables, and those that a suite here has a job for:"
@@ -232,8 +240,8 @@ def _last_line(task: Task) -> str:
 
 
 def _stores_at_hand(suite: Path, store: Path) -> list[ResultStore]:
-    """The repository's stores, in the working folder or around the suite, without the one that is given."""
-    around = [Path(), *suite.resolve().parents]
+    """The stores that know costs: here, around the suite, or packaged; without the one that is given."""
+    around = [Path(), *suite.resolve().parents, packaged(COSTS).parents[1]]
     found = [next((root / name for root in around if (root / name).is_dir()), None) for name in STORES]
     return [ResultStore(folder) for folder in found if folder is not None and folder.resolve() != store.resolve()]
 

@@ -13,6 +13,7 @@ from msabench.data.registry import corpora
 from msabench.data.synthetic import DEFAULT_SIZE
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import distinct, parse_grid
+from msabench.packaged import called
 from msabench.results.record import JobRecord
 from msabench.results.store import ResultStore
 from msabench.runner.suite import Job
@@ -117,7 +118,7 @@ def make_plan(jobs: Iterable[Job], store: ResultStore, others: Sequence[ResultSt
     known = [_costs("", records)]
     for other in others if todo else ():
         with suppress(MSABenchError, OSError):
-            known.append(_costs(f" in {other.folder}", _finished(other)))
+            known.append(_costs(f" in {called(other.folder)}", _finished(other)))
     return Plan(tuple(_estimate(job, known) for job in todo), done, _lacking(done, store))
 
 

@@ -19,8 +19,10 @@ from msabench.errors import MSABenchError
 from msabench.files import write_text
 from msabench.methods.registry import methods as registered
 from msabench.missingness.conditions import parse_grid
+from msabench.packaged import CONFIGS, REGRESSION, beside_or_packaged, packaged
 from msabench.training.method_of_config import info_of
 
+EXPECTED = Path(REGRESSION) / "expected.json"
 METRIC = "f1_non0"
 CELLS = parse_grid(["inter", "intra/0.5"])
 CHECK_SEEDS = (1, 2)
@@ -49,16 +51,17 @@ noisiest cells move by up to .13 from one processor to another."""
 def regress(
     methods: list[str] | None = None,
     update: bool = False,
-    expected: Path = Path("benchmarks/regression/expected.json"),
-    configs: Path = Path("configs"),
+    expected: Path | None = None,
+    configs: Path = Path(CONFIGS),
 ) -> int:
     """Train every method briefly and compare F1 per cell with the expectation.
 
     Args:
         methods: Methods to check, those from outside included; all of msabench's own if not given.
-        update: Rewrite the expectations of these methods, for review.
-        expected: File with the expectations.
-        configs: Folder with ``<method>_synth.yaml``.
+        update: Rewrite the expectations of these methods, for review; never those that come with an installed msabench.
+        expected: File with the expectations; if not given benchmarks/regression/expected.json here, and where there is
+            none the one that comes with msabench.
+        configs: Folder with ``<method>_synth.yaml``; what it lacks is the config that comes with msabench.
 
     Returns:
         0 if every F1 is within its tolerance, 1 otherwise.
@@ -68,8 +71,10 @@ def regress(
     """
     names = methods or sorted(registered(external=False))
     for name in names:
-        info_of(name, configs / f"{name}_synth.yaml")
-    known = _read(expected, missing_is_empty=update)
+        config = f"{name}_synth.yaml"
+        info_of(name, beside_or_packaged(config, configs, CONFIGS) or configs / config)
+    source = expected or (EXPECTED if EXPECTED.is_file() else packaged(REGRESSION) / EXPECTED.name)
+    known = _read(source, missing_is_empty=update)
     failures = []
     for name in names:
         if update:
@@ -80,15 +85,16 @@ def regress(
             )
             continue
         if name not in known:
-            print(f"{name:<12}no expectation in {expected}; run: msabench regress --methods {name} --update")
+            print(f"{name:<12}no expectation in {source}; run: msabench regress --methods {name} --update")
             failures.append(name)
             continue
         wrong = compare(known[name], [measure(name, seed, configs) for seed in CHECK_SEEDS])
         print(f"{name:<12}" + ("; ".join(wrong) if wrong else f"ok, {len(known[name])} cells within tolerance"))
         failures += [name] if wrong else []
     if update:
-        _write(expected, known)
-        print(f"wrote {expected}; review the difference before committing it")
+        target = expected or EXPECTED
+        _write(target, known)
+        print(f"wrote {target}; review the difference before committing it")
     elif failures:
         print(f"F1 has moved: {', '.join(failures)}")
     return 1 if failures else 0
@@ -100,10 +106,13 @@ def measure(method: str, seed: int, configs: Path) -> dict[str, float]:
     Args:
         method: Its name.
         seed: Seed of the training.
-        configs: Folder with its config for ``synth``.
+        configs: Folder with its config for ``synth``; without it, the one that comes with msabench is taken.
 
     Returns:
         Cell name -> F1 in [0, 1] on the test split, of the epoch selected on validation.
+
+    Raises:
+        MSABenchError: There is no such config.
     """
     from msabench.evaluation.evaluate import evaluate_grid
     from msabench.methods.checkpoint import load_checkpoint
@@ -112,7 +121,8 @@ def measure(method: str, seed: int, configs: Path) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory(prefix="msabench-regress-") as folder:
         overrides = [*OVERRIDES, f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}"]
-        built = build([configs / f"{method}_synth.yaml"], overrides)
+        name = f"{method}_synth.yaml"
+        built = build([beside_or_packaged(name, configs, CONFIGS) or configs / name], overrides)
         built.trainer.fit(built.model, datamodule=built.datamodule)
         best, _ = load_checkpoint(Path(built.trainer.checkpoint_callback.best_model_path))  # type: ignore[union-attr]
         result = evaluate_grid(best, built.datamodule, CELLS, mask_seeds=(0,))
@@ -156,7 +166,7 @@ def _read(path: Path, *, missing_is_empty: bool) -> dict[str, Any]:
     if not path.is_file():
         if missing_is_empty:
             return {}
-        raise MSABenchError(f"there is no file of expectations {path}; run msabench regress --update in the repository")
+        raise MSABenchError(f"there is no file of expectations {path}; msabench regress --update writes one")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         known: dict[str, Any] = content["methods"]

@@ -7,7 +7,7 @@
     grid: [paper]                   # grids and cells to evaluate
     mask_seeds: [0, 1, 2]           # Seeds of the test masks
     seeds: [1111, 1112]             # one training each
-    configs: ../../configs          # optional; default: the nearest configs/ above this file
+    configs: ../../configs          # optional; default: the nearest configs/ above this file, else its own folder
     overrides:                      # settings of every job, as dotted keys of the config
       trainer.max_epochs: 8
       data.missing.regime: mixed
@@ -17,9 +17,11 @@
       - {method: mult, dataset: synth, regimes: [complete, {regime: intra, rate: [0.5, 0.5]}], config: my_mult.yaml}
 
 A job entry expands into seeds x variants x regimes. Its own overrides come after the suite's, ``variants`` and
-``regimes`` after both. ``config`` is a path from the config folder; ``seeds`` replaces the suite's.
-``include: [a.yaml]`` adds the jobs of other suites, named from this file's folder, with the seeds and overrides that
-they have there; the grid and the mask seeds must be this suite's.
+``regimes`` after both. ``config`` is a path from the config folder; ``seeds`` replaces the suite's. Where that
+folder has no such file, the config of that name that comes with msabench is taken: a suite of one's own needs configs
+for its own methods alone.
+``include: [a.yaml]`` adds the jobs of other suites, with the seeds and overrides that they have there; the grid and the
+mask seeds must be this suite's. They, too, are looked up beside this file and then among those that come with msabench.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from msabench.errors import MSABenchError, one_of
 from msabench.files import yaml_of
 from msabench.missingness.conditions import parse_grid
 from msabench.missingness.config import MissingConfig
+from msabench.packaged import CONFIGS, SUITES, beside_or_packaged
 from msabench.results.job_identity import MAX_SEED, job_key
 from msabench.results.record import JobKey
 from msabench.training.config_words import as_words
@@ -144,7 +147,7 @@ def read_suite(path: Path, including: tuple[Path, ...] = ()) -> Suite:
             it includes itself or a suite with another grid or other mask seeds.
     """
     if not path.is_file():
-        raise MSABenchError(f"there is no suite {path}; msabench suites lists those in benchmarks/suites")
+        raise MSABenchError(f"there is no suite {path}; msabench suites lists those that there are")
     content = yaml_of(path)
     where = f"suite {path.name}"
     content = _mapping(
@@ -176,7 +179,7 @@ def read_suite(path: Path, including: tuple[Path, ...] = ()) -> Suite:
 def _included(
     path: Path, name: str, including: tuple[Path, ...], grid: tuple[str, ...], mask_seeds: tuple[int, ...]
 ) -> tuple[UnresolvedJob, ...]:
-    inner = path.parent / name
+    inner = beside_or_packaged(name, path.parent, SUITES) or path.parent / name
     if inner.resolve() in {outer.resolve() for outer in including}:
         raise MSABenchError(f"suite {path.name} includes {name}, which includes it in turn")
     suite = read_suite(inner, including)
@@ -302,9 +305,10 @@ def _unresolved_jobs(
     for variant in variants:
         if variant not in ("default", *info.variants):
             raise one_of(f"variant of {method} in {where}", variant, ("default", *info.variants))
-    config_file = folder / str(entry.get("config", f"{method}_{dataset}.yaml"))
-    if not config_file.is_file():
-        raise MSABenchError(f"there is no config {config_file} for {where}; write it or name another one with config")
+    name = str(entry.get("config", f"{method}_{dataset}.yaml"))
+    config_file = beside_or_packaged(name, folder, CONFIGS)
+    if config_file is None:
+        raise MSABenchError(f"there is no config {folder / name} for {where}; write it or name another one with config")
     common = {**shared, **_mapping(entry.get("overrides") or {}, f"overrides of {where}")}
     seeds = _seeds(entry["seeds"], f"seeds of {where}") if "seeds" in entry else suite_seeds
     return [
@@ -336,7 +340,7 @@ def _config_folder(suite: Path, given: Any) -> Path:
     for parent in suite.resolve().parents:
         if (parent / "configs").is_dir():
             return parent / "configs"
-    raise MSABenchError(f"there is no configs folder above {suite}; name one with configs")
+    return suite.parent
 
 
 def _mapping(value: Any, where: str, allowed: Sequence[str] = (), needed: Sequence[str] = ()) -> dict[str, Any]:

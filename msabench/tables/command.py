@@ -11,7 +11,7 @@ from msabench.data.registry import corpora
 from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import METRICS, metric_spec
 from msabench.published.layouts import paper_tables
-from msabench.published.numbers import DEFAULT_PUBLISHED
+from msabench.published.numbers import published_folder
 from msabench.results.places import no_records, store_to_read
 from msabench.results.record import SCORED, JobRecord
 from msabench.results.store import ResultStore
@@ -40,7 +40,7 @@ def table(
     table: str | None = None,
     show: Literal["published", "reproduced", "both"] = "both",
     papers: list[str] | None = None,
-    published: Path = DEFAULT_PUBLISHED,
+    published: Path | None = None,
 ) -> str:
     """Print result tables, a paper's tables, or both; without datasets, methods and metric also what the store holds.
 
@@ -64,7 +64,8 @@ def table(
         table: Print only this table of the paper, e.g. 1 or II.
         show: Numbers in papers' tables: published, reproduced, or both with their differences.
         papers: Papers whose tables follow the result tables, or none; with datasets all if not given, else none.
-        published: Folder with the published numbers.
+        published: Folder with the published numbers; if not given leaderboard/published here, and where there is none
+            those that come with msabench.
 
     Returns:
         The text to print.
@@ -79,7 +80,7 @@ def table(
         raise one_of("show", show, SHOW)
     width = width or shutil.get_terminal_size((120, 24)).columns
     place = store_to_read(store, committed)
-    request = Request(datasets, methods, metric, show, published, ResultStore(place))
+    request = Request(datasets, methods, metric, show, published_folder(published), ResultStore(place))
     report = Report(title=f"Records in {place}")
     if paper is not None:
         options = {"grid": grid, "per_seed": per_seed, "intervals": intervals, "papers": papers}
@@ -99,7 +100,7 @@ def table(
             intervals,
             [name for paper_table in following for name in paper_table.methods],
         )
-        add_following(report, following, request, asked=papers is not None)
+        add_following(report, following, request)
     return printed(report, format, width)
 
 

@@ -66,10 +66,7 @@ def legend(view: PaperView) -> list[str]:
     if view.protocol:
         lines += _reproduced(view)
     elif view.show != "published":
-        lines.append(
-            f"Nothing of this is reproduced yet; `msabench run --suite benchmarks/suites/{view.table.paper}.yaml` "
-            "makes records."
-        )
+        lines.append(f"Nothing of this is reproduced yet; `msabench run --suite {view.table.paper}` makes records.")
     return lines
 
 

@@ -85,26 +85,19 @@ def followed(papers: list[str] | None, datasets: list[str] | None) -> list[Paper
     return tables if datasets is None else with_datasets(tables, datasets)
 
 
-def add_following(report: Report, tables: Sequence[PaperTable], request: Request, *, asked: bool) -> None:
+def add_following(report: Report, tables: Sequence[PaperTable], request: Request) -> None:
     """Add papers' tables that follow our own; those that nothing is left of are left out.
 
     Args:
         report: What to add to.
         tables: As ``followed`` gives them.
         request: What the user asked for.
-        asked: Whether the user named the papers; if not, it is no error that there are no published numbers here.
 
     Raises:
-        MSABenchError: The published numbers are malformed, or not there though asked for.
+        MSABenchError: The published numbers are malformed.
     """
-    if not tables:
-        return
-    if not asked and not request.published.is_dir():
-        report.remarks.append(
-            f"Tables of papers are left out, since there is no folder {request.published} with published numbers."
-        )
-        return
-    _add(report, tables, request)
+    if tables:
+        _add(report, tables, request)
 
 
 def add_paper(report: Report, tables: Sequence[PaperTable], request: Request) -> None:
@@ -133,7 +126,7 @@ def add_paper(report: Report, tables: Sequence[PaperTable], request: Request) ->
         raise one_of(f"metric of {name}", request.metric, names)
     _add(report, tables, request)
     if not report.views:
-        suite = f"`msabench run --suite benchmarks/suites/{tables[0].paper}.yaml`"
+        suite = f"`msabench run --suite {tables[0].paper}`"
         report.remarks.append(
             f"{name}: nothing of this is reproduced yet in {request.store.folder}; {suite} makes records."
             if request.show == "reproduced"

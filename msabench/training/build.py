@@ -33,6 +33,7 @@ from msabench.methods import registry
 from msabench.methods.base import MSAMethod
 from msabench.methods.checkpoint import refused
 from msabench.missingness.config import MissingConfig
+from msabench.packaged import config_file
 from msabench.plugins import plugins
 from msabench.results.job_identity import MAX_SEED
 from msabench.results.places import default_store
@@ -238,7 +239,7 @@ def build(config_files: list[Path], overrides: list[str], folder: Path | None = 
     """Instantiate method, data module and trainer as ``msabench fit`` would.
 
     Args:
-        config_files: Config files, later ones override earlier ones.
+        config_files: Config files, or names of msabench's configs; later ones override earlier ones.
         overrides: Command-line style settings, e.g. ``--trainer.max_epochs=8``.
         folder: Where checkpoint, log and config go; None reserves a new folder below ``trainer.default_root_dir``
             once training starts.
@@ -287,10 +288,31 @@ def _parser_only() -> LightningArgumentParser:
 
 
 def _arguments(config_files: list[Path], overrides: list[str]) -> list[str]:
-    for path in config_files:
-        if not path.is_file():
-            raise MSABenchError(f"there is no config {path}")
-    return [word for path in config_files for word in ("--config", str(path))] + with_class_paths(overrides)
+    found = [config_file(path) for path in config_files]
+    return [word for path in found for word in ("--config", str(path))] + with_class_paths(overrides)
+
+
+def with_config_files(words: list[str]) -> list[str]:
+    """The same words where ``--config`` names a file, also if a config of msabench's was given by its name.
+
+    Raises:
+        MSABenchError: There is no such config.
+    """
+    changed = list(words)
+    for place, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option not in ("-c", "--config"):
+            continue
+        if not equals and place + 1 < len(words) and _may_be_file(words[place + 1]):
+            changed[place + 1] = str(config_file(words[place + 1]))
+        elif equals and _may_be_file(value):
+            changed[place] = f"{option}={config_file(value)}"
+    return changed
+
+
+def _may_be_file(value: str) -> bool:
+    # The parser takes settings themselves as well: --config '{trainer: {max_epochs: 3}}'.
+    return Path(value).is_file() or not (value.startswith("-") or ":" in value)
 
 
 def with_class_paths(words: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from msabench.audit.claims import load_claims
 from msabench.audit.command import audit
 from msabench.audit.finding import CERTAINTIES, SEVERITIES, Finding
 from msabench.audit.run import KINDS, run_audit
-from msabench.published.numbers import PAPERS, load_published
+from msabench.published.numbers import PAPERS, load_published, read_numbers
 from tests.support.printed_tables import changed, truthful, write
 
 PUBLISHED = Path(__file__).parents[2] / "leaderboard/published"
@@ -241,12 +241,12 @@ def test_a_version_of_a_paper_stands_for_that_paper(tmp_path, published):
     assert {entry["paper"] for entry in report["findings"]} == {"umdf"}
 
 
-def test_own_numbers_alone(tmp_path):
-    path = write(tmp_path / "mine.csv", truthful())
-    text = audit(csv=path, published=tmp_path / "nowhere", severity="warning")
+def test_own_numbers_are_compared_without_a_clone(elsewhere, published):
+    path = write(elsewhere / "mine.csv", truthful())
+    text = " ".join(audit(csv=path, severity="warning").split())
     assert text.startswith(f"{len(truthful())} numbers in ")
-    assert "not compared with published numbers" in " ".join(text.split())
-    assert "nothing found." in " ".join(text.split())
+    assert f"compared with {len(published)} numbers of other papers in " in text
+    assert not [finding for finding in run_audit(read_numbers(path)) if finding.severity != "note"]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +281,7 @@ def test_bad_files_are_one_sentence(tmp_path, content, message, monkeypatch, cap
         (["--csv", "nowhere.csv"], "nowhere.csv cannot be read as CSV"),
         (["--kind", "foo"], "unknown kind 'foo'; allowed: average, "),
         (["--published", "nowhere"], "there is no folder nowhere with published numbers"),
+        (["--csv", "mine.csv", "--published", "nowhere"], "there is no folder nowhere with published numbers"),
         (["--format", "html"], "format"),
         (["--severity", "fatal"], "severity"),
     ],

@@ -29,7 +29,6 @@ from msabench.methods.info import MethodInfo
 from msabench.methods.registry import methods as registered
 from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import parse_grid
-from msabench.published.numbers import DEFAULT_PUBLISHED
 from msabench.results import build as tables
 from msabench.results.aggregate import jobs_by_row
 from msabench.results.intervals import intervals
@@ -45,7 +44,7 @@ from tests.support.simulated_store import simulate
 
 REPOSITORY = Path(__file__).parents[2]
 STORE, PUBLISHED, README = (
-    REPOSITORY / path for path in (COMMITTED_STORE, DEFAULT_PUBLISHED, Path("leaderboard/README.md"))
+    REPOSITORY / path for path in (COMMITTED_STORE, "leaderboard/published", "leaderboard/README.md")
 )
 
 

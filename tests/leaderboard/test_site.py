@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from msabench.leaderboard.site import build_site
-from msabench.published.numbers import DEFAULT_PUBLISHED
 from tests.support import site_store
 
 REPOSITORY = Path(__file__).parents[2]
@@ -33,7 +32,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome 
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     site_store.make(folder / "results")
-    build_site(folder / "site", folder / "results", REPOSITORY / DEFAULT_PUBLISHED)
+    build_site(folder / "site", folder / "results", REPOSITORY / "leaderboard/published")
     # A site may be moved, and its sources may go.
     shutil.rmtree(folder / "results")
     return (folder / "site").rename(folder / "moved")

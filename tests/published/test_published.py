@@ -121,7 +121,9 @@ def test_files_that_are_not_there_or_no_text(tmp_path):
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(MSABenchError, match=r"binary\.csv cannot be read as CSV: 'utf-8' codec"):
         read_numbers(tmp_path / "binary.csv")
-    with pytest.raises(MSABenchError, match=r"there is no folder .*nowhere with published numbers; run in a clone"):
+    with pytest.raises(
+        MSABenchError, match=r"there is no folder .*nowhere with published numbers; leave it out for those of msabench"
+    ):
         load_published(tmp_path / "nowhere")
 
 

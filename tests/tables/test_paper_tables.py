@@ -190,7 +190,7 @@ def test_a_number_that_is_not_there_leaves_a_gap(tmp_path):
 
 def test_published_numbers_alone_need_no_store(capsys):
     text = table(paper="umdf", table="1")
-    assert "Nothing of this is reproduced yet; `msabench run --suite benchmarks/suites/umdf.yaml`" in text
+    assert "Nothing of this is reproduced yet; `msabench run --suite umdf`" in text
     assert "reproduced" not in table(paper="umdf", table="1", show="published")
     text = table(paper="umdf", table="1", show="reproduced")
     assert text.startswith("UMDF Table 1: nothing of this is reproduced yet in nowhere; `msabench run --suite")
@@ -495,6 +495,7 @@ def test_choice_of_datasets_methods_and_metric(store, folder, monkeypatch):
         ({"papers": ["none", "kt"]}, "papers none kt contradict each other"),
         ({"paper": "umdf", "published": Path("nowhere")}, "there is no folder nowhere with published numbers"),
         ({"papers": ["umdf"], "published": Path("nowhere")}, "there is no folder nowhere with published numbers"),
+        ({"datasets": ["mosi"], "published": Path("nowhere")}, "there is no folder nowhere with published numbers"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):
@@ -502,11 +503,11 @@ def test_what_cannot_be_is_refused(options, message):
         table(**options)
 
 
-def test_without_published_numbers_our_own_tables_are_printed(store, folder):
+def test_published_numbers_are_found_without_a_clone(store, folder, elsewhere):
     add(store, lambda cell, mask: sentiment(0.7), method="umdf")
-    text = table(["mosi"], store=folder, published=Path("nowhere"))
+    text = table(["mosi"], store=folder)
     assert "CMU-MOSI: F1" in text
-    assert "Tables of papers are left out, since there is no folder nowhere with published numbers." in text
+    assert "UMDF Table 1" in text
 
 
 def test_on_the_command_line(capsys):
