@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from msabench.data.split_arrays import SplitArrays
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import UNK
+
+OPTIONAL = ("text_bert", *(f"{m}_{what}" for m in MODALITIES for what in ("lengths", "padding", "observed")))
+"""Arrays that an npz may have besides those that it must have."""
 
 _MOST_EMPTY = 1 << 24
 """Longest side of an array that holds nothing."""
@@ -93,20 +98,20 @@ def read_npz(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: b
                 split.note(modality, "the corpus has none (absent)")
                 lengths[modality] = np.zeros(n_clips, dtype=np.int64)
                 continue
-            lengths[modality] = _lengths(split, modality, values, sides[modality], ids)
+            lengths[modality] = lengths_of(split, modality, values, sides[modality], ids)
             side = sides[modality] or "end"
             split.zero_padding(modality, values, lengths[modality], side)
             if f"{modality}_observed" in split.arrays:
                 observed[modality] = split.observed(modality, values, lengths[modality], side, ids)
         tokens = split.tokens(n_clips, features["text"].shape[1]) if "text_bert" in split.arrays else None
         if tokens is not None and "text" in observed:
-            _hide_words(tokens, observed["text"])
+            hide_words(tokens, observed["text"])
         splits[name] = RawSplit(features, lengths, labels, ids, tokens, observed)
         notes += split.notes
     return checked_corpus(path, file, info, splits, notes, {m: side or "end" for m, side in sides.items()})
 
 
-def _lengths(split: SplitArrays, modality: str, values: Floats, side: str | None, ids: list[str]) -> Ints:
+def lengths_of(split: SplitArrays, modality: str, values: Floats, side: str | None, ids: list[str]) -> Ints:
     """Number of existing frames of each clip, int64 ``(N,)``."""
     n_clips, steps = values.shape[:2]
     if f"{modality}_lengths" in split.arrays:
@@ -127,7 +132,7 @@ def _lengths(split: SplitArrays, modality: str, values: Floats, side: str | None
     return np.full(n_clips, steps, dtype=np.int64)
 
 
-def _hide_words(tokens: Ints, observed: Bools) -> None:
+def hide_words(tokens: Ints, observed: Bools) -> None:
     """Replace words that were never observed by [UNK], so that no text encoder sees them; [CLS] and [SEP] stay."""
     exist = tokens[:, 1] == 1
     inner = exist.copy()
@@ -138,41 +143,62 @@ def _hide_words(tokens: Ints, observed: Bools) -> None:
 
 
 def _arrays(path: Path, required: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    optional = ("text_bert", *(f"{m}_{what}" for m in MODALITIES for what in ("lengths", "padding", "observed")))
+    with readable(path, ", ".join(required)) as archive:
+        absent: list[str] = []
+        if "absent" in archive.files:
+            check_claim(archive, "absent")
+            absent = SplitArrays(path, "npz", {}).clip_names("absent", np.atleast_1d(archive["absent"]))
+        for name in absent:
+            if name not in MODALITIES or name in archive.files or len(set(absent)) == len(MODALITIES):
+                raise MSABenchError(
+                    f"{path}: npz/absent names {name!r}; expected some of {', '.join(MODALITIES)}, not all, and "
+                    "none that the file has an array of"
+                )
+        for key in required:
+            if key not in (*archive.files, *absent):
+                way_out = f"; a corpus without {key} names it in an array absent" if key in MODALITIES else ""
+                raise MSABenchError(
+                    f"{path} has no array {key!r} (it has {listed(archive.files)}); expected "
+                    f"{', '.join(required)}{way_out}"
+                )
+        wanted = [key for key in (*required, *OPTIONAL) if key in archive.files]
+        for key in wanted:
+            check_claim(archive, key)
+        return {key: archive[key] for key in wanted} | ({"absent": np.array(absent)} if absent else {})
+
+
+@contextmanager
+def readable(path: Path, expected: str) -> Iterator[Any]:
+    """An open npz, without pickle; what goes wrong in the block because it is damaged is one sentence.
+
+    Args:
+        path: The file.
+        expected: What it should hold, for errors.
+
+    Yields:
+        NumPy's ``NpzFile``.
+
+    Raises:
+        MSABenchError: It is damaged, no npz, or holds arrays of Python objects.
+    """
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise MSABenchError(f"{path} holds a single array; expected an npz with {', '.join(required)}")
+            raise MSABenchError(f"{path} holds a single array; expected an npz with {expected}")
         with archive:
-            absent: list[str] = []
-            if "absent" in archive.files:
-                _check_claim(archive, "absent")
-                absent = SplitArrays(path, "npz", {}).clip_names("absent", np.atleast_1d(archive["absent"]))
-            for name in absent:
-                if name not in MODALITIES or name in archive.files or len(set(absent)) == len(MODALITIES):
-                    raise MSABenchError(
-                        f"{path}: npz/absent names {name!r}; expected some of {', '.join(MODALITIES)}, not all, and "
-                        "none that the file has an array of"
-                    )
-            for key in required:
-                if key not in (*archive.files, *absent):
-                    way_out = f"; a corpus without {key} names it in an array absent" if key in MODALITIES else ""
-                    raise MSABenchError(
-                        f"{path} has no array {key!r} (it has {listed(archive.files)}); expected "
-                        f"{', '.join(required)}{way_out}"
-                    )
-            wanted = [key for key in (*required, *optional) if key in archive.files]
-            for key in wanted:
-                _check_claim(archive, key)
-            return {key: archive[key] for key in wanted} | ({"absent": np.array(absent)} if absent else {})
+            yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, NotImplementedError, MemoryError) as error:
         # NumPy says "allow_pickle" both for arrays of Python objects and for files that are no npz at all.
         reason = "it is damaged, or holds arrays of Python objects"
         raise MSABenchError(f"{path} is not a readable npz ({reason}: {error}); get or write the file again") from error
 
 
-def _check_claim(archive: Any, key: str) -> None:
-    """Compare an array's claimed size with that of its content, before NumPy takes memory for it."""
+def check_claim(archive: Any, key: str) -> None:
+    """Compare an array's claimed size with that of its content, before NumPy takes memory for it.
+
+    Raises:
+        ValueError: They differ.
+    """
     name = f"{key}.npy" if f"{key}.npy" in archive.zip.namelist() else key
     with archive.zip.open(name) as stream:
         version = np.lib.format.read_magic(stream)
