@@ -61,7 +61,11 @@ def export_checkpoint(checkpoint: Path, out: Path | None = None) -> tuple[Path, 
     places = dict.fromkeys(PATH_KEYS["data"])
     sha256 = write_exported(
         folder,
-        method={**said, "init_args": portable_arguments(said["init_args"])},
+        method={
+            **said,
+            "init_args": portable_arguments(said["init_args"]),
+            "spec": {**said["spec"], "label_range": list(said["spec"]["label_range"])},
+        },
         data={
             **{name: value for name, value in data_state.items() if name != "scale"},
             "init_args": {**data_state["init_args"], **places},

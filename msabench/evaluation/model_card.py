@@ -23,7 +23,8 @@ def model_card(made_by: Origin, method: MSAMethod, info: DatasetInfo) -> str:
     key, finished, spec = made_by.key, made_by.finished, method.spec
     facts = method_info(key.method)
     variant = "" if key.variant == "default" else f", variant {key.variant}"
-    paper = f'"{facts.title}" ({facts.venue} {facts.year}, {facts.url})' if facts.url else f'"{facts.title}"'
+    published = [*([f"{facts.venue} {facts.year}"] if facts.year else []), *([facts.url] if facts.url else [])]
+    paper = f'"{facts.title}"' + (f" ({', '.join(published)})" if published else "")
     shapes = ", ".join(f"{m} {spec.seq_lens[m]} x {spec.feature_dims[m]}" for m in MODALITIES)
     said = {
         EXTERNAL: "a method from outside msabench, whose class must be on the path (`--plugins`)",

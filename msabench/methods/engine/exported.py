@@ -80,7 +80,7 @@ def manifest_of(weights: Path) -> dict[str, Any]:
                 f"{file} is not as it was exported (sha256 {is_now[:12]}..., {MANIFEST} says {str(sha256)[:12]}...); "
                 "get the folder again"
             )
-    return manifest
+    return {**manifest, "method": _restored(manifest["method"], {})}
 
 
 def read_exported(weights: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
@@ -104,7 +104,6 @@ def read_exported(weights: Path) -> tuple[dict[str, Any], dict[str, Tensor], dic
     except SafetensorError as error:
         raise MSABenchError(f"{weights} is no safetensors file ({error}); get the folder again") from error
     extra = _restored(manifest["extra"], tensors)
-    manifest["method"] = _restored(manifest["method"], tensors)
     return manifest, tensors, extra
 
 
