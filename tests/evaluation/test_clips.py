@@ -142,13 +142,13 @@ def test_classes_are_those_of_acc3_and_emotions_have_probabilities(elsewhere: Pa
 
 def test_what_does_not_fit_is_refused_and_what_is_not_seen_is_said(elsewhere: Path) -> None:
     data = data_over(random_corpus(), normalise="none")
-    saved(elsewhere / "best.ckpt", "mctn", data)
+    saved(elsewhere / "best.ckpt", "raven", data)
     arrays = arrays_of(data)
-    with pytest.raises(MSABenchError, match="clips: audio has 3 features, and mctn was trained on 5 "):
+    with pytest.raises(MSABenchError, match="clips: audio has 3 features, and raven was trained on 5 "):
         predict_clips("best.ckpt", {"audio": np.ones((1, 2, 3))})
     with pytest.raises(MSABenchError, match="clips: text of clip 'x' has 9 steps, and the training had 8"):
         predict_clips("best.ckpt", {"id": ["x"], "text": np.ones((1, 9, 12))})
-    with pytest.raises(MSABenchError, match="mctn was trained on text features; give text"):
+    with pytest.raises(MSABenchError, match="raven was trained on text features; give text"):
         predict_clips("best.ckpt", arrays_of(data, tokens=True))
     with pytest.raises(MSABenchError, match="batch_size 0 is not allowed"):
         predict_clips("best.ckpt", arrays, batch_size=0)
@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_refused_and_what_is_not_seen_is_said(elsewhere: Pa
     found = predict_clips("best.ckpt", {key: value for key, value in arrays.items() if not key.startswith("text")})
     assert "no clip has text: predicted without" in found.notes
     assert "1 of 10 clips have no audio: predicted without" in found.notes
-    assert any("mctn reads nothing of a clip without text" in note for note in found.notes)
+    assert any("raven reads nothing of a clip without text" in note for note in found.notes)
     assert not found.blind.any()
 
 
