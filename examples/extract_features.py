@@ -70,7 +70,9 @@ def text_reader(encoder: str | None) -> Callable[[Path], tuple[Array, Array]]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
         bert = transformers.BertModel.from_pretrained(encoder, add_pooling_layer=False).eval()
     except (OSError, ValueError) as error:
-        raise SkippedError(f"the text encoder {encoder} cannot be loaded ({' '.join(str(error).split())[:100]})") from error
+        raise SkippedError(
+            f"the text encoder {encoder} cannot be loaded ({' '.join(str(error).split())[:100]})"
+        ) from error
 
     def read(video: Path) -> tuple[Array, Array]:
         transcript = video.with_suffix(".txt")
