@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from tests.support.small_bert import save_small_bert
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
-CELLS = [Cell(letters) for letters in ("l", "a", "v", "la", "lv", "av", "lav")]
+REPOSITORY = Path(__file__).parents[2]
 
 
 def without(arrays: dict[str, Any], cell: Cell, *, lengths: bool) -> dict[str, Any]:
@@ -199,3 +201,24 @@ def test_options_of_both_kinds_of_predict_are_refused(words: list[str]) -> None:
 def test_without_either_option_it_says_what_it_needs() -> None:
     with pytest.raises(MSABenchError, match="arguments are required: checkpoint, input"):
         dispatch(["predict"])
+
+
+def test_the_page_on_predicting_is_true(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (REPOSITORY / "docs/predicting.md").read_text(encoding="utf-8")
+    small = ["--data.size=[24,8,10]", "--data.length=12", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    names: dict[str, Any] = {}
+    commands = 0
+    for kind, block in re.findall(r"^```(\w*)\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE):
+        if kind == "python":
+            exec(block, names)
+            continue
+        for line in block.splitlines():
+            words = shlex.split(line.replace("configs/", f"{REPOSITORY}/configs/"))[1:]
+            # Somebody's repository on the hub: tests/evaluation/test_export.py has one of its own.
+            if "@" not in line:
+                assert dispatch([*words, *(small if words[0] == "fit" else ())]) == 0, line
+                commands += 1
+    assert commands == 7
+    assert len(pd.read_csv("predictions.csv")) == 2
+    assert [path.name for path in Path("lf_dnn-synth").iterdir() if f"`{path.name}`" not in page] == []
+    assert "verified: every file is as it was exported" in capsys.readouterr().out
