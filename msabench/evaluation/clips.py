@@ -16,7 +16,7 @@ from msabench.data.batches import CorpusBatches
 from msabench.data.clip_arrays import fitted_clips
 from msabench.data.conversations import Conversations
 from msabench.data.corpus import Corpus, SplitData, clip_uids, with_zeros_absent
-from msabench.data.info import CUSTOM, EMOTIONS, DataSpec, dataset_info
+from msabench.data.info import CUSTOM, EMOTIONS, DatasetInfo, DataSpec
 from msabench.data.normalise import Scale
 from msabench.data.read_clips import RawClips, read_clips
 from msabench.errors import MSABenchError
@@ -88,7 +88,7 @@ class _ClipData(CorpusBatches):
         normalise = "none" if scale is None else "zscore"
         super().__init__(missing=missing, seed=0, mask_seed=0, selection="val", normalise=normalise)
         self._scale = scale
-        self._corpus = Corpus(dataset_info(CUSTOM), "clips", "", {"test": split}, padding)
+        self._corpus = Corpus(DatasetInfo(CUSTOM, "clips of one's own"), "clips", "", {"test": split}, padding)
 
     @property
     def corpus(self) -> Corpus:
