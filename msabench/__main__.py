@@ -22,8 +22,13 @@ TRAINING_VERBS = {
     "fit": "train one method: msabench fit --config umdf_mosei",
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on every cell of the grid, as Lightning does",
-    "predict": "write a checkpoint's test predictions for every cell of the grid",
 }
+
+LIGHTNING_PREDICT = ("--config", "-c", "--ckpt_path", "--trainer", "--data", "--model", "--seed_everything")
+"""Options, or the beginnings of their names, by which ``predict`` is Lightning's: test predictions of every cell."""
+
+OWN_PREDICT = ("--checkpoint", "--input")
+"""Options by which it is ours: predictions of one's own clips."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,10 @@ class Verb:
 
 
 VERBS = {
+    "predict": Verb(
+        "msabench.evaluation.predict_command:predict",
+        "predict clips of your own; with --config, test predictions for every cell of the grid",
+    ),
     "evaluate": Verb("msabench.evaluation.command:evaluate", "evaluate a checkpoint over a grid and store records"),
     "score": Verb(
         "msabench.evaluation.score:score", "score predictions that were made elsewhere", operands=("predictions",)
@@ -78,6 +87,12 @@ VERBS = {
         "msabench.leaderboard.command:readme", "write the leaderboard's README from the records"
     ),
     "store verify": Verb("msabench.results.verify:verify", "say what of a store is damaged"),
+    "checkpoint export": Verb(
+        "msabench.evaluation.checkpoint_commands:checkpoint_export", "export a checkpoint as a folder to pass on"
+    ),
+    "checkpoint info": Verb(
+        "msabench.evaluation.checkpoint_commands:checkpoint_info", "say what a checkpoint is, and verify its hash"
+    ),
     "data list": Verb("msabench.data.commands:data_list", "list corpora, feature files, and what is here"),
     "data fetch": Verb("msabench.data.commands:data_fetch", "download a corpus, or say how to get it"),
     "data convert": Verb("msabench.data.commands:data_convert", "convert a feature file into the fast store"),
@@ -118,7 +133,7 @@ def dispatch(words: list[str]) -> int:
     if words[0] == "--version":
         print(__version__)
         return 0
-    if words[0] in TRAINING_VERBS:
+    if words[0] in TRAINING_VERBS or (words[0] == "predict" and _is_lightnings(words[1:])):
         from msabench.cli import main as training_main
 
         return training_main(words)
@@ -139,6 +154,23 @@ def dispatch(words: list[str]) -> int:
 def _allowed(word: str, group: Iterable[str]) -> list[str]:
     """What could stand in the place of an unknown verb that begins with a word."""
     return [*([word] if word in VERBS else []), *group] or [*TRAINING_VERBS, *VERBS]
+
+
+def _is_lightnings(words: list[str]) -> bool:
+    """Whether ``predict`` is to predict the test split by a config, and not clips of one's own by a checkpoint.
+
+    Raises:
+        MSABenchError: Options of both are given.
+    """
+    names = [word.partition("=")[0] for word in words]
+    ours = next((name for name in names if name in OWN_PREDICT), None)
+    theirs = next((name for name in names if name.partition(".")[0] in LIGHTNING_PREDICT), None)
+    if ours and theirs:
+        raise MSABenchError(
+            f"msabench predict takes {ours} or {theirs}, not both: --checkpoint and --input predict clips of your own, "
+            "--config and --ckpt_path the test split in every cell"
+        )
+    return theirs is not None
 
 
 def with_plugins(words: list[str]) -> list[str]:

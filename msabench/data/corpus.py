@@ -139,15 +139,18 @@ def all_zero_as_absent(corpus: Corpus) -> Corpus:
     Returns:
         The corpus with lengths of 0 for such clips and a revision of its own, since it has other test masks.
     """
-    splits = {}
-    for name, split in corpus.splits.items():
-        judged = [m for m in split.features if m != "text" or split.tokens is None]
-        lengths = {
-            m: torch.where(all_zero(split.features[m]), 0, length) if m in judged else length
-            for m, length in split.lengths.items()
-        }
-        splits[name] = replace(split, lengths=lengths)
+    splits = {name: with_zeros_absent(split) for name, split in corpus.splits.items()}
     return replace(corpus, splits=splits, revision=f"{corpus.revision}-zero-absent")
+
+
+def with_zeros_absent(split: SplitData) -> SplitData:
+    """A split in which a modality that is zero in all frames of a clip has no frame in it, see above."""
+    judged = [m for m in split.features if m != "text" or split.tokens is None]
+    lengths = {
+        m: torch.where(all_zero(split.features[m]), 0, length) if m in judged else length
+        for m, length in split.lengths.items()
+    }
+    return replace(split, lengths=lengths)
 
 
 def all_zero(values: Tensor, chunk: int = 512) -> Tensor:

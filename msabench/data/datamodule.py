@@ -165,10 +165,12 @@ class MSADataModule(CorpusBatches, pl.LightningDataModule):
     def protocol(self) -> dict[str, Any]:
         """What a result's key says of the data and the missingness: plain values."""
         tokens = self.missing.level == "tokens"
+        # What a checkpoint was trained on is known without opening it.
+        known = self._trained_on or {"revision": self.corpus.revision, "features": self.corpus.features}
         return {
             "dataset": self.info.name,
-            "revision": self.corpus.revision,
-            "features": self.corpus.features,
+            "revision": known["revision"],
+            "features": known["features"],
             "regime": self.missing.label,
             "level": self.missing.level,
             "lengths": self.missing.lengths,
@@ -276,6 +278,7 @@ class MSADataModule(CorpusBatches, pl.LightningDataModule):
             },
             "revision": self.corpus.revision,
             "features": self.corpus.features,
+            "padding": dict(self.corpus.padding),
             "scale": {m: list(pair) for m, pair in (scale or {}).items()},
         }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from msabench.data.split_arrays import SplitArrays, absent_modalities, way_out
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import UNK
+
+OPTIONAL = ("text_bert", *(f"{m}_{what}" for m in MODALITIES for what in ("lengths", "padding", "observed")))
+"""Arrays that an npz may have besides those that it must have."""
 
 _MOST_EMPTY = 1 << 24
 """Longest side of an array that holds nothing."""
@@ -111,20 +115,20 @@ def corpus_of_arrays(
             if modality in absent:
                 lengths[modality] = np.zeros(n_clips, dtype=np.int64)
                 continue
-            lengths[modality] = _lengths(split, modality, values, sides[modality], ids)
+            lengths[modality] = lengths_of(split, modality, values, sides[modality], ids)
             side = sides[modality] or "end"
             split.zero_padding(modality, values, lengths[modality], side)
             if f"{modality}_observed" in split.arrays:
                 observed[modality] = split.observed(modality, values, lengths[modality], side, ids)
         tokens = split.tokens(n_clips, features["text"].shape[1]) if "text_bert" in split.arrays else None
         if tokens is not None and "text" in observed:
-            _hide_words(tokens, observed["text"])
+            hide_words(tokens, observed["text"])
         splits[name] = RawSplit(features, lengths, labels, ids, tokens, observed)
         notes += split.notes
     return checked_corpus(path, file, info, splits, notes, {m: side or "end" for m, side in sides.items()})
 
 
-def _lengths(split: SplitArrays, modality: str, values: Floats, side: str | None, ids: list[str]) -> Ints:
+def lengths_of(split: SplitArrays, modality: str, values: Floats, side: str | None, ids: list[str]) -> Ints:
     """Number of existing frames of each clip, int64 ``(N,)``."""
     n_clips, steps = values.shape[:2]
     if f"{modality}_lengths" in split.arrays:
@@ -145,7 +149,7 @@ def _lengths(split: SplitArrays, modality: str, values: Floats, side: str | None
     return np.full(n_clips, steps, dtype=np.int64)
 
 
-def _hide_words(tokens: Ints, observed: Bools) -> None:
+def hide_words(tokens: Ints, observed: Bools) -> None:
     """Replace words that were never observed by [UNK], so that no text encoder sees them; [CLS] and [SEP] stay."""
     exist = tokens[:, 1] == 1
     inner = exist.copy()
@@ -162,41 +166,60 @@ def _label_key(info: DatasetInfo) -> str:
 def _wanted(path: Path, keys: Collection[str], absent: Collection[str], label_key: str) -> list[str]:
     """The arrays of the layout that are there."""
     required = ("id", "split", label_key, *MODALITIES)
-    optional = ("text_bert", *(f"{m}_{what}" for m in MODALITIES for what in ("lengths", "padding", "observed")))
     for key in required:
         if key not in (*keys, *absent):
             advice = way_out(key) if key in MODALITIES else ""
             raise MSABenchError(
                 f"{path} has no array {key!r} (it has {listed(keys)}); expected {', '.join(required)}{advice}"
             )
-    return [key for key in (*required, *optional) if key in keys]
+    return [key for key in (*required, *OPTIONAL) if key in keys]
 
 
 def _arrays(path: Path, label_key: str) -> dict[str, NDArray[Any]]:
+    with readable(path, ", ".join(("id", "split", label_key, *MODALITIES))) as archive:
+        said: dict[str, NDArray[Any]] = {}
+        if "absent" in archive.files:
+            check_claim(archive, "absent")
+            said["absent"] = archive["absent"]
+        absent = absent_modalities(path, "npz", said["absent"], archive.files) if said else ()
+        wanted = _wanted(path, archive.files, absent, label_key)
+        for key in wanted:
+            check_claim(archive, key)
+        return said | {key: archive[key] for key in wanted}
+
+
+@contextmanager
+def readable(path: Path, expected: str) -> Iterator[Any]:
+    """An open npz, without pickle; what goes wrong in the block because it is damaged is one sentence.
+
+    Args:
+        path: The file.
+        expected: What it should hold, for errors.
+
+    Yields:
+        NumPy's ``NpzFile``.
+
+    Raises:
+        MSABenchError: It is damaged, no npz, or holds arrays of Python objects.
+    """
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise MSABenchError(
-                f"{path} holds a single array; expected an npz with id, split, {label_key}, {', '.join(MODALITIES)}"
-            )
+            raise MSABenchError(f"{path} holds a single array; expected an npz with {expected}")
         with archive:
-            said: dict[str, NDArray[Any]] = {}
-            if "absent" in archive.files:
-                _check_claim(archive, "absent")
-                said["absent"] = archive["absent"]
-            absent = absent_modalities(path, "npz", said["absent"], archive.files) if said else ()
-            wanted = _wanted(path, archive.files, absent, label_key)
-            for key in wanted:
-                _check_claim(archive, key)
-            return said | {key: archive[key] for key in wanted}
+            yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, NotImplementedError, MemoryError) as error:
         # NumPy says "allow_pickle" both for arrays of Python objects and for files that are no npz at all.
         reason = "it is damaged, or holds arrays of Python objects"
         raise MSABenchError(f"{path} is not a readable npz ({reason}: {error}); get or write the file again") from error
 
 
-def _check_claim(archive: Any, key: str) -> None:
-    """Compare an array's claimed size with that of its content, before NumPy takes memory for it."""
+def check_claim(archive: Any, key: str) -> None:
+    """Compare an array's claimed size with that of its content, before NumPy takes memory for it.
+
+    Raises:
+        ValueError: They differ.
+    """
     name = f"{key}.npy" if f"{key}.npy" in archive.zip.namelist() else key
     with archive.zip.open(name) as stream:
         version = np.lib.format.read_magic(stream)

@@ -28,7 +28,8 @@ def evaluate(
     """Evaluate a checkpoint in every cell of a grid, on the test split.
 
     Args:
-        checkpoint: Checkpoint of msabench fit or msabench run, e.g. runs/.../best.ckpt.
+        checkpoint: Checkpoint of msabench fit or msabench run, e.g. runs/.../best.ckpt; the folder that msabench
+            checkpoint export made of one; or owner/name@revision, such a folder on the hub.
         grid: Grids (inter, intra, paper) and cells such as inter/la or intra/0.3.
         mask_seeds: Seeds of the test masks; cells with random masks are evaluated once for each.
         store: Result store to add records and predictions to, e.g. runs/store; None only prints. Needs
@@ -48,14 +49,14 @@ def evaluate(
         MSABenchError: The checkpoint, its data, a cell or the device is not usable, its training did not end, the job
             is stored already, or there is nothing to keep.
     """
-    import torch
-
     from msabench.data.datamodule import MSADataModule
     from msabench.evaluation import representations
+    from msabench.evaluation.device import usable_device
     from msabench.evaluation.evaluate import evaluate_grid
     from msabench.evaluation.origin import origin
     from msabench.evaluation.recording import add_record, record_of
     from msabench.methods.checkpoint import load_checkpoint
+    from msabench.methods.engine.located import located
     from msabench.results import predictions
     from msabench.results.claims import require_writable
     from msabench.results.places import store_to_write
@@ -72,13 +73,8 @@ def evaluate(
         ResultStore(store).sweep()
     if batch_size is not None and batch_size < 1:
         raise MSABenchError(f"batch_size {batch_size} is not allowed; give a positive number")
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise MSABenchError(
-            f"device {device!r} cannot be used; give cpu, or a GPU of this machine, e.g. cuda:0"
-        ) from error
+    place = usable_device(device)
+    checkpoint = located(checkpoint)
     method, data_state = load_checkpoint(checkpoint)
     datamodule = MSADataModule.from_state(data_state, **_places(data_state, root, path))
     made_by, recorded = None, False
@@ -129,11 +125,16 @@ def _places(data_state: dict[str, Any], root: Path | None, path: Path | None) ->
         if not file.filename:
             raise MSABenchError(
                 f"root {root} is of no use for {name}, whose file has no usual place in a data folder; give the file "
-                f"with --path ({given['path']} at the training)"
+                f"with --path ({given['path'] or 'not said'} at the training)"
             )
         return {"root": root, "path": None}
     if path is not None:
         return {"path": path}
+    if given["path"] is None and not file.filename and file.reader != "generator":
+        raise MSABenchError(
+            f"the checkpoint does not say where the file of {name} lies; give it with --path (its sha256 begins with "
+            f"{data_state['revision'][:12]})"
+        )
     if given["path"] is not None and not Path(given["path"]).expanduser().is_file():
         raise MSABenchError(
             f"{given['path']}, the file of the training, is not there; give its present place with --path (its sha256 "

@@ -72,20 +72,21 @@ def origin(checkpoint: Path, method: MSAMethod, datamodule: MSADataModule) -> Or
     """
     job, config = checkpoint.parent / "job.json", checkpoint.parent / "config.yaml"
     grid, mask_seeds = STORED_GRID, STORED_MASK_SEEDS
+    protocol = datamodule.protocol()
     if job.is_file():
         content = json.loads(job.read_text(encoding="utf-8"))["job"]
         key, resolved = JobKey(**content["key"]), content["config"]
         grid, mask_seeds = tuple(content["grid"]), tuple(content["mask_seeds"])
     elif config.is_file():
         resolved = yaml.safe_load(config.read_text(encoding="utf-8"))
-        key = job_key(resolved, datamodule.corpus.revision, datamodule.corpus.features)
+        key = job_key(resolved, protocol["revision"], protocol["features"])
     else:
         raise MSABenchError(
             f"there is neither job.json nor config.yaml beside {checkpoint}; a record needs one of them, so leave "
             "--store out or evaluate the checkpoint in its run folder"
         )
     made = {
-        **datamodule.protocol(),
+        **protocol,
         "method": method.info.name,
         "method_version": method.info.method_version,
         "variant": method.variant,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
 from msabench.methods.base import MSAMethod
 from msabench.methods.engine.checkpoints import CHECKPOINT_KEY
+from msabench.methods.engine.exported import WEIGHTS, read_exported
+from msabench.methods.engine.located import located
 from msabench.methods.registry import method_class, name_of
+from msabench.nn.text import encoder_of_size
 
 DATA_KEY = "MSADataModule"
 
@@ -29,25 +33,19 @@ def load_checkpoint(path: Path) -> tuple[MSAMethod, dict[str, Any]]:
     """Rebuild a trained method.
 
     Args:
-        path: Checkpoint written by ``msabench fit`` or ``msabench run``.
+        path: Checkpoint written by ``msabench fit`` or ``msabench run``; or what ``msabench checkpoint export`` made of
+            one, a folder or ``owner/name@revision`` on the hub.
 
     Returns:
         The method in evaluation mode on the CPU, and the data module's state for ``MSADataModule.from_state``.
 
     Raises:
-        MSABenchError: There is no such file, it is no checkpoint of msabench, or it was made by another version of
-            the method.
+        MSABenchError: There is no such file, it is no checkpoint of msabench, it was changed since it was exported, or
+            it was made by another version of the method.
     """
-    if not path.is_file():
-        raise MSABenchError(f"there is no checkpoint {path}; give a file such as runs/.../best.ckpt")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, KeyError, ValueError) as error:
-        raise refused(path) from error
-    try:
-        made_by, data_state = checkpoint[CHECKPOINT_KEY], checkpoint[DATA_KEY]
-    except (KeyError, TypeError) as error:
-        raise MSABenchError(f"{path} is not a checkpoint of msabench (it lacks {error})") from error
+    path = located(path)
+    checkpoint, sizes = checkpoint_content(path)
+    made_by, data_state = checkpoint[CHECKPOINT_KEY], checkpoint[DATA_KEY]
     cls = method_class(_name_of(made_by, path))
     if cls.info.method_version != made_by["method_version"]:
         raise MSABenchError(
@@ -55,11 +53,40 @@ def load_checkpoint(path: Path) -> tuple[MSAMethod, dict[str, Any]]:
             f"this is version {cls.info.method_version}"
         )
     spec = made_by["spec"]
-    method = cls(DataSpec(**{**spec, "label_range": tuple(spec["label_range"])}), **made_by["init_args"])
+    with nullcontext() if sizes is None else encoder_of_size(sizes):
+        method = cls(DataSpec(**{**spec, "label_range": tuple(spec["label_range"])}), **made_by["init_args"])
     method.on_load_checkpoint(checkpoint)
     method.require_last_stage(str(path))
     method.load_state_dict(checkpoint["state_dict"])
     return method.eval(), data_state
+
+
+def checkpoint_content(path: Path) -> tuple[dict[str, Any], dict[str, int | float | str] | None]:
+    """What a checkpoint holds, in either form.
+
+    Args:
+        path: ``best.ckpt``, or ``model.safetensors`` in an exported folder.
+
+    Returns:
+        The content in the form of the former, with at least the method's and the data module's entry and the state
+        dict; and the sizes of the text encoder, where these stand for its files.
+
+    Raises:
+        MSABenchError: It is no checkpoint of msabench, is damaged, or was changed since it was exported.
+    """
+    if path.name == WEIGHTS:
+        manifest, state, extra = read_exported(path)
+        scale = {m: [torch.tensor(pair["mean"]), torch.tensor(pair["std"])] for m, pair in manifest["scale"].items()}
+        content = {CHECKPOINT_KEY: manifest["method"], DATA_KEY: {**manifest["data"], "scale": scale}}
+        return {**extra, **content, "state_dict": state}, manifest["text_encoder"]
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, KeyError, ValueError) as error:
+        raise refused(path) from error
+    for key in (CHECKPOINT_KEY, DATA_KEY, "state_dict"):
+        if not isinstance(checkpoint, dict) or key not in checkpoint:
+            raise MSABenchError(f"{path} is not a checkpoint of msabench (it lacks {key!r})")
+    return checkpoint, None
 
 
 def _name_of(made_by: dict[str, Any], path: Path) -> str:

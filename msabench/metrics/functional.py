@@ -176,6 +176,22 @@ def binned(values: Array, cuts: tuple[float, ...]) -> NDArray[np.int64]:
     return np.searchsorted(np.asarray(cuts, dtype=values.dtype), values, side="left").astype(np.int64)
 
 
+def score_class(metric_set: str, preds: Array) -> NDArray[np.int64]:
+    """Class of each score ``(N,)`` as Acc-3 has it: 0 negative, 1 neutral, 2 positive.
+
+    Args:
+        metric_set: ``sims`` cuts at -0.1 and 0.1; any other set of scores rounds to -1, 0 or 1, half to even.
+        preds: Scores in label units.
+
+    >>> score_class("sentiment", np.array([-2.0, -0.5, 0.5, 0.6])).tolist()
+    [0, 1, 1, 2]
+    """
+    if metric_set == "sims":
+        return binned(preds.clip(-1, 1), SIMS_CUTS["acc3"])
+    rounded: NDArray[np.int64] = preds.clip(-1, 1).round().astype(np.int64) + 1
+    return rounded
+
+
 def mean_absolute_error(true: Array, pred: Array) -> float:
     """Mean of ``|true - pred|`` over ``(N,)`` each, in float64."""
     return float(np.abs(true.astype(np.float64) - pred.astype(np.float64)).mean())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
 
@@ -193,7 +195,46 @@ def _hub_answers(name: str) -> bool:
     return True
 
 
+_SIZES = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size"),
+    *("layer_norm_eps", "pad_token_id"),
+)
+"""What of a BERT's config decides what it computes with given weights; nothing that could name code or places."""
+
+_size: ContextVar[Mapping[str, Any] | None] = ContextVar("size", default=None)
+
+
+@contextmanager
+def encoder_of_size(sizes: Mapping[str, Any]) -> Iterator[None]:
+    """Build text encoders in the block from their sizes alone, whatever they are called: their weights follow.
+
+    Args:
+        sizes: As from ``sizes_of``; anything else in it is left out.
+    """
+    token = _size.set(sizes)
+    try:
+        yield
+    finally:
+        _size.reset(token)
+
+
+def sizes_of(method: nn.Module) -> dict[str, Any] | None:
+    """The sizes of a method's text encoder, plain values; None if it has none."""
+    for part in method.modules():
+        if isinstance(part, TextInput) and part.encoder is not None:
+            config: Any = part.encoder.config
+            return {name: getattr(config, name) for name in _SIZES}
+    return None
+
+
 def _load_bert(name: str) -> nn.Module:
+    sizes = _size.get()
+    if sizes is not None:
+        from transformers import BertConfig, BertModel
+
+        config = BertConfig(**{key: value for key, value in sizes.items() if key in _SIZES})
+        return cast(nn.Module, BertModel(config, add_pooling_layer=False).float())
     # Importing transformers takes seconds; runs on precomputed features never need it.
     from safetensors import SafetensorError
     from transformers import AutoConfig, BertModel

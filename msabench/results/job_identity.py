@@ -130,7 +130,7 @@ def what_is_trained(config: dict[str, Any]) -> dict[str, Any]:
             "method": method,
             # Anybody may call a method of theirs by a name that others use as well.
             **({"class_path": registry.class_path(method)} if registry.is_external(method) else {}),
-            "init_args": _without(_portable_arguments(model.get("init_args") or {}), IGNORED_KEYS["model.init_args"]),
+            "init_args": _without(portable_arguments(model.get("init_args") or {}), IGNORED_KEYS["model.init_args"]),
         },
     }
 
@@ -188,11 +188,12 @@ def portable(config: dict[str, Any]) -> dict[str, Any]:
     """
     cut = {name: _without(config[name], keys, keep_none=True) for name, keys in PATH_KEYS.items() if config.get(name)}
     if (config.get("model") or {}).get("init_args"):
-        cut["model"] = {**config["model"], "init_args": _portable_arguments(config["model"]["init_args"])}
+        cut["model"] = {**config["model"], "init_args": portable_arguments(config["model"]["init_args"])}
     return _without({**config, **cut}, CALL_KEYS, keep_none=True)
 
 
-def _portable_arguments(init_args: dict[str, Any]) -> dict[str, Any]:
+def portable_arguments(init_args: dict[str, Any]) -> dict[str, Any]:
+    """A method's arguments without the places of one machine, see ``portable``."""
     encoder = init_args.get("text_encoder")
     if not encoder or not Path(encoder).is_dir():
         return init_args
