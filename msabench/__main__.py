@@ -58,7 +58,10 @@ VERBS = {
         "msabench.evaluation.predict_command:predict",
         "predict clips of your own; with --config, test predictions for every cell of the grid",
     ),
-    "evaluate": Verb("msabench.evaluation.command:evaluate", "evaluate a checkpoint over a grid and store records"),
+    # Not called as msabench.evaluate is, which the parser would import for its name alone.
+    "evaluate": Verb(
+        "msabench.evaluation.command:evaluate_checkpoint", "evaluate a checkpoint over a grid and store records"
+    ),
     "score": Verb(
         "msabench.evaluation.score:score", "score predictions that were made elsewhere", operands=("predictions",)
     ),
@@ -240,8 +243,8 @@ def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> d
         parser.add_argument(f"--{option}", nargs="+", type=kind, default=default, help=helps.get(option, ""))
     needed = inspect.signature(function).parameters
     for option in positionals:
-        count = {} if needed[option].default is inspect.Parameter.empty else {"nargs": "?"}
-        parser.add_argument(option, type=hints[option], help=helps.get(option, ""), **count)
+        count = None if needed[option].default is inspect.Parameter.empty else "?"
+        parser.add_argument(option, nargs=count, type=hints[option], help=helps.get(option, ""))
     for option in flags:
         # A bool parameter would want a value: --dry_run true.
         names = dict.fromkeys((f"--{option.replace('_', '-')}", f"--{option}"))

@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback
 
 from msabench.__main__ import TRAINING_VERBS, VERBS, Verb, arguments_of, dispatch, main, overview
 from msabench.errors import MSABenchError
-from msabench.evaluation.command import evaluate
+from msabench.evaluation.command import evaluate_checkpoint
 from msabench.methods.lf_dnn import LFDNN
 from msabench.results.store import ResultStore
 from msabench.training.build import build, resolve
@@ -318,7 +318,7 @@ def test_only_what_fits_together_is_recorded(trained: Path, elsewhere: Path) -> 
 
     def refusal(**settings: object) -> str:
         with pytest.raises(MSABenchError) as caught:
-            evaluate(best, **{"store": elsewhere / "store", "device": "cpu", **settings})
+            evaluate_checkpoint(best, **{"store": elsewhere / "store", "device": "cpu", **settings})
         assert not (elsewhere / "store").exists()
         return str(caught.value)
 
@@ -364,9 +364,9 @@ def test_a_training_that_was_broken_off_is_not_recorded(elsewhere: Path) -> None
         built.trainer.fit(built.model, datamodule=built.datamodule)
     assert (folder / "best.ckpt").is_file()
     with pytest.raises(MSABenchError, match=r"there is no finished\.json beside .* so its training did not end"):
-        evaluate(folder / "best.ckpt", store=elsewhere / "store", device="cpu")
+        evaluate_checkpoint(folder / "best.ckpt", store=elsewhere / "store", device="cpu")
     assert not (elsewhere / "store").exists()
-    assert "inter/la" in evaluate(folder / "best.ckpt", ["inter/la"], device="cpu")
+    assert "inter/la" in evaluate_checkpoint(folder / "best.ckpt", ["inter/la"], device="cpu")
 
 
 def test_a_training_without_validation_selects_nothing(elsewhere: Path) -> None:
@@ -492,7 +492,7 @@ def test_two_fits_at_once_keep_apart_whatever_their_logger(elsewhere: Path) -> N
         names = {path.name for path in folder.iterdir()}
         assert names == {"best.ckpt", "config.yaml", "finished.json", *(["metrics.csv"] if log else [])}
         assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]["lr"] == lr
-        assert "inter/l" in evaluate(folder / "best.ckpt", ["inter/l"], [0], device="cpu")
+        assert "inter/l" in evaluate_checkpoint(folder / "best.ckpt", ["inter/l"], [0], device="cpu")
     assert [built.folder.path.name for built in (silent, logged)] == ["version_0", "version_1"]
     assert [path.name for path in (elsewhere / "runs/fit").iterdir()] == ["synth"]
 

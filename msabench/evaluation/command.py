@@ -14,7 +14,7 @@ KEPT = ("representations",)
 """What ``evaluate`` keeps on demand."""
 
 
-def evaluate(
+def evaluate_checkpoint(
     checkpoint: Path,
     grid: list[str] = ["paper"],  # noqa: B006  the command line shows the default
     mask_seeds: list[int] = [0, 1, 2],  # noqa: B006

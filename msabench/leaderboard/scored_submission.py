@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from msabench.data.info import DATASETS, dataset_info
+from msabench.data.registry import corpora, dataset_info
 from msabench.errors import MSABenchError
 from msabench.missingness.config import CHOICES
 from msabench.results.predictions import StoredCell
@@ -61,8 +61,8 @@ def _protocol_problems(key: JobKey) -> Iterator[str]:
         if getattr(key, name) not in words:
             listed = ", ".join(word or "(empty)" for word in words)
             yield f"its key has {name} {getattr(key, name)!r}; allowed: {listed}"
-    if key.dataset not in DATASETS or key.dataset == "custom":
-        listed = ", ".join(other for other in DATASETS if other != "custom")
+    if key.dataset not in corpora() or key.dataset == "custom":
+        listed = ", ".join(other for other in corpora() if other != "custom")
         yield f"{key.dataset!r} is no corpus that others have; allowed: {listed}"
         return
     try:

@@ -16,7 +16,7 @@ from msabench.data.commands import data_fetch, data_list, data_verify
 from msabench.data.registry import corpora, dataset_info, recorded_info
 from msabench.data.store import open_corpus
 from msabench.errors import MSABenchError
-from msabench.evaluation.command import evaluate
+from msabench.evaluation.command import evaluate_checkpoint
 from msabench.methods.registry import add_plugins
 from msabench.plugins import PLUGINS_VARIABLE
 from msabench.published.numbers import read_numbers
@@ -245,11 +245,11 @@ def test_a_corpus_goes_through_every_verb(monkeypatch: pytest.MonkeyPatch) -> No
     (checkpoint,) = Path("runs/fit/my_clips").rglob("best.ckpt")
     moved = Path("data/my_clips/clips.csv").rename("moved.csv")
     with pytest.raises(MSABenchError, match=r"there is no file data/my_clips/clips.csv with the columns features"):
-        evaluate(checkpoint, grid=["inter/la"])
-    assert "recorded: " in evaluate(checkpoint, path=moved, store=Path("fitted"))
+        evaluate_checkpoint(checkpoint, grid=["inter/la"])
+    assert "recorded: " in evaluate_checkpoint(checkpoint, path=moved, store=Path("fitted"))
     Path("root/my_clips").mkdir(parents=True)
     moved.rename("root/my_clips/clips.csv")
-    assert "inter/la" in evaluate(checkpoint, grid=["inter/la"], root=Path("root"))
+    assert "inter/la" in evaluate_checkpoint(checkpoint, grid=["inter/la"], root=Path("root"))
     # Trained by a suite, in processes of their own.
     Path("suite.yaml").write_text(
         "name: mine\nconfigs: .\ngrid: [inter, intra/0.5]\nseeds: [1]\nmask_seeds: [0]\n"

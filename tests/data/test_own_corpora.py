@@ -19,7 +19,7 @@ from msabench.data.needs import Needs
 from msabench.data.probe import data_describe, leak_suspected
 from msabench.data.store import open_corpus
 from msabench.errors import MSABenchError
-from msabench.evaluation.command import evaluate
+from msabench.evaluation.command import evaluate_checkpoint
 from msabench.missingness.conditions import Cell
 from msabench.missingness.config import UNK, MissingConfig
 from msabench.missingness.patterns import dropped_share, mask_hash
@@ -245,7 +245,7 @@ def test_what_training_never_saw_is_said_recorded_and_marked(capsys: pytest.Capt
     ) in capsys.readouterr().err
     (checkpoint,) = Path("runs").rglob("best.ckpt")
     assert "/custom-mine/" in str(checkpoint)
-    notes = notes_of(evaluate(checkpoint, store=Path("store")))
+    notes = notes_of(evaluate_checkpoint(checkpoint, store=Path("store")))
     assert "collapsed, never seen in training, 57% of clips without input" in notes["inter/v"]
     assert "never seen" not in notes["inter/av"]
 
@@ -284,7 +284,7 @@ def test_a_corpus_that_lacks_a_modality_trains_and_is_evaluated() -> None:
     words = ["--data.path=own.npz", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
     assert dispatch(["fit", "--config", str(CONFIGS / "lf_dnn_custom.yaml"), *words]) == 0
     (checkpoint,) = Path("runs").rglob("best.ckpt")
-    notes = notes_of(evaluate(checkpoint, grid=["inter"]))
+    notes = notes_of(evaluate_checkpoint(checkpoint, grid=["inter"]))
     assert "never seen in training, 100% of clips without input" in notes["inter/l"]
     assert "never seen" not in notes["inter/la"]
 
@@ -302,7 +302,7 @@ def test_cells_that_differ_in_what_is_absent_are_the_same_and_the_others_are_lea
     words += ["--data.missing.regime=inter"]
     assert dispatch(["fit", "--config", str(CONFIGS / "lf_dnn_custom.yaml"), *words]) == 0
     (checkpoint,) = Path("runs").rglob("best.ckpt")
-    evaluate(checkpoint, store=Path("store"))
+    evaluate_checkpoint(checkpoint, store=Path("store"))
     frame = ResultStore(Path("store")).frame().drop_duplicates("cell").set_index("cell")
     for two, one in (("inter/lv", "inter/l"), ("inter/av", "inter/a"), ("inter/lav", "inter/la")):
         assert frame.loc[two, "corr"] == frame.loc[one, "corr"]
@@ -331,7 +331,7 @@ def test_a_single_modality_is_a_corpus(capsys: pytest.CaptureFixture[str]) -> No
     words = ["--data.path=own.npz", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
     assert dispatch(["fit", "--config", str(CONFIGS / "mult_custom.yaml"), *words]) == 0
     (checkpoint,) = Path("runs").rglob("best.ckpt")
-    assert "inter/l" in notes_of(evaluate(checkpoint, grid=["inter"]))
+    assert "inter/l" in notes_of(evaluate_checkpoint(checkpoint, grid=["inter"]))
 
 
 def test_a_method_that_cannot_do_without_a_modality_says_so() -> None:
@@ -435,19 +435,19 @@ def test_evaluate_finds_a_file_that_has_moved_and_knows_it_again(monkeypatch: py
     there = Path("data/own.npz").absolute()
     Path("deep").mkdir()
     monkeypatch.chdir("deep")
-    shown = evaluate(checkpoint, grid=["inter/la"])
-    assert evaluate(checkpoint, grid=["inter/la"], path=there) == shown
+    shown = evaluate_checkpoint(checkpoint, grid=["inter/la"])
+    assert evaluate_checkpoint(checkpoint, grid=["inter/la"], path=there) == shown
     moved = there.rename(there.with_name("moved.npz"))
 
     def sentence(**places: Path) -> str:
         with pytest.raises(MSABenchError) as caught:
-            evaluate(checkpoint, grid=["inter/la"], **places)
+            evaluate_checkpoint(checkpoint, grid=["inter/la"], **places)
         return str(caught.value)
 
     assert sentence().startswith(
         f"{there}, the file of the training, is not there; give its present place with --path (its sha256 begins with "
     )
-    assert evaluate(checkpoint, grid=["inter/la"], path=moved) == shown
+    assert evaluate_checkpoint(checkpoint, grid=["inter/la"], path=moved) == shown
     assert "the checkpoint was trained on custom with revision" in sentence(path=there.with_name("other.npz"))
     assert sentence(root=there.parent).startswith(
         f"root {there.parent} is of no use for custom, whose file has no usual"

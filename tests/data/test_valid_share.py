@@ -17,7 +17,7 @@ from msabench.data.probe import data_describe
 from msabench.data.store import open_corpus
 from msabench.data.valid_share import ValidShare
 from msabench.errors import MSABenchError
-from msabench.evaluation.command import evaluate
+from msabench.evaluation.command import evaluate_checkpoint
 from msabench.missingness.conditions import Cell
 from msabench.missingness.patterns import mask_hash
 from msabench.results.job_identity import config_hash
@@ -197,7 +197,7 @@ def test_a_training_keeps_its_split_and_finds_it_again_in_a_moved_file() -> None
     assert dispatch(fit) == 0
     (checkpoint,) = Path("runs").rglob("best.ckpt")
     moved = Path("there/own.npz").rename("moved.npz")
-    shown = evaluate(checkpoint, store=Path("store"), path=moved)
+    shown = evaluate_checkpoint(checkpoint, store=Path("store"), path=moved)
     assert "recorded: " in shown
     frame = ResultStore(Path("store")).frame()
     corpus = opened("moved.npz", valid_share=0.2, valid_seed=4)

@@ -22,7 +22,7 @@ from msabench.__main__ import dispatch
 from msabench.errors import MSABenchError
 from msabench.evaluation.checkpoint_commands import checkpoint_info
 from msabench.evaluation.clips import predict_clips
-from msabench.evaluation.command import evaluate
+from msabench.evaluation.command import evaluate_checkpoint
 from msabench.evaluation.export import export_checkpoint
 from msabench.methods.checkpoint import load_checkpoint
 from msabench.methods.engine.exported import FILES, HELD, read_exported, write_exported
@@ -95,7 +95,8 @@ def test_weights_and_everything_else_come_back(exported: Path, trained: Path) ->
 
 def test_records_of_both_are_the_same(exported: Path, trained: Path) -> None:
     printed = [
-        evaluate(checkpoint, store=Path(f"store{n}"), device="cpu") for n, checkpoint in enumerate((trained, exported))
+        evaluate_checkpoint(checkpoint, store=Path(f"store{n}"), device="cpu")
+        for n, checkpoint in enumerate((trained, exported))
     ]
     assert printed[0].partition("recorded")[0] == printed[1].partition("recorded")[0]
     (one,), (other,) = (list(Path(f"store{n}").rglob("*.jsonl")) for n in (0, 1))
@@ -109,7 +110,7 @@ def test_records_of_both_are_the_same(exported: Path, trained: Path) -> None:
     (first,), (second,) = (list(Path(f"store{n}").rglob("*.parquet")) for n in (0, 1))
     assert first.read_bytes() == second.read_bytes()
     # And it is one job: the store that has one refuses the other.
-    assert "is recorded already" in refused(lambda: evaluate(exported, store=Path("store0"), device="cpu"))
+    assert "is recorded already" in refused(lambda: evaluate_checkpoint(exported, store=Path("store0"), device="cpu"))
 
 
 def test_predictions_of_both_are_the_same(exported: Path, trained: Path) -> None:
@@ -129,10 +130,12 @@ def test_a_job_of_a_suite_keeps_its_key_and_what_it_must_cover(trained: Path, el
     folder, _ = export_checkpoint(run / "best.ckpt")
     assert str(folder) == "synth_lf_dnn_seed_1111"
     assert "/somewhere" not in (folder / "job.json").read_text()
-    evaluate(folder, ["inter/la", "inter/lav"], [4], Path("store"), device="cpu")
+    evaluate_checkpoint(folder, ["inter/la", "inter/lav"], [4], Path("store"), device="cpu")
     (record,) = ResultStore(Path("store")).jobs()
     assert record.key == key
-    assert "needs 2 cells" in refused(lambda: evaluate(folder, ["inter/la"], [4], Path("other"), device="cpu"))
+    assert "needs 2 cells" in refused(
+        lambda: evaluate_checkpoint(folder, ["inter/la"], [4], Path("other"), device="cpu")
+    )
 
 
 @pytest.mark.parametrize("name", HELD)
@@ -143,7 +146,7 @@ def test_a_changed_file_is_refused_by_every_verb(name: str, exported: Path) -> N
     (exported / name).write_bytes(content)
     for call in (
         lambda: checkpoint_info(exported),
-        lambda: evaluate(exported),
+        lambda: evaluate_checkpoint(exported),
         lambda: predict_clips(exported, {"audio": np.ones((1, 8, 5))}),
     ):
         assert f"{exported / name} is not as it was exported (sha256 " in refused(call)
@@ -221,15 +224,17 @@ def test_a_text_encoder_is_passed_on_without_its_folder(elsewhere: Path) -> None
     words = [f"--model.init_args.text_encoder={encoder}", "--model.init_args.finetune=true", "--data.path=own.npz"]
     best = fitted("--config", str(CONFIGS / "lf_dnn_custom.yaml"), *QUIET, *words)
     folder, _ = export_checkpoint(best, Path("exported"))
-    first = evaluate(best, ["inter"], store=None, device="cpu")
-    record = evaluate(best, store=Path("store"), device="cpu")
+    first = evaluate_checkpoint(best, ["inter"], store=None, device="cpu")
+    record = evaluate_checkpoint(best, store=Path("store"), device="cpu")
     shutil.rmtree("bert")
     for path in folder.iterdir():
         assert str(elsewhere).encode() not in path.read_bytes()
-    assert "the checkpoint does not say where the file of custom lies" in refused(lambda: evaluate(folder, ["inter"]))
+    assert "the checkpoint does not say where the file of custom lies" in refused(
+        lambda: evaluate_checkpoint(folder, ["inter"])
+    )
     own = Path("own.npz").rename("moved.npz")
-    assert evaluate(folder, ["inter"], path=own, device="cpu") == first
-    again = evaluate(folder, path=own, store=Path("other"), device="cpu")
+    assert evaluate_checkpoint(folder, ["inter"], path=own, device="cpu") == first
+    again = evaluate_checkpoint(folder, path=own, store=Path("other"), device="cpu")
     assert again.rpartition("/")[2] == record.rpartition("/")[2], "the job keeps its name"
 
 

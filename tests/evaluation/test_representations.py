@@ -13,7 +13,7 @@ from safetensors import safe_open
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
 from msabench.evaluation import representations
-from msabench.evaluation.command import evaluate
+from msabench.evaluation.command import evaluate_checkpoint
 from msabench.evaluation.evaluate import evaluate_grid
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
@@ -147,7 +147,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_they_come_with_a_record_or_are_added_to_one(trained: Path, tmp_path: Path) -> None:
-    said = evaluate(trained, store=tmp_path / "one", device="cpu", keep=["representations"])
+    said = evaluate_checkpoint(trained, store=tmp_path / "one", device="cpu", keep=["representations"])
     (job,) = ResultStore(tmp_path / "one").jobs()
     path = representations.beside(predictions.path_of(tmp_path / "one", job.key))
     assert f"representations: {path}" in said
@@ -159,12 +159,12 @@ def test_they_come_with_a_record_or_are_added_to_one(trained: Path, tmp_path: Pa
             == predictions.read(predictions.path_of(tmp_path / "one", job.key))[0].ids
         )
 
-    evaluate(trained, store=tmp_path / "two", device="cpu")
+    evaluate_checkpoint(trained, store=tmp_path / "two", device="cpu")
     records = {p: p.read_bytes() for p in (tmp_path / "two").rglob("*.jsonl")}
     with pytest.raises(MSABenchError, match="is recorded already"):
-        evaluate(trained, ["intra/0.5"], store=tmp_path / "two", device="cpu")
+        evaluate_checkpoint(trained, ["intra/0.5"], store=tmp_path / "two", device="cpu")
     # A few cells are enough for a figure, and records are never touched.
-    evaluate(trained, ["intra/0.5"], [0], tmp_path / "two", device="cpu", keep=["representations"])
+    evaluate_checkpoint(trained, ["intra/0.5"], [0], tmp_path / "two", device="cpu", keep=["representations"])
     added = representations.read(representations.beside(predictions.path_of(tmp_path / "two", job.key)))
     assert list(added.cells) == [("intra/0.5", 0)]
     np.testing.assert_array_equal(added.cells["intra/0.5", 0], representations.read(path).cells["intra/0.5", 0])
@@ -173,7 +173,7 @@ def test_they_come_with_a_record_or_are_added_to_one(trained: Path, tmp_path: Pa
 
 
 def test_a_checkpoint_that_is_not_the_recorded_one_adds_nothing(trained: Path, tmp_path: Path) -> None:
-    evaluate(trained, store=tmp_path, device="cpu")
+    evaluate_checkpoint(trained, store=tmp_path, device="cpu")
     (job,) = ResultStore(tmp_path).jobs()
     path = predictions.path_of(tmp_path, job.key)
     entries = predictions.read(path)
@@ -181,19 +181,19 @@ def test_a_checkpoint_that_is_not_the_recorded_one_adds_nothing(trained: Path, t
     predictions.write(path, Evaluation("sentiment", entries[0].ids, entries[0].labels, cells, 0.0))
     rewrite(next(tmp_path.rglob(f"{job.key.job_id}.jsonl")), lambda line: None)
     with pytest.raises(MSABenchError, match=r"predicts something else in cell inter/l than .* holds of its job"):
-        evaluate(trained, ["inter/l"], store=tmp_path, device="cpu", keep=["representations"])
+        evaluate_checkpoint(trained, ["inter/l"], store=tmp_path, device="cpu", keep=["representations"])
     assert not representations.beside(predictions.path_of(tmp_path, job.key)).exists()
 
 
 def test_what_cannot_be_kept_is_one_sentence(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MSABenchError, match="unknown thing to keep 'attention'; allowed: representations"):
-        evaluate(trained, store=tmp_path, device="cpu", keep=["attention"])
+        evaluate_checkpoint(trained, store=tmp_path, device="cpu", keep=["attention"])
     with pytest.raises(MSABenchError, match="keep representations needs a store to keep it in; give --store"):
-        evaluate(trained, ["inter/l"], device="cpu", keep=["representations"])
+        evaluate_checkpoint(trained, ["inter/l"], device="cpu", keep=["representations"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert fit("constant_synth.yaml", *TINY) == 0
     best = next(tmp_path.glob("runs/fit/synth/constant/*/*/best.ckpt"))
     with pytest.raises(MSABenchError, match=r"constant \(default\) has no joint representation to keep"):
-        evaluate(best, store=tmp_path / "store", device="cpu", keep=["representations"])
+        evaluate_checkpoint(best, store=tmp_path / "store", device="cpu", keep=["representations"])
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]

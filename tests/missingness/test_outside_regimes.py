@@ -13,7 +13,7 @@ import torch
 from msabench.__main__ import dispatch, with_plugins
 from msabench.data.corpus import clip_uids
 from msabench.errors import MSABenchError
-from msabench.evaluation.command import evaluate
+from msabench.evaluation.command import evaluate_checkpoint
 from msabench.methods.registry import add_plugins
 from msabench.missingness.conditions import Cell
 from msabench.missingness.config import MissingConfig
@@ -212,7 +212,7 @@ def test_it_trains_and_stands_in_the_record() -> None:
         words += ["--data.length=8", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
         assert dispatch(with_plugins([*words, "--plugins", plug_in("my_corpus.py")])) == 0
     (checkpoint,) = Path("runs").rglob("best.ckpt")
-    evaluate(checkpoint, store=Path("store"))
+    evaluate_checkpoint(checkpoint, store=Path("store"))
     (job,) = ResultStore(Path("store")).jobs()
     assert job.key.regime == "external(bad_audio)"
     assert job.config["data"]["missing"]["regime"] == "bad_audio"

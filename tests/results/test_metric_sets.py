@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from msabench.__main__ import dispatch
 from msabench.errors import MSABenchError
-from msabench.evaluation.command import evaluate
+from msabench.evaluation.command import evaluate_checkpoint
 from msabench.figures.command import figures
 from msabench.leaderboard.readme import readme_text
 from msabench.leaderboard.site import build_site
@@ -288,7 +288,7 @@ def test_two_real_files_give_two_right_tables(tmp_path: Path, monkeypatch: pytes
         runs = [f"--trainer.default_root_dir={task}"]
         assert dispatch(["fit", "--config", str(ROOT / "configs/constant_custom.yaml"), *words, *runs]) == 0
         (checkpoint,) = Path(task).rglob("best.ckpt")
-        evaluate(checkpoint, store=Path("store"))
+        evaluate_checkpoint(checkpoint, store=Path("store"))
     jobs = ResultStore(Path("store")).jobs()
     assert {job.metric_set for job in jobs} == {"sentiment", "emotions"}
     assert {(job.key.dataset, job.key.revision) for job in jobs} == {("custom", jobs[0].key.revision)}

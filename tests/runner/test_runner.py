@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from msabench.errors import MSABenchError
-from msabench.evaluation.command import evaluate
+from msabench.evaluation.command import evaluate_checkpoint
 from msabench.evaluation.evaluate import evaluate_grid
 from msabench.missingness.conditions import distinct, parse_grid
 from msabench.results import predictions
@@ -484,22 +484,22 @@ def test_a_run_survives_kill_and_interruption_and_goes_on(place, capsys, monkeyp
 
     # Its checkpoint can be evaluated again, into another store, with the same key and numbers.
     checkpoint = alone.folder / "best.ckpt"
-    table = evaluate(checkpoint, ["inter", "intra/0.5"], [0, 1], place / "third", device="cpu")
+    table = evaluate_checkpoint(checkpoint, ["inter", "intra/0.5"], [0, 1], place / "third", device="cpu")
     assert len([line for line in table.partition("\n\n")[0].splitlines() if line.startswith(("inter", "intra"))]) == 9
     assert predictions.path_of(place / "third", good.key).read_bytes() == first
     with pytest.raises(MSABenchError, match="is recorded already"):
-        evaluate(checkpoint, ["inter"], [0], place / "third", device="cpu")
+        evaluate_checkpoint(checkpoint, ["inter"], [0], place / "third", device="cpu")
 
     # Without job.json the config beside it gives the same key; without both there is no record.
     with pytest.raises(MSABenchError, match=r"needs 8 cells and mask seeds 0 1, .* cell intra/0\.5 is left out"):
-        evaluate(checkpoint, ["inter"], [0, 1], place / "fourth", device="cpu")
+        evaluate_checkpoint(checkpoint, ["inter"], [0, 1], place / "fourth", device="cpu")
     (alone.folder / "job.json").unlink()
-    evaluate(checkpoint, ["paper"], [0, 1, 2], place / "fourth", device="cpu")
+    evaluate_checkpoint(checkpoint, ["paper"], [0, 1, 2], place / "fourth", device="cpu")
     assert ResultStore(place / "fourth").has(good.key.job_id)
     (alone.folder / "config.yaml").unlink()
     with pytest.raises(MSABenchError, match="neither job"):
-        evaluate(checkpoint, ["inter"], [0], place / "fifth", device="cpu")
-    assert "inter/l" in evaluate(checkpoint, ["inter/l"], [0], device="cpu")
+        evaluate_checkpoint(checkpoint, ["inter"], [0], place / "fifth", device="cpu")
+    assert "inter/l" in evaluate_checkpoint(checkpoint, ["inter/l"], [0], device="cpu")
 
 
 @linux
