@@ -62,7 +62,7 @@ class ValidShare:
         sizes = Counter(names)
         order = sorted(sizes, key=lambda name: hashlib.sha256(f"valid/{self.seed}/{name}".encode()).digest())
         target, taken = self.share * len(ids), 0
-        chosen = set()
+        chosen: set[str] = set()
         for name in order:
             if sizes[name] < 2 * (target - taken) and len(chosen) < len(order) - 1:
                 chosen.add(name)

@@ -285,7 +285,9 @@ class KeepBest(ModelCheckpoint):
 def _require_modalities(trainer: pl.Trainer, method: MSAMethod) -> None:
     """Refuse a corpus without what the method reads everything else beside."""
     data = getattr(trainer, "datamodule", None)
-    lacking = [name for name in method.info.needs if data is not None and name in data.corpus.unseen]
+    if data is None:
+        return
+    lacking = [name for name in method.info.needs if name in data.corpus.unseen]
     if lacking:
         raise MSABenchError(
             f"{method.info.name} reads nothing where there is no {lacking[0]}, and no training clip of "
