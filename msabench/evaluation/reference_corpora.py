@@ -61,7 +61,8 @@ def reference_corpus(key: JobKey, data: Mapping[str, Any]) -> ReferenceCorpus | 
     """
     try:
         size: Any = tuple(data["size"]) if data.get("size") else None
-        corpus = open_corpus(key.dataset, key.features, size=size, **{name: data.get(name) for name in TREATMENT})
+        treated: dict[str, Any] = {name: data.get(name) for name in TREATMENT}
+        corpus = open_corpus(key.dataset, key.features, size=size, **treated)
     except (MSABenchError, OSError, TypeError, ValueError):
         return None
     return ReferenceCorpus(corpus) if corpus.revision == key.revision else None
