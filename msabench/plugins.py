@@ -222,21 +222,21 @@ class Outside(Generic[T]):
             MSABenchError: A plug-in cannot be read, or two things have one name.
         """
         found: dict[str, Found[T]] = {}
+        owners = dict.fromkeys(taken, "one of msabench's own")
         for entry in _of_entry_points(self):
-            same = found.setdefault(entry.info.name, entry)
-            if entry.info.name in taken or same != entry:
-                other = "one of msabench's own" if entry.info.name in taken else same.object_path
-                said = f"{entry.object_path} is left out: {other} is called {entry.info.name}, too"
+            owner = owners.setdefault(entry.info.name, entry.object_path)
+            if owner == entry.object_path:
+                found[entry.info.name] = entry
+            else:
+                said = f"{entry.object_path} is left out: {owner} is called {entry.info.name}, too"
                 warnings.warn(said, stacklevel=2)
-                if entry.info.name in taken:
-                    del found[entry.info.name]
         for entry in (entry for name in plugins() for entry in _of_plugin(self, name)):
-            same = found.setdefault(entry.info.name, entry)
-            if entry.info.name in taken or same.object_path != entry.object_path:
-                other = "one of msabench's own" if entry.info.name in taken else same.object_path
+            owner = owners.setdefault(entry.info.name, entry.object_path)
+            if owner != entry.object_path:
                 raise MSABenchError(
-                    f"{entry.object_path} cannot be the {self.what} {entry.info.name}: {other} has that name; rename it"
+                    f"{entry.object_path} cannot be the {self.what} {entry.info.name}: {owner} has that name; rename it"
                 )
+            found[entry.info.name] = entry
         return found
 
 

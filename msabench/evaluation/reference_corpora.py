@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -47,17 +48,21 @@ class ReferenceCorpus:
         return self._hashes[place]
 
 
-def reference_corpus(key: JobKey, size: list[int] | None, length: int | None) -> ReferenceCorpus | None:
+TREATMENT = ("length", "clip_labels", "all_zero", "valid_share", "valid_seed")
+"""Settings of a config that make another revision of the same file, besides ``size``."""
+
+
+def reference_corpus(key: JobKey, data: Mapping[str, Any]) -> ReferenceCorpus | None:
     """The corpus of a job's revision; None if it is not on this machine.
 
     Args:
         key: The job.
-        size: Clips in train, valid and test of a generated corpus; None for its own.
-        length: Steps of its clips; None for its own.
+        data: What its config says of the data; it may come from anybody.
     """
     try:
-        sizes: Any = tuple(size) if size else None
-        corpus = open_corpus(key.dataset, key.features, size=sizes, length=length)
+        size: Any = tuple(data["size"]) if data.get("size") else None
+        treated: dict[str, Any] = {name: data.get(name) for name in TREATMENT}
+        corpus = open_corpus(key.dataset, key.features, size=size, **treated)
     except (MSABenchError, OSError, TypeError, ValueError):
         return None
     return ReferenceCorpus(corpus) if corpus.revision == key.revision else None

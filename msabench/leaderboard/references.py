@@ -125,5 +125,5 @@ class References:
         if place not in self._corpora:
             from msabench.evaluation.reference_corpora import reference_corpus
 
-            self._corpora[place] = reference_corpus(key, data.get("size"), data.get("length"))
+            self._corpora[place] = reference_corpus(key, data)
         return self._corpora[place]
