@@ -70,6 +70,7 @@ README = (
     (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("## Install\n")[2].split("```\n")[1].splitlines()
 )
 """The lines that README begins with."""
+PIP, *LIGHT, FIT, DEMO, RESULTS, PAPER = README
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,9 @@ def test_sdist_and_wheel_hold_what_stands_once_in_the_repository(installed: Inst
 
 
 def test_a_newcomer_finds_everything_by_name_and_without_torch(installed: Installed) -> None:
-    package = str(installed.package)
-    assert installed.run("python", "-c", "import msabench; print(msabench.__file__)").startswith(package)
+    there = set(installed.folder.iterdir())
+    imported = installed.run("python", "-c", "import msabench; print(msabench.__file__)")
+    assert imported.startswith(str(installed.package))
     loaded = installed.run("python", "-X", "importtime", "-c", "import msabench")
     names = {line.rpartition("|")[2].strip().partition(".")[0] for line in loaded.splitlines()}
     assert "msabench" in names
@@ -187,7 +189,8 @@ def test_a_newcomer_finds_everything_by_name_and_without_torch(installed: Instal
     assert installed.run("msabench", "--version").split() == [installed.wheel.name.split("-")[1]]
     *said, heavy = installed.session(
         [
-            *(line for line in README if line.startswith("msabench") and line.split()[1] not in ("fit", "run")),
+            *LIGHT,
+            PAPER,
             "msabench suites",
             "msabench configs umdf_synth",
             "msabench audit",
@@ -195,16 +198,16 @@ def test_a_newcomer_finds_everything_by_name_and_without_torch(installed: Instal
         ]
     )
     assert heavy.strip() == ""
-    methods, configs, none, table, suites, config, audit, following = said
+    methods, configs, table, suites, config, audit, following = said
     assert "external" in next(line for line in methods.splitlines() if line.startswith("my_net "))
     assert "\ndemo: 8 jobs, " in suites
     assert "\numdf  " in configs
     assert "base: umdf.yaml" in config
     assert "UMDF Table 1: CMU-MOSI" in table
     assert audit.startswith("1622 numbers in msabench's leaderboard/published: ")
-    assert "synth: no records in runs/store" in none
+    assert "mosi: no records in runs/store" in following
     assert "UMDF Table 1: CMU-MOSI" in following
-    assert not list(installed.folder.iterdir())
+    assert set(installed.folder.iterdir()) == there
 
 
 def test_ones_own_method_goes_from_training_to_the_site(installed: Installed) -> None:
@@ -214,21 +217,20 @@ def test_ones_own_method_goes_from_training_to_the_site(installed: Installed) ->
     for name, path in (("my_net", "my_ext.MyNet"), ("my_plain", "my_plain.MyNet")):
         (folder / f"{name}_synth.yaml").write_text(CONFIG.replace("CLASS", path))
     (folder / "suite.yaml").write_text(SUITE)
-    pip, fit, demo = (line for line in README if line.split()[1] in ("install", "fit", "run"))
-    assert pip == f'pip install "{installed.wheel.name}[report]"'
+    assert PIP == f'pip install "{installed.wheel.name}[report]"'
     best = "runs/fit/synth/{}/seed_1111/version_0/best.ckpt"
     plugged = "--plugins my_plain.py"
     umdf, plan, regress, *_, run, table, compare, site, _ = installed.session(
         [
-            f"{fit} --trainer.max_epochs=1 {SMALL}",
-            f"{demo} --dry-run",
+            f"{FIT} --trainer.max_epochs=1 {SMALL}",
+            f"{DEMO} --dry-run",
             "msabench regress --methods constant",
             "msabench fit --config my_net_synth.yaml",
-            f"msabench evaluate --checkpoint {best.format('my_net')} --store fitted",
+            f"msabench evaluate --checkpoint {best.format('my_net')} --store runs/store",
             f"msabench fit --config my_plain_synth.yaml {plugged}",
-            f"msabench evaluate --checkpoint {best.format('my_plain')} --store fitted {plugged}",
+            f"msabench evaluate --checkpoint {best.format('my_plain')} --store runs/store {plugged}",
             f"msabench run --suite suite.yaml --store store --slots 2 {plugged}",
-            "msabench table --datasets synth --store store --papers none",
+            f"{RESULTS} --store store",
             "msabench compare --baseline constant --datasets synth --store store",
             "msabench leaderboard build --store store --out site",
         ]
@@ -239,7 +241,7 @@ def test_ones_own_method_goes_from_training_to_the_site(installed: Installed) ->
     assert "constant    ok, 8 cells within tolerance" in regress
     assert run.startswith("4 jobs, 0 done already, 4 to run")
     assert len(list(folder.glob("store/synth/*/*.jsonl"))) == 4
-    assert len(list(folder.glob("fitted/synth/my_*/*.jsonl"))) == 2
+    assert len(list(folder.glob("runs/store/synth/my_*/*.jsonl"))) == 2
     for name in ("my_net", "my_plain"):
         assert " external " in next(line for line in table.splitlines() if line.startswith(f"{name} "))
         assert name in compare
