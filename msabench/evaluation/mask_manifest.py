@@ -103,7 +103,7 @@ def read_manifest(path: Path) -> MaskManifest:
     """
     file = path / MANIFEST if path.is_dir() else path
     if not file.is_file():
-        raise MSABenchError(f"there is no {file}; give the {MANIFEST} that `msabench masks export` wrote")
+        raise MSABenchError(f"there is no file {file}; give the {MANIFEST} that `msabench masks export` wrote")
     if file.stat().st_size > _MOST_BYTES:
         raise MSABenchError(f"{file} has {file.stat().st_size} bytes; a manifest has at most {_MOST_BYTES}")
     try:
