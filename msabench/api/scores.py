@@ -15,7 +15,7 @@ from msabench.data.datamodule import MSADataModule
 from msabench.metrics.spec import METRICS, metric_keys
 from msabench.missingness.conditions import LETTERS
 from msabench.results import scored_file
-from msabench.results.aggregate import PROTOCOL, ROW, over_seeds_of
+from msabench.results.aggregate import PROTOCOL, ROW, over_seeds
 from msabench.results.predictions import Evaluation
 
 
@@ -82,8 +82,8 @@ class Scores:
             collapsed=[record.collapsed for record in records],
         )
         keys = list(self.frame.columns)
-        by_metric = over_seeds_of(flat, keys).set_index("cell").groupby("metric")["mean"]
-        return pd.DataFrame({key: by_metric.get_group(key) for key in keys})
+        # One by one as in tables: several at once may come out otherwise in the last digit.
+        return pd.DataFrame({key: over_seeds(flat, key).set_index("cell")["mean"] for key in keys})
 
     @property
     def ids(self) -> list[str]:
