@@ -270,6 +270,15 @@ def test_plain_values_tensors_and_tied_weights_survive(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+def test_a_method_from_outside_has_to_be_on_the_path(tmp_path: Path) -> None:
+    method = {"method": "net", "class_path": "nowhere.net.Net", "method_version": 1, "init_args": {}, "spec": {}}
+    texts = dict.fromkeys(("finished.json", "job.json", "README.md"), "{}")
+    settings: dict[str, Any] = {"data": {}, "scale": {}, "extra": {}, "text_encoder": None, "version": "0"}
+    write_exported(tmp_path / "x", method=method, state={"a": torch.ones(1)}, texts=texts, **settings)
+    said = refused(lambda: load_checkpoint(tmp_path / "x"))
+    assert "is of method net, class nowhere.net.Net, which is not on the path; name its file or module with" in said
+
+
 @pytest.fixture
 def hub_cache(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
