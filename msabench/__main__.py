@@ -33,12 +33,13 @@ class Verb:
     Attributes:
         target: ``module:function``.
         help: One line for the overview.
-        word: Its optional parameter that is given as a bare word, without an option's name.
+        operands: Its arguments that are given without their names; None for those without a default of verbs of two
+            words, and none of other verbs.
     """
 
     target: str
     help: str
-    word: str = ""
+    operands: tuple[str, ...] | None = None
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
@@ -59,7 +60,7 @@ VERBS = {
     "metrics": Verb("msabench.tables.metrics:metrics", "recompute metrics from stored predictions, beside the records"),
     "regress": Verb("msabench.runner.regress:regress", "train every method briefly and compare F1 with the record"),
     "methods": Verb("msabench.tables.methods:methods", "list the methods"),
-    "configs": Verb("msabench.training.command:configs", "list, print or copy msabench's configs", word="name"),
+    "configs": Verb("msabench.training.command:configs", "list, print or copy msabench's configs", operands=("name",)),
     "suites": Verb("msabench.runner.command:suites", "list the suites and their jobs"),
     "leaderboard build": Verb(
         "msabench.leaderboard.command:build", "build the leaderboard as pages that open from disk"
@@ -186,20 +187,19 @@ def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> d
     parser = ArgumentParser(prog=f"msabench {name}", description=VERBS[name].help, exit_on_error=False)
     helps, hints = _help_of(function), get_type_hints(function)
     lists, flags, positionals = _list_options(function), _flags(function), _positionals(name, function)
-    bare = VERBS[name].word
-    if bare:
-        parser.add_argument(bare, nargs="?", type=hints[bare], help=helps.get(bare, ""))
     for option, default in lists.items():
         # A list[str] parameter would want JSON on the command line; a plain nargs takes words.
         kind = int if str(hints[option]).startswith("list[int]") else str
         parser.add_argument(f"--{option}", nargs="+", type=kind, default=default, help=helps.get(option, ""))
     for option in positionals:
-        parser.add_argument(option, type=hints[option], help=helps.get(option, ""))
+        optional = inspect.signature(function).parameters[option].default is None
+        nargs = {"nargs": "?"} if optional else {}
+        parser.add_argument(option, type=hints[option], help=helps.get(option, ""), **nargs)
     for option in flags:
         # A bool parameter would want a value: --dry_run true.
         names = dict.fromkeys((f"--{option.replace('_', '-')}", f"--{option}"))
         parser.add_argument(*names, action="store_true", help=helps.get(option, ""))
-    parser.add_function_arguments(function, skip={*lists, *flags, *positionals, *([bare] if bare else [])})
+    parser.add_function_arguments(function, skip={*lists, *flags, *positionals})
     try:
         given = parser.instantiate(parser.parse_args(words))
     except ArgumentError as error:
@@ -222,6 +222,9 @@ def _flags(function: Callable[..., Any]) -> list[str]:
 
 
 def _positionals(name: str, function: Callable[..., Any]) -> list[str]:
+    operands = VERBS[name].operands
+    if operands is not None:
+        return list(operands)
     if " " not in name:
         return []
     parameters = inspect.signature(function).parameters.values()
