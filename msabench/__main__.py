@@ -193,7 +193,7 @@ def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> d
         parser.add_argument(f"--{option}", nargs="+", type=kind, default=default, help=helps.get(option, ""))
     for option in positionals:
         optional = inspect.signature(function).parameters[option].default is None
-        nargs = {"nargs": "?"} if optional else {}
+        nargs: dict[str, Any] = {"nargs": "?"} if optional else {}
         parser.add_argument(option, type=hints[option], help=helps.get(option, ""), **nargs)
     for option in flags:
         # A bool parameter would want a value: --dry_run true.
