@@ -103,7 +103,7 @@ def test_unknown_verb_names_the_allowed_ones() -> None:
     [
         (["--data.dataset=mosy"], "mosei_video, synth, custom; did you mean mosi?"),
         (["--model.init_args.variant=wo_all"], "unknown variant of umdf 'wo_all'; allowed: default, wo_fea_loss"),
-        (["--data.missing.regime=some"], "data.missing.regime 'some' is not allowed; allowed: complete, intra"),
+        (["--data.missing.regime=some"], "unknown training regime 'some'; allowed: complete, intra, inter"),
         (["--data.missing.rate=[0.2,1.2]"], r"missing rate range [0.2, 1.2] is not allowed; give 0 <= low"),
         (["--data.grid=[inter/xy]"], "unknown modality condition 'xy'; allowed: l, a, v"),
         (["--data.batchsize=3"], "there is no option --data.batchsize; did you mean --data.batch_size?"),

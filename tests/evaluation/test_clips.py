@@ -23,7 +23,7 @@ from msabench.methods.base import MSAMethod
 from msabench.metrics.functional import rounded_accuracy
 from msabench.missingness.conditions import GRIDS, LETTERS, Cell
 from msabench.missingness.config import MissingConfig
-from tests.support.fakes import random_corpus
+from msabench.testing.corpora import random_corpus
 from tests.support.saved_checkpoints import arrays_of, data_over, saved
 from tests.support.small_bert import save_small_bert
 

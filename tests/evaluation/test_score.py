@@ -29,7 +29,7 @@ from msabench.missingness.patterns import mask_hash
 from msabench.results import predictions, scored_file
 from msabench.results.record import SCORED
 from msabench.results.store import ResultStore
-from tests.support.fakes import data_module, random_corpus
+from msabench.testing.corpora import data_module, random_corpus
 from tests.support.outside import files_alone
 
 REPOSITORY = Path(__file__).parents[2]
