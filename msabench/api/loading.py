@@ -38,6 +38,8 @@ def load(
     length: int | None = None,
     clip_labels: bool | None = None,
     all_zero: Literal["absent"] | None = None,
+    valid_share: float | None = None,
+    valid_seed: int | None = None,
     path: str | Path | None = None,
     root: str | Path | None = None,
     cache: str | Path | None = None,
@@ -71,6 +73,9 @@ def load(
         length: Steps per clip of ``synth``.
         clip_labels: Whether labels beyond the corpus's range are clipped, where the file is refused otherwise.
         all_zero: ``absent`` treats a modality that is zero in all frames of a clip as not there in that clip.
+        valid_share: Share of the training clips, in (0, 1), that becomes the validation split of a file without one,
+            whole conversations at a time.
+        valid_seed: Which of them; by default 0.
         path: The feature file of a named corpus, instead of its usual place below ``root``.
         root: Data folder; by default the one that MSABENCH_DATA names, else ``data``.
         cache: Folder of converted files; by default the user's cache folder.

@@ -14,6 +14,7 @@ from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import metric_spec
 from msabench.results.build import build_tables, check_methods, metrics_in
 from msabench.results.places import no_records, store_to_read
+from msabench.results.record import SCORED
 from msabench.results.store import ResultStore
 from msabench.results.table import CONSTANT, Entry, Row, Table, columns_of
 
@@ -50,9 +51,10 @@ def table(
 
     Returns:
         Columns: ``dataset``, ``metric``, ``cell`` (a cell, or ``avg_missing``, ``avg_intra``). Rows, the constant
-        predictor's first: ``method``, ``variant``, ``regime``, ``fidelity`` (``external`` for methods from outside),
-        ``features``, ``protocol`` (where text is dropped and with what it is filled, whether lengths are hidden, which
-        split selects), ``marks`` (what else tells rows of one corpus apart: version, config, revision; mostly empty).
+        predictor's first: ``method``, ``variant``, ``regime``, ``fidelity`` (``external`` for methods from outside,
+        ``scored`` for predictions made elsewhere, which come last), ``features``, ``protocol`` (where text is dropped
+        and with what it is filled, whether lengths are hidden, which split selects), ``marks`` (what else tells rows of
+        one corpus apart: version, config, revision; mostly empty).
         Values in natural scale, accuracies and F1 in [0, 1]; NaN where there are no records or a value is undefined.
         ``frame.attrs["warnings"]`` lists what makes numbers doubtful. Numbers of different protocols are rows of
         their own: what stands in different ones is not comparable.
@@ -155,8 +157,11 @@ def _order(index: pd.Index[Any], methods: Sequence[str]) -> list[int]:
     given = {name: place for place, name in enumerate(methods)}
 
     def key(position: int) -> tuple[Any, ...]:
-        method, variant, *rest = index[position]
-        return method != CONSTANT, given.get(method, len(given)), method, variant != "default", variant, *rest
+        method, variant, regime, fidelity, *rest = index[position]
+        # What was only scored here stands below what was trained here.
+        scored = fidelity == SCORED
+        place = scored, method != CONSTANT, given.get(method, len(given)), method
+        return *place, variant != "default", variant, regime, fidelity, *rest
 
     return sorted(range(len(index)), key=key)
 
