@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from msabench.api.evaluating import evaluate
     from msabench.api.loading import load
     from msabench.api.masking import masks
+    from msabench.api.predicting import predict
     from msabench.api.scores import Scores
     from msabench.api.tabulating import table
     from msabench.api.training import TrainingResult, train
@@ -29,6 +30,7 @@ __all__ = [
     "evaluate",
     "load",
     "masks",
+    "predict",
     "table",
     "train",
 ]
@@ -42,6 +44,7 @@ _HOMES = {
     "evaluate": "msabench.api.evaluating",
     "load": "msabench.api.loading",
     "masks": "msabench.api.masking",
+    "predict": "msabench.api.predicting",
     "table": "msabench.api.tabulating",
     "train": "msabench.api.training",
 }

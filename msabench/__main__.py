@@ -54,11 +54,11 @@ class Verb:
 
 
 VERBS = {
+    # Functions are not called as those of the package are, which the parser would import for their names alone.
     "predict": Verb(
-        "msabench.evaluation.predict_command:predict",
+        "msabench.evaluation.predict_command:predict_file",
         "predict clips of your own; with --config, test predictions for every cell of the grid",
     ),
-    # Not called as msabench.evaluate is, which the parser would import for its name alone.
     "evaluate": Verb(
         "msabench.evaluation.command:evaluate_checkpoint", "evaluate a checkpoint over a grid and store records"
     ),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def predict(
+def predict_file(
     checkpoint: Path,
     input: Path,
     out: Path | None = None,
