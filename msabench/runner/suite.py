@@ -299,14 +299,14 @@ def _unresolved_jobs(
 ) -> list[UnresolvedJob]:
     entry = _mapping(entry, where, ENTRY_KEYS, needed=("method", "dataset"))
     method, dataset = str(entry["method"]), str(entry["dataset"])
-    info = info_of(method, folder / str(entry.get("config", f"{method}_{dataset}.yaml")))
+    name = str(entry.get("config", f"{method}_{dataset}.yaml"))
+    config_file = beside_or_packaged(name, folder, CONFIGS)
+    info = info_of(method, config_file or folder / name)
     dataset_info(dataset)
     variants = _listed(entry.get("variants", []), str, f"variants of {where}")
     for variant in variants:
         if variant not in ("default", *info.variants):
             raise one_of(f"variant of {method} in {where}", variant, ("default", *info.variants))
-    name = str(entry.get("config", f"{method}_{dataset}.yaml"))
-    config_file = beside_or_packaged(name, folder, CONFIGS)
     if config_file is None:
         raise MSABenchError(f"there is no config {folder / name} for {where}; write it or name another one with config")
     common = {**shared, **_mapping(entry.get("overrides") or {}, f"overrides of {where}")}
