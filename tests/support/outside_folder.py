@@ -12,11 +12,10 @@ from msabench import plugins
 from msabench.methods import registry
 
 OUTSIDE = Path(__file__).parent / "outside"
-MODULES = ("my_net", "other_net", "my_corpus", "broken")
 
 
 def outside_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder to work in, no plug-ins, nothing remembered of earlier ones."""
+    """An empty folder to work in, no plug-ins, nothing remembered of earlier ones; what it imports is forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("MSABENCH_DATA", raising=False)
@@ -30,8 +29,9 @@ def outside_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     yield tmp_path
     for function in cached:
         function.cache_clear()
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    for name, module in [*sys.modules.items()]:
+        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def plug_in(name: str, text: str | None = None) -> str:
