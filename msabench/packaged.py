@@ -7,6 +7,7 @@ the packaged one of the same name.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from msabench.errors import MSABenchError, nearest
@@ -23,7 +24,15 @@ FOLDERS = (CONFIGS, SUITES, COSTS, REGRESSION, PUBLISHED)
 SUFFIX = ".yaml"
 """Ending of configs and suites."""
 
-_PACKAGE = Path(__file__).parent
+
+@lru_cache(maxsize=1)
+def _roots() -> tuple[Path, Path]:
+    """Where the folders may stand: in the package, and in a checkout around it."""
+    # Imported here, since who imports the package alone need not wait for it. Wheels are unpacked, so it is a folder.
+    from importlib.resources import files
+
+    package = Path(str(files("msabench")))
+    return package / "_data", package.parent
 
 
 def packaged(folder: str) -> Path:
@@ -35,7 +44,7 @@ def packaged(folder: str) -> Path:
     Raises:
         MSABenchError: The installation is not complete.
     """
-    for root in (_PACKAGE / "_data", _PACKAGE.parent):
+    for root in _roots():
         if (root / folder).is_dir():
             return root / folder
     raise MSABenchError(f"this installation of msabench lacks its folder {folder}; install it again")
@@ -50,7 +59,7 @@ def called(path: Path) -> str:
     Returns:
         For example ``msabench's benchmarks/costs``.
     """
-    for root in (_PACKAGE / "_data", _PACKAGE.parent):
+    for root in _roots():
         if path.is_relative_to(root):
             return f"msabench's {path.relative_to(root).as_posix()}"
     return str(path)

@@ -31,7 +31,7 @@ def test_an_installed_package_has_its_own_first(tmp_path: Path, monkeypatch: pyt
     package = tmp_path / "site-packages/msabench"
     (package / "_data/configs").mkdir(parents=True)
     (tmp_path / "site-packages/configs").mkdir()
-    monkeypatch.setattr(packaged_module, "_PACKAGE", package)
+    monkeypatch.setattr(packaged_module, "_roots", lambda: (package / "_data", package.parent))
     assert packaged(CONFIGS) == package / "_data/configs"
     with pytest.raises(MSABenchError, match=r"lacks its folder benchmarks/suites; install it again"):
         packaged(SUITES)
