@@ -22,7 +22,7 @@ from msabench.results.table import columns_of
 from msabench.tables.command import table
 from msabench.tables.compare import compare
 from msabench.tables.costs import costs
-from msabench.tables.regimes import regimes
+from msabench.tables.regimes import kept_changes, regimes
 from tests.support.records import add, key, rewrite
 from tests.support.stored_runs import add_runs, noisy
 
@@ -225,6 +225,7 @@ def test_a_store_of_nothing_else_says_how_to_see_it(tmp_path):
         choose_rows(tmp_path, None, None, None)
     [chosen] = choose_rows(tmp_path, None, None, None, scored=True)
     assert [row.method for row in chosen.table.rows] == ["my_model"]
+    assert kept_changes(tmp_path, "synth") == [], "the site is built of it all the same"
 
 
 def test_figures_and_the_overview_mark_them(store):
