@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from msabench.leaderboard.site import build_site
+from msabench.results.record import EXTERNAL_ORIGIN
+from tests.results.test_scored import scored
 from tests.support import site_store
+from tests.support.stored_runs import add_runs, noisy
 
 REPOSITORY = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -406,3 +409,28 @@ def test_the_first_tab_skips_to_the_content(opened):
     assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_scored_rows_stand_below_are_best_of_nothing_and_have_a_filter(browser, tmp_path):
+    for method, spread in (("umdf", 0.3), ("mult", 0.5)):
+        add_runs(tmp_path / "store", method, noisy(spread), seeds=(0,), n=40)
+    add_runs(tmp_path / "store", "theirs", noisy(0.01), seeds=(0,), n=40, origin=EXTERNAL_ORIGIN, record=scored)
+    build_site(tmp_path / "site", tmp_path / "store", REPOSITORY / "leaderboard/published")
+    page = browser.new_page()
+    page.goto(f"{(tmp_path / 'site').as_uri()}/results.html")
+    ready(page)
+    header = page.locator("table.numbers thead th.number", has_text="l").first
+    for order in ("descending", "ascending"):
+        header.click()
+        expect(header).to_have_attribute("aria-sort", order)
+        assert names(page)[-1] == "theirs ?"
+    best = "rows => rows.map(row => row.querySelectorAll('.best').length)"
+    counts = page.eval_on_selector_all("table.numbers tbody tr", best)
+    assert counts[-1] == 0
+    assert sum(counts) > 0
+    choose(page, "Predictions", "only scored here")
+    shows(page, ["theirs ?"])
+    choose(page, "Predictions", "trained here")
+    expect(page.locator("table.numbers tbody th")).to_have_count(2)
+    assert {*names(page)} == {"mult", "umdf"}
+    page.close()
