@@ -92,8 +92,8 @@ def with_valid(path: Path, raw: RawCorpus, share: ValidShare | None) -> RawCorpu
         return raw
     if share is None:
         raise MSABenchError(
-            f"{path} has no validation split (valid); --data.valid_share 0.1 (--valid_share of msabench data) would "
-            "take a tenth of the training clips for it, whole conversations at a time"
+            f"{path} has no validation split (valid); --data.valid_share 0.1 (--valid_share of verbs without a config) "
+            "would take a tenth of the training clips for it, whole conversations at a time"
         )
     train = raw.splits["train"]
     n_conversations = len({conversation_of(clip) for clip in train.ids})

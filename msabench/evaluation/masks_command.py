@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,8 @@ def export(
     length: int | None = None,
     clip_labels: bool = False,
     all_zero: Literal["absent"] | None = None,
+    valid_share: float | None = None,
+    valid_seed: int | None = None,
     corpus_name: str | None = None,
 ) -> str:
     """Write what is observed in every cell of a grid on the test split, so that any program can predict under it.
@@ -55,6 +58,8 @@ def export(
         length: Steps of the clips of synth.
         clip_labels: Clip labels beyond the corpus's range, where the file is refused otherwise.
         all_zero: absent treats a modality that is zero in all frames of a clip as not there.
+        valid_share: Share of the training clips that stands for the validation split of a file without one.
+        valid_seed: Which clips that are.
         corpus_name: What a custom corpus is called.
 
     Returns:
@@ -83,15 +88,25 @@ def export(
         length=length,
         clip_labels=clip_labels,
         all_zero=all_zero,
+        valid_share=valid_share,
+        valid_seed=valid_seed,
         name=corpus_name,
     )
     manifest = Export(data, list(places_of(cells, seeds)), format, corrupted, size, length).write(out)
     what = "masks and corrupted features" if corrupted else "masks"
     about = f"{manifest.dataset}, revision {manifest.revision}, features {manifest.features}, level {manifest.level}"
+    # What the manifest does not say for itself.
+    opened = {
+        **{"path": path, "root": root, "task": None if task == "regression" else task, "all_zero": all_zero},
+        **{"valid_share": valid_share, "valid_seed": valid_seed, "corpus_name": corpus_name},
+    }
+    options = [f"--{name} {shlex.quote(str(value))}" for name, value in opened.items() if value is not None]
+    options += ["--clip_labels"] if clip_labels else []
+    again = " ".join(["--dataset", dataset, *options, "--name", "NAME", "--masks", shlex.quote(str(out))])
     return (
         f"{out}: {what} of {len(manifest.ids)} test clips ({about}) in {len(manifest.cells)} files and manifest.json\n"
         f"next: predict every clip in every file, and "
-        f"`msabench score predictions.csv --dataset {dataset} --name NAME --masks {out}`"
+        f"`msabench score predictions.csv {again}`"
     )
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from msabench.data.registry import dataset_info
+from msabench.data.registry import named as named_corpus
 from msabench.errors import MSABenchError
 from msabench.evaluation.cell_table import cell_table
 from msabench.evaluation.mask_manifest import MaskManifest, read_manifest
@@ -57,6 +59,8 @@ def score(
     length: int | None = None,
     clip_labels: bool = False,
     all_zero: Literal["absent"] | None = None,
+    valid_share: float | None = None,
+    valid_seed: int | None = None,
     corpus_name: str | None = None,
 ) -> str:
     """Score predictions of the test split that were made elsewhere, and record them as such.
@@ -90,6 +94,8 @@ def score(
         length: Steps of the clips of synth.
         clip_labels: Clip labels beyond the corpus's range, where the file is refused otherwise.
         all_zero: absent treats a modality that is zero in all frames of a clip as not there.
+        valid_share: Share of the training clips that stands for the validation split of a file without one.
+        valid_seed: Which clips that are.
         corpus_name: What a custom corpus is called.
 
     Returns:
@@ -112,7 +118,7 @@ def score(
             "`msabench masks export`, or a column mask_hash"
         )
     given = {"features": features, "level": level, "lengths": lengths, "token_fill": token_fill}
-    said = _agreed(file, manifest, {"dataset": corpus_name or dataset, **given}, masks)
+    said = _agreed(file, manifest, {"dataset": named_corpus(dataset_info(dataset), corpus_name).name, **given}, masks)
     if manifest is not None:
         size, length = size or manifest.size, length or manifest.length
     fields: dict[str, Any] = {name: said[name] for name in ("level", "lengths", "token_fill") if said.get(name)}
@@ -131,6 +137,8 @@ def score(
         length=length,
         clip_labels=clip_labels,
         all_zero=all_zero,
+        valid_share=valid_share,
+        valid_seed=valid_seed,
         name=corpus_name,
     )
     protocol = data.protocol() | {"regime": regime, "selection": selection}
@@ -159,7 +167,9 @@ def score(
         low, high = data.corpus.info.label_range
         lines.append(f"note: {outside:,} predictions lie outside of the labels' range from {low:g} to {high:g}")
     if store is not None:
-        corpus = {"size": size, "length": length} if size or length else {}
+        treated = {"clip_labels": clip_labels or None, "all_zero": all_zero}
+        opened = {"size": size, "length": length, **treated, "valid_share": valid_share, "valid_seed": valid_seed}
+        corpus = {name: value for name, value in opened.items() if value is not None}
         record = JobRecord(
             key=key,
             config={"data": corpus} if corpus else {},

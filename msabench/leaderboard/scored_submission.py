@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from msabench.data.registry import corpora, dataset_info
@@ -73,11 +73,24 @@ def _protocol_problems(key: JobKey) -> Iterator[str]:
 
 def _config_problems(config: dict[str, Any]) -> Iterator[str]:
     data = config.get("data", {})
-    plain = isinstance(data, dict) and data.keys() <= {"size", "length"}
-    if config.keys() - {"data"} or not plain or not all(_is_count(value) for value in data.values()):
-        yield "its config says more than the size of a generated corpus, which is all that is known of what was scored"
+    plain = isinstance(data, dict) and all(name in _OPENED and _OPENED[name](value) for name, value in data.items())
+    if config.keys() - {"data"} or not plain:
+        yield (
+            f"its config says more than how the corpus was opened ({', '.join(_OPENED)}), which is all that is known "
+            "of what was scored"
+        )
 
 
 def _is_count(value: Any) -> bool:
-    values = value if isinstance(value, list) else [value]
-    return all(item is None or type(item) is int for item in values)
+    return value is None or type(value) is int
+
+
+_OPENED: dict[str, Callable[[Any], bool]] = {
+    "size": lambda value: value is None or (isinstance(value, list) and all(map(_is_count, value))),
+    "length": _is_count,
+    "clip_labels": lambda value: value is True,
+    "all_zero": lambda value: value == "absent",
+    "valid_share": lambda value: type(value) is float,
+    "valid_seed": _is_count,
+}
+"""How a corpus may have been opened -> whether a value of it is one."""

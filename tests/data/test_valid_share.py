@@ -164,8 +164,8 @@ def test_one_sentence_each_and_nothing_is_left_behind() -> None:
     write_npz(Path("single.npz"), change=single)
     where = Path.cwd()
     assert refused() == (
-        f"{where / 'own.npz'} has no validation split (valid); --data.valid_share 0.1 (--valid_share of msabench data) "
-        "would take a tenth of the training clips for it, whole conversations at a time"
+        f"{where / 'own.npz'} has no validation split (valid); --data.valid_share 0.1 (--valid_share of verbs "
+        "without a config) would take a tenth of the training clips for it, whole conversations at a time"
     )
     assert refused(path="whole.npz", valid_share=0.1) == (
         f"valid_share 0.1 is not allowed for {where / 'whole.npz'}, which has a validation split of 5 clips"

@@ -409,3 +409,23 @@ def test_the_file_stands_first_on_the_command_line_and_nothing_else_does():
     assert (given["dataset"], given["out"], given["grid"]) == ("mosi", Path("masks"), ["paper"])
     with pytest.raises(MSABenchError, match="msabench masks export"):
         arguments_of("masks export", masks_command.export, ["mosi", "--out", "masks"])
+
+
+def test_a_file_of_ones_own_without_a_validation_split(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    arrays = {m: rng.normal(size=(20, 3, 4)) for m in ("text", "audio", "vision")}
+    ids = [f"v{row // 2}$_${row}" for row in range(20)]
+    np.savez("own.npz", id=ids, split=["train"] * 14 + ["test"] * 6, regression_labels=rng.normal(size=20), **arrays)
+    given = ["--dataset", "custom", "--path", "own.npz", "--valid_share", "0.3", "--corpus_name", "mine"]
+    assert dispatch(["masks", "export", *given, "--grid", "inter/la", "--out", "masks"]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith(f"{' '.join(given)} --name NAME --masks masks`\n")
+    rows = "".join(f"{clip},inter/la,,{row / 10}\n" for row, clip in enumerate(ids[14:]))
+    Path("predictions.csv").write_text(f"id,cell,mask_seed,pred\n{rows}")
+    words = ["score", "predictions.csv", *given, "--name", "Theirs", "--masks", "masks", "--store", "store"]
+    assert dispatch(words) == 0
+    [job] = ResultStore(Path("store")).jobs()
+    assert job.key.dataset == "custom-mine"
+    assert job.key.revision.endswith("-valid0.3")
+    assert job.config == {"data": {"valid_share": 0.3}}

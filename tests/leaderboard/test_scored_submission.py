@@ -10,7 +10,7 @@ from msabench.leaderboard.admit import admit
 from msabench.leaderboard.readme import readme_text
 from msabench.leaderboard.site import build_site
 from msabench.missingness.conditions import Cell
-from msabench.published.numbers import DEFAULT_PUBLISHED
+from msabench.packaged import PUBLISHED, packaged
 from msabench.results import predictions
 from msabench.results.predictions import CellPredictions, Evaluation
 from msabench.results.record import EXTERNAL_ORIGIN, JobRecord
@@ -111,8 +111,8 @@ def test_what_is_refused(changes, words, tmp_path):
     [
         (0, {"n_params": 7}, "n_params is 7, which nobody here can know"),
         (0, {"train_seconds": 1.5}, "train_seconds is 1.5"),
-        (0, {"config": {"model": {"class_path": "os.system"}}}, "its config says more than the size"),
-        (0, {"config": {"data": {"path": "/home/me"}}}, "its config says more than the size"),
+        (0, {"config": {"model": {"class_path": "os.system"}}}, "its config says more than how the corpus was opened"),
+        (0, {"config": {"data": {"path": "/home/me"}}}, "its config says more than how the corpus was opened"),
         (0, {"provenance": {}}, "does not say what was scored"),
         (0, {"mask_seeds": [0]}, "has the mask seeds 0, 1, the job says 0"),
         (1, {"n": 19}, "says 19 clips"),
@@ -148,7 +148,7 @@ def site(tmp_path_factory):
         add(store, lambda *_, level=level: level, method=method, cell_options=cells)
     more = {"job": {"provenance": SAID.provenance()}, "origin": EXTERNAL_ORIGIN, "cell_options": cells}
     add(store, lambda *_: 0.9, method=SAID.slug, **more)
-    build_site(folder / "out", folder / "store", DEFAULT_PUBLISHED)
+    build_site(folder / "out", folder / "store", packaged(PUBLISHED))
     return folder
 
 
