@@ -44,7 +44,7 @@ def record_of(
 
 
 def add_record(store: Path, record: JobRecord, cells: list[CellRecord], evaluation: Evaluation) -> Path:
-    """Add a record with its predictions to a store; the record comes last.
+    """Add a record with its predictions to a store, or neither; the record comes last.
 
     Args:
         store: The store's folder.
@@ -58,6 +58,13 @@ def add_record(store: Path, record: JobRecord, cells: list[CellRecord], evaluati
     Raises:
         MSABenchError: The job is recorded already, another process is running it, or the store cannot be written.
     """
+    kept = predictions.path_of(store, record.key)
     with sole_writer(store, record.key.job_id):
-        predictions.write(predictions.path_of(store, record.key), evaluation)
-        return ResultStore(store).add(record, cells)
+        predictions.write(kept, evaluation)
+        try:
+            return ResultStore(store).add(record, cells)
+        except BaseException:
+            # Predictions of a job that is recorded are never those that were just written.
+            if not ResultStore(store).has(record.key.job_id):
+                kept.unlink(missing_ok=True)
+            raise

@@ -281,22 +281,15 @@ def _checked(file: ScoredFile, manifest: MaskManifest | None, data: MSADataModul
 
 def _record(store: Path, record: JobRecord, evaluation: Evaluation) -> Path:
     """Write predictions and record, or neither."""
-    from msabench.results import predictions
-    from msabench.results.claims import require_writable, sole_writer
+    from msabench.evaluation.recording import add_record
+    from msabench.results.claims import require_writable
     from msabench.results.store import ResultStore
 
-    key, results = record.key, ResultStore(store)
-    if results.has(key.job_id):
+    key = record.key
+    if ResultStore(store).has(key.job_id):
         raise MSABenchError(f"job {key.job_id} is recorded already in {store}; records are never replaced")
     require_writable(store, key)
-    kept = predictions.path_of(store, key)
-    with sole_writer(store, key.job_id):
-        try:
-            predictions.write(kept, evaluation)
-            return results.add(record, evaluation.records(key.job_id))
-        except BaseException:
-            kept.unlink(missing_ok=True)
-            raise
+    return add_record(store, record, evaluation.records(key.job_id), evaluation)
 
 
 def _scoring() -> dict[str, Any]:

@@ -429,3 +429,15 @@ def test_a_file_of_ones_own_without_a_validation_split(tmp_path, monkeypatch, ca
     assert job.key.dataset == "custom-mine"
     assert job.key.revision.endswith("-valid0.3")
     assert job.config == {"data": {"valid_share": 0.3}}
+
+
+def test_a_record_that_cannot_be_written_leaves_no_predictions(small, masks, tmp_path, monkeypatch):
+    path, store = given_to(tmp_path, small), tmp_path / "store"
+
+    def full(*_):
+        raise OSError("no room")
+
+    monkeypatch.setattr(ResultStore, "add", full)
+    with pytest.raises(OSError, match="no room"):
+        score(path, **SMALL, name="Theirs", masks=masks, store=store)
+    assert [*store.rglob("*.parquet")] == []
