@@ -149,7 +149,18 @@ def _frame_of(tables: Sequence[Table], columns: Sequence[str], per_seed: bool, s
     names = ["dataset", "metric", "cell", *(["statistic"] if spread else [])]
     index = pd.MultiIndex.from_tuples(list(values), names=[*INDEX, *(["seed"] if per_seed else [])])
     rows = [[line.get(head, math.nan) for head in heads] for line in values.values()]
-    return pd.DataFrame(rows, index, pd.MultiIndex.from_tuples(list(heads), names=names), dtype="float64")
+    return pd.DataFrame(rows, index, _in_order(list(heads), names), dtype="float64")
+
+
+def _in_order(heads: Sequence[tuple[Any, ...]], names: Sequence[str]) -> pd.MultiIndex:
+    """An index with its levels in the order of tables, so that pandas knows it as sorted and looks up without delay."""
+    import pandas as pd
+
+    levels = [list(dict.fromkeys(words)) for words in zip(*heads, strict=True)]
+    codes = [
+        [level.index(word) for word in words] for level, words in zip(levels, zip(*heads, strict=True), strict=True)
+    ]
+    return pd.MultiIndex(levels=levels, codes=codes, names=list(names))
 
 
 def _order(index: pd.Index[Any], methods: Sequence[str]) -> list[int]:

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from msabench.figures.sheet import Picture
 
 OPTIONS = {
-    "robustness": ("datasets", "methods", "variants", "metric", "band"),
-    "conditions": ("datasets", "methods", "variants", "metric", "band"),
-    "confusion": ("datasets", "methods", "variants", "cells"),
-    "tsne": ("datasets", "methods", "variants", "cells"),
+    "robustness": ("datasets", "methods", "variants", "metric", "band", "scored"),
+    "conditions": ("datasets", "methods", "variants", "metric", "band", "scored"),
+    "confusion": ("datasets", "methods", "variants", "cells", "scored"),
+    "tsne": ("datasets", "methods", "variants", "cells", "scored"),
     "importance": ("checkpoints",),
     "cost": ("datasets", "methods", "variants", "metric", "band", "cost"),
-    "ranks": ("datasets", "methods", "variants", "metric", "cells"),
+    "ranks": ("datasets", "methods", "variants", "metric", "cells", "scored"),
 }
 """Kind of figure -> options that mean something to it, besides store and out."""
 
@@ -77,6 +77,7 @@ def figures(
         "band": band,
         "cost": cost,
         "checkpoints": checkpoints,
+        "scored": scored or None,
     }
     if kind not in OPTIONS:
         raise one_of("kind of figure", kind, OPTIONS)
@@ -146,8 +147,7 @@ def _of_store(
         variants,
         constant=banded,
         intervals=banded and band == "intervals",
-        # What a scored row cost nobody here knows.
-        scored=scored and kind != "cost",
+        scored=scored,
     )
     if kind == "ranks":
         ranked = rank_rows(chosen_tables, cells_of(cells or ["paper"]))
