@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from msabench.errors import MSABenchError
-from msabench.files import sha256_of
 
 PLUGINS_VARIABLE = "MSABENCH_PLUGINS"
 """Environment variable with plug-ins, separated as in PATH; processes that a verb starts inherit it."""
@@ -322,6 +321,9 @@ def hash_of_module(path: str) -> str:
     Raises:
         MSABenchError: There is no such file.
     """
+    # Here, since listing hashes nothing.
+    from msabench.files import sha256_of
+
     return sha256_of(source_of_module(path.partition(":")[0], path).path)
 
 

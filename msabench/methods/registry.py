@@ -27,10 +27,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msabench.data.registry import corpora
 from msabench.errors import MSABenchError, one_of
 from msabench.methods.info import EXTERNAL, MethodInfo
-from msabench.missingness.regimes import regimes
 from msabench.plugins import NAME, NAME_RULE, Source, name_plugins, plugin, plugins, source_of_module
 
 if TYPE_CHECKING:
@@ -191,6 +189,10 @@ def add_plugins(names: Sequence[str]) -> None:
         MSABenchError: A file is missing or its name is taken by another module, a plug-in brings nothing, or brings
             something under a name in use.
     """
+    # Here, since most calls name no plug-in and need not wait for these.
+    from msabench.data.registry import corpora
+    from msabench.missingness.regimes import regimes
+
     name_plugins(names)
     methods()
     corpora()
