@@ -118,9 +118,22 @@ def test_the_examples_from_python_run(elsewhere: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        file, _, heading = target.partition("#")
+        place = page.parent / file if file else page
+        assert place.exists(), f"{page.name}: {target}"
+        assert not heading or heading in headings_of(place), f"{page.name}: {target}"
+
+
+def headings_of(page: Path) -> set[str]:
+    """What links may name in a page: its headings in small letters, with dashes for spaces and nothing else."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", prose, flags=re.MULTILINE)
+    }
 
 
 def test_commands_were_found() -> None:
