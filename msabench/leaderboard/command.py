@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from msabench.published.numbers import published_folder
-from msabench.results.places import COMMITTED_STORE, store_to_read
+from msabench.results.places import COMMITTED_STORE, no_records, store_to_read
 
 DEFAULT_README = Path("leaderboard/README.md")
 
 
 def build(
     out: Path = Path("site"),
-    store: Path = COMMITTED_STORE,
+    store: Path | None = None,
     published: Path | None = None,
     datasets: list[str] | None = None,
 ) -> str:
@@ -20,7 +20,8 @@ def build(
 
     Args:
         out: The folder; one that msabench built before is replaced, any other is refused.
-        store: Folder of the result store.
+        store: Folder of the result store; if not given leaderboard/results here, and where there is none runs/store, or
+            what MSABENCH_STORE names.
         published: Folder of published numbers; if not given leaderboard/published here, and where there is none those
             that come with msabench.
         datasets: Only records of these corpora; all in the store if not given.
@@ -34,16 +35,17 @@ def build(
     """
     from msabench.leaderboard.site import build_site
 
-    return build_site(out, store_to_read(store), published_folder(published), datasets)
+    return build_site(out, _store_of(store), published_folder(published), datasets)
 
 
-def intervals(store: Path = COMMITTED_STORE, datasets: list[str] | None = None, anew: bool = False) -> str:
+def intervals(store: Path | None = None, datasets: list[str] | None = None, anew: bool = False) -> str:
     """Make the intervals that build and readme show, out of the store's predictions, and keep them beside the records.
 
     Only what is lacking is made. Rows whose predictions are not here stay without an interval.
 
     Args:
-        store: Folder of the result store.
+        store: Folder of the result store; if not given leaderboard/results here, and where there is none runs/store, or
+            what MSABENCH_STORE names.
         datasets: Corpora; all in the store if not given.
         anew: Make those that are there anew as well, e.g. since the way to make them has changed; rows whose
             predictions are not here lose theirs.
@@ -57,7 +59,7 @@ def intervals(store: Path = COMMITTED_STORE, datasets: list[str] | None = None, 
     from msabench.results.store import ResultStore
     from msabench.results.stored_intervals import update_intervals
 
-    return "\n".join(update_intervals(ResultStore(store_to_read(store)), datasets, anew))
+    return "\n".join(update_intervals(ResultStore(_store_of(store)), datasets, anew))
 
 
 def readme(store: Path = COMMITTED_STORE, out: Path = DEFAULT_README, check: bool = False) -> str:
@@ -95,3 +97,15 @@ def add(records: Path, store: Path = COMMITTED_STORE) -> str:
     from msabench.leaderboard.admit import admit
 
     return admit(records, store)
+
+
+def _store_of(given: Path | None) -> Path:
+    """The store to show: in a clone the committed one, elsewhere one's own, unless another is given.
+
+    Raises:
+        MSABenchError: There is no such store.
+    """
+    chosen = store_to_read(given or (COMMITTED_STORE if COMMITTED_STORE.is_dir() else None))
+    if not chosen.is_dir():
+        raise no_records(chosen)
+    return chosen

@@ -32,7 +32,7 @@ from msabench.missingness.conditions import parse_grid
 from msabench.results import build as tables
 from msabench.results.aggregate import jobs_by_row
 from msabench.results.intervals import intervals
-from msabench.results.places import COMMITTED_STORE
+from msabench.results.places import COMMITTED_STORE, STORE_VARIABLE
 from msabench.results.regime_changes import COMPLETE, identity, pairs_of
 from msabench.results.rows import jobs_hash
 from msabench.results.store import ResultStore
@@ -571,3 +571,20 @@ def test_8500_records_are_built(tmp_path):
     assert simulate(tmp_path / "results") == 8500
     build_site(tmp_path / "out", tmp_path / "results", PUBLISHED)
     assert len(list((tmp_path / "out" / "methods").iterdir())) >= 25
+
+
+def test_outside_of_a_clone_the_default_store_is_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(STORE_VARIABLE, raising=False)
+    for verb in ("build", "intervals"):
+        with pytest.raises(MSABenchError, match=r"^runs/store holds no records; make some with"):
+            dispatch(["leaderboard", verb])
+    assert list(tmp_path.iterdir()) == []
+    simulate(tmp_path / "runs/store", ["umdf"], ["synth"], seeds=(1,))
+    assert dispatch(["leaderboard", "build"]) == 0
+    assert (tmp_path / "site/index.html").is_file()
+    assert "from 17 records of 1 jobs" in capsys.readouterr().out
+    # In a clone, the records that it came with.
+    simulate(tmp_path / "leaderboard/results", ["mult"], ["synth"], seeds=(1, 2))
+    assert dispatch(["leaderboard", "build"]) == 0
+    assert "from 34 records of 2 jobs" in capsys.readouterr().out
