@@ -13,13 +13,13 @@ from msabench.api.scores import Scores
 from msabench.api.undisturbed import undisturbed
 from msabench.data.datamodule import MSADataModule
 from msabench.errors import MSABenchError
-from msabench.evaluation.evaluate import checked_mask_seeds, evaluate_grid
+from msabench.evaluation.evaluate import evaluate_grid
 from msabench.evaluation.origin import STORED_GRID, STORED_MASK_SEEDS, origin
 from msabench.evaluation.recording import add_record, record_of
 from msabench.methods import registry
 from msabench.methods.base import MSAMethod
 from msabench.methods.checkpoint import load_checkpoint
-from msabench.missingness.conditions import Cell, distinct, parse_grid
+from msabench.missingness.conditions import Cell, checked_mask_seeds, distinct, parse_grid
 from msabench.packaged import config_file
 from msabench.results.claims import require_writable
 from msabench.results.job_identity import job_key, method_name

@@ -16,7 +16,7 @@ from msabench.errors import MSABenchError
 from msabench.evaluation.predictor import MethodPredictor, Predictor
 from msabench.interruption import check
 from msabench.methods.base import MSAMethod
-from msabench.missingness.conditions import Cell, distinct
+from msabench.missingness.conditions import Cell, checked_mask_seeds, distinct
 from msabench.missingness.patterns import Masks, blind_share, dropped_share, mask_hash
 from msabench.results.predictions import CellPredictions, Evaluation
 
@@ -112,18 +112,6 @@ def predict_grid(
         cells=entries,
         seconds=time.perf_counter() - started,
     )
-
-
-def checked_mask_seeds(mask_seeds: Iterable[int]) -> tuple[int, ...]:
-    """Mask seeds that a grid can be evaluated with.
-
-    Raises:
-        MSABenchError: There is none, or one is repeated or negative.
-    """
-    seeds = tuple(mask_seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise MSABenchError(f"mask seeds {list(seeds)} are not allowed; give one or more distinct numbers from 0 on")
-    return seeds
 
 
 def _predict(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from msabench.errors import MSABenchError, one_of
-from msabench.missingness.conditions import distinct, parse_grid
+from msabench.missingness.conditions import checked_mask_seeds, distinct, parse_grid
 from msabench.missingness.config import MissingConfig
 
 FORMATS = ("npz", "parquet")
@@ -71,7 +71,7 @@ def export(
     """
     if format not in FORMATS:
         raise one_of("format", format, FORMATS)
-    cells, seeds = distinct(parse_grid(grid)), require_seeds(mask_seeds)
+    cells, seeds = distinct(parse_grid(grid)), checked_mask_seeds(mask_seeds)
 
     from msabench.data.datamodule import MSADataModule
     from msabench.evaluation.mask_export import Export, places_of
@@ -108,17 +108,6 @@ def export(
         f"next: predict every clip in every file, and "
         f"`msabench score predictions.csv {again}`"
     )
-
-
-def require_seeds(mask_seeds: list[int]) -> list[int]:
-    """The mask seeds, once they are some, distinct and from 0 on.
-
-    Raises:
-        MSABenchError: They are not.
-    """
-    if not mask_seeds or len(set(mask_seeds)) < len(mask_seeds) or min(mask_seeds) < 0:
-        raise MSABenchError(f"mask seeds {mask_seeds} are not allowed; give one or more distinct numbers from 0 on")
-    return mask_seeds
 
 
 def require_size(size: list[int] | None) -> tuple[int, int, int] | None:

@@ -14,9 +14,9 @@ from msabench.data.registry import named as named_corpus
 from msabench.errors import MSABenchError
 from msabench.evaluation.cell_table import cell_table
 from msabench.evaluation.mask_manifest import MaskManifest, read_manifest
-from msabench.evaluation.masks_command import require_seeds, require_size
+from msabench.evaluation.masks_command import require_size
 from msabench.files import sha256_of
-from msabench.missingness.conditions import Cell, distinct, parse_grid
+from msabench.missingness.conditions import Cell, checked_mask_seeds, distinct, parse_grid
 from msabench.missingness.config import MissingConfig
 from msabench.results.record import EXTERNAL_ORIGIN, JobKey, JobRecord
 from msabench.results.scored import UNKNOWN, Scored, content_hash, key_problems
@@ -221,7 +221,7 @@ def _agreed(
 def _places(grid: list[str] | None, mask_seeds: list[int] | None, manifest: MaskManifest | None) -> list[Place]:
     """The cells and mask seeds that must be there."""
     cells: Sequence[Cell] = distinct(parse_grid(grid or list(STANDARD_GRID)))
-    seeds: Sequence[int] = require_seeds(list(STANDARD_MASK_SEEDS) if mask_seeds is None else mask_seeds)
+    seeds: Sequence[int] = checked_mask_seeds(STANDARD_MASK_SEEDS if mask_seeds is None else mask_seeds)
     if manifest is not None:
         cells = cells if grid else distinct(cell for cell, _ in manifest.hashes)
         held = sorted({seed for _, seed in manifest.hashes if seed is not None})

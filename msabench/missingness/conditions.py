@@ -148,3 +148,15 @@ def _cell_or_grid(name: str) -> Cell:
 def distinct(cells: Iterable[Cell]) -> tuple[Cell, ...]:
     """The distinct cells of a grid in table order."""
     return tuple(sorted(set(cells)))
+
+
+def checked_mask_seeds(mask_seeds: Iterable[int]) -> tuple[int, ...]:
+    """Mask seeds that a grid can be evaluated with.
+
+    Raises:
+        MSABenchError: There is none, or one is repeated or negative.
+    """
+    seeds = tuple(mask_seeds)
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise MSABenchError(f"mask seeds {list(seeds)} are not allowed; give one or more distinct numbers from 0 on")
+    return seeds
