@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib import metadata
@@ -46,6 +46,7 @@ class _Named(Protocol):
 
 
 T = TypeVar("T", bound=_Named)
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -246,19 +247,32 @@ def _of_plugin(outside: Outside[Any], name: str) -> list[Found[Any]]:
 
 @lru_cache
 def _of_entry_points(outside: Outside[Any]) -> list[Found[Any]]:
-    found: list[Found[Any]] = []
-    for point in metadata.entry_points(group=outside.group):
+    def read(point: metadata.EntryPoint, source: Source, where: str) -> list[Found[Any]]:
+        named = [entry for entry in _in_source(outside, source) if entry.attribute == (point.attr or "info")]
+        if not named:
+            raise MSABenchError(f"{where} names {point.value}, which is no {outside.kind.__name__}(...)")
+        return named
+
+    return in_entry_points(outside.group, read, "left out")
+
+
+def in_entry_points(group: str, read: Callable[[metadata.EntryPoint, Source, str], list[U]], left_out: str) -> list[U]:
+    """What the entry points of installed packages lead to; one that is broken is left out with a warning.
+
+    Args:
+        group: Group of entry points.
+        read: Takes an entry point, the file of its module, and what messages call it; returns what is found there, or
+            raises ``MSABenchError``.
+        left_out: What is said of a broken one, e.g. ``left out of the methods``.
+    """
+    found: list[U] = []
+    for point in metadata.entry_points(group=group):
         where = f"entry point {point.name} of {point.dist.name if point.dist else 'a package'}"
         try:
-            source = source_of_module(point.module, where)
-            named = [entry for entry in _in_source(outside, source) if entry.attribute == (point.attr or "info")]
-            if not named:
-                raise MSABenchError(f"{where} names {point.value}, which is no {outside.kind.__name__}(...)")
+            found += read(point, source_of_module(point.module, where), where)
         except MSABenchError as error:
             # Whoever installed a broken package can still use everything else.
-            warnings.warn(f"{where} is left out: {error}", stacklevel=3)
-            continue
-        found += named
+            warnings.warn(f"{where} is {left_out}: {error}", stacklevel=3)
     return found
 
 

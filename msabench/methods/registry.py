@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from msabench.errors import MSABenchError, one_of
 from msabench.methods.info import EXTERNAL, MethodInfo
-from msabench.plugins import NAME, NAME_RULE, Source, name_plugins, plugin, plugins, source_of_module
+from msabench.plugins import NAME, NAME_RULE, Source, in_entry_points, name_plugins, plugin, plugins, source_of_module
 
 if TYPE_CHECKING:
     from msabench.methods.base import MSAMethod
@@ -149,20 +149,10 @@ def _external(source: Source, where: str) -> list[Entry]:
     return entries
 
 
-def _from_entry_points() -> list[Entry]:
-    found = []
-    for point in metadata.entry_points(group=GROUP):
-        where = f"entry point {point.name} of {point.dist.name if point.dist else 'a package'}"
-        try:
-            entries = _external(source_of_module(point.module, where), where)
-            here = [entry for entry in entries if not point.attr or entry.class_name == point.attr]
-            if not here:
-                raise MSABenchError(f"{where} names {point.value}, which has no info = MethodInfo(...)")
-        except MSABenchError as error:
-            # Whoever installed a broken package can still use everything else.
-            warnings.warn(f"{where} is left out of the methods: {error}", stacklevel=2)
-            continue
-        found += here
+def _of_entry_point(point: metadata.EntryPoint, source: Source, where: str) -> list[Entry]:
+    found = [entry for entry in _external(source, where) if not point.attr or entry.class_name == point.attr]
+    if not found:
+        raise MSABenchError(f"{where} names {point.value}, which has no info = MethodInfo(...)")
     return found
 
 
@@ -170,7 +160,7 @@ def _from_entry_points() -> list[Entry]:
 def _installed() -> dict[str, Entry]:
     """The methods of msabench and of installed packages."""
     found = dict(_built_in())
-    for entry in _from_entry_points():
+    for entry in in_entry_points(GROUP, _of_entry_point, "left out of the methods"):
         same = found.setdefault(entry.info.name, entry)
         if same != entry:
             said = f"{entry.class_path} is left out: {same.class_path} is called {entry.info.name}, too"
