@@ -228,6 +228,8 @@ def test_fit_test_predict_and_evaluate_run_alone(elsewhere: Path, capsys: pytest
     finished = json.loads((best.parent / "finished.json").read_text())
     for name in ("epochs", "best_epoch", "val_task", "train_seconds", "n_params", "peak_memory_bytes", "provenance"):
         assert getattr(record, name) == finished[name]
+    assert record.train_processor_seconds == finished["train_processor_seconds"] > 0
+    assert record.eval_processor_seconds > 0
     assert (record.epochs, record.best_epoch, record.key.config_hash) == (1, 0, finished["config_hash"])
     assert record.padding == "front"
     assert min(record.val_task, record.train_seconds, record.n_params, record.peak_memory_bytes) > 0

@@ -88,7 +88,7 @@ def predict_grid(
         MSABenchError: No mask seed, a repeated or negative one, or predictions that are not finite.
     """
     seeds = checked_mask_seeds(mask_seeds)
-    started = time.perf_counter()
+    started, processor_started = time.perf_counter(), time.process_time()
     device = torch.device(device)
     split = datamodule.corpus.splits["test"]
     clips = split.clips(datamodule.corpus.padding)
@@ -111,6 +111,7 @@ def predict_grid(
         labels=split.labels.cpu().numpy(),
         cells=entries,
         seconds=time.perf_counter() - started,
+        processor_seconds=time.process_time() - processor_started,
     )
 
 

@@ -35,6 +35,7 @@ def record_of(
         key=made_by.key,
         config=portable(made_by.config),
         eval_seconds=evaluation.seconds,
+        eval_processor_seconds=evaluation.processor_seconds,
         mask_seeds=list(mask_seeds),
         padding=method.padding or None,
         metric_set=evaluation.metric_set,

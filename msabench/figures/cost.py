@@ -24,6 +24,9 @@ COSTS = {
 }
 """Cost -> field of ``JobRecord``, what the axis says, what the caption adds."""
 
+PROCESSOR = ("train_processor_seconds", "processor seconds of training", "Seconds are the processor's, of one thread.")
+"""Likewise of seconds, where every job that is drawn tells them, see ``JobRecord.processor_seconds``."""
+
 
 def cost(
     chosen: ChosenRows, chosen_tables: Sequence[ChosenRows], jobs: Mapping[str, JobRecord], kind: str, band: str
@@ -45,7 +48,6 @@ def cost(
 
     check_count(chosen)
     table = chosen.table
-    field, title, remark = COSTS[kind]
     lacking = [row.label for row in table.rows if AVERAGE not in row.entries]
     if lacking:
         raise MSABenchError(
@@ -55,6 +57,8 @@ def cost(
     if all(math.isnan(row.entries[AVERAGE].mean) for row in table.rows if row.method != CONSTANT):
         raise MSABenchError(f"{table.metric.key} on {table.dataset} is undefined for every row; name another --metric")
     made = [[jobs[job_id] for job_id in seeds.values()] for seeds in chosen.jobs]
+    by_processor = kind == "seconds" and all(job.processor_seconds is not None for seeds in made for job in seeds)
+    field, title, remark = PROCESSOR if by_processor else COSTS[kind]
     devices = sorted({_device(job) for seeds in made for job in seeds})
     places = "; ".join(devices)
     where = f"Trained on {places}{', so that seconds cannot be compared' if len(devices) > 1 else ''}."

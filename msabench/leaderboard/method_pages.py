@@ -79,7 +79,7 @@ def _facts(job: JobRecord) -> Sequence[tuple[str, str]]:
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("Epochs", _epochs(job)),
         ("Parameters", "" if job.n_params is None else f"{job.n_params:,}"),
-        ("Training", "" if job.train_seconds is None else f"{job.train_seconds:.0f} s"),
+        ("Training", _training(job)),
         ("Mask seeds", ", ".join(map(str, job.mask_seeds))),
     )
 
@@ -88,6 +88,13 @@ def _protocol(job: JobRecord) -> str:
     key = job.key
     fill = f" (fill {key.token_fill})" if key.token_fill else ""
     return f"level {key.level}{fill}, lengths {key.lengths}, selection {key.selection}"
+
+
+def _training(job: JobRecord) -> str:
+    if job.train_seconds is None:
+        return ""
+    processor = job.train_processor_seconds
+    return f"{job.train_seconds:.0f} s" + ("" if processor is None else f", {processor:.0f} s of the processor")
 
 
 def _epochs(job: JobRecord) -> str:

@@ -12,7 +12,10 @@ from msabench.results.predictions import StoredCell
 from msabench.results.record import JobKey, JobRecord
 from msabench.results.scored import content_hash, key_problems, scored_of
 
-TRAINING_FACTS = ("n_params", "epochs", "best_epoch", "val_task", "train_seconds", "eval_seconds", "peak_memory_bytes")
+TRAINING_FACTS = (
+    *("n_params", "epochs", "best_epoch", "val_task", "peak_memory_bytes"),
+    *("train_seconds", "train_processor_seconds", "eval_seconds", "eval_processor_seconds"),
+)
 """Fields of a record that nobody here can know of predictions from elsewhere."""
 
 

@@ -73,6 +73,8 @@ class Evaluation:
         labels: float32 ``(N,)``, or int64 ``(N, 4)`` for the emotions.
         cells: One entry per cell, and per mask seed where masks are random, in table order.
         seconds: Wall time of everything, metrics apart.
+        processor_seconds: Processor time of the same, user and system, over all threads of the process; with an
+            accelerator the host's. None of predictions that were not made here.
     """
 
     metric_set: str
@@ -80,6 +82,7 @@ class Evaluation:
     labels: NDArray[Any]
     cells: list[CellPredictions]
     seconds: float
+    processor_seconds: float | None = None
 
     def records(self, job_id: str) -> list[CellRecord]:
         """The rows to store for a job: metrics of every entry of ``cells``."""

@@ -30,7 +30,10 @@ place of a fidelity."""
 EXTERNAL_ORIGIN = "external"
 """``JobKey.origin`` of predictions that were made elsewhere and only scored by msabench."""
 
-OPTIONAL = ("padding", "unseen", "split_sizes", "metric_set", "blind", "origin")
+OPTIONAL = (
+    *("padding", "unseen", "split_sizes", "metric_set", "blind", "origin"),
+    *("train_processor_seconds", "eval_processor_seconds"),
+)
 """Fields that older records lack; a record that does not have them is stored without."""
 
 
@@ -97,8 +100,14 @@ class JobRecord:
         epochs: Epochs trained.
         best_epoch: Epoch of the selected checkpoint, counted from 0; None if nothing was selected.
         val_task: The selected checkpoint's ``val/task``.
-        train_seconds: Wall time of fitting.
+        train_seconds: Wall time of fitting, of all parts of a training that went on from a checkpoint. It depends on
+            what else the machine did meanwhile.
+        train_processor_seconds: Processor time of fitting, user and system, over all threads of the process; likewise
+            of all parts. Of several devices it is that of the first one's process alone, and with an accelerator that
+            of the host, which says nothing of the accelerator's work. None in older records, and where a part of the
+            training did not measure it.
         eval_seconds: Wall time of evaluating the grid.
+        eval_processor_seconds: Processor time of evaluating the grid; the host's likewise. None in older records.
         peak_memory_bytes: Peak memory, of the device if it is a GPU, else of the process.
         mask_seeds: Seeds of the test masks.
         padding: Where padding stood when the method read clips, ``front`` or ``stored``; None for methods without the
@@ -120,13 +129,28 @@ class JobRecord:
     best_epoch: int | None = None
     val_task: float | None = None
     train_seconds: float | None = None
+    train_processor_seconds: float | None = None
     eval_seconds: float | None = None
+    eval_processor_seconds: float | None = None
     peak_memory_bytes: int | None = None
     mask_seeds: list[int] = field(default_factory=list)
     padding: str | None = None
     unseen: list[str] | None = None
     split_sizes: list[int] | None = None
     metric_set: str | None = None
+
+    @property
+    def processor_seconds(self) -> tuple[float, float] | None:
+        """Processor seconds of fitting and of evaluating, where they are what the job takes on an idle machine.
+
+        Returns:
+            None unless both were measured and the job ran on a CPU in one thread: several threads use their processors
+            at once, and an accelerator's host waits.
+        """
+        if (self.provenance.get("device"), self.provenance.get("threads")) != ("cpu", 1):
+            return None
+        train, evaluate = self.train_processor_seconds, self.eval_processor_seconds
+        return None if train is None or evaluate is None else (train, evaluate)
 
     def to_json(self) -> dict[str, Any]:
         """The job line as plain data; key fields stand at the top level beside ``job_id``."""

@@ -84,6 +84,7 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
         config=portable(built.config),
         suites=list(job.suites),
         eval_seconds=evaluation.seconds,
+        eval_processor_seconds=evaluation.processor_seconds,
         mask_seeds=list(job.mask_seeds),
         padding=method.padding or None,
         metric_set=evaluation.metric_set,

@@ -25,8 +25,9 @@ class Planned:
 
     Attributes:
         job: The job.
-        seconds: Estimated wall time on one slot; None if nothing comparable is stored.
-        basis: Where the estimate comes from.
+        seconds: Estimated time on one slot of a machine that does nothing else, as far as records tell, else wall time;
+            None if nothing comparable is stored.
+        basis: Where the estimate comes from: of what, from how many records, processor seconds or wall time.
     """
 
     job: Job
@@ -54,7 +55,7 @@ class Plan:
         return tuple(planned for planned in self.todo if not planned.job.problem)
 
     def seconds(self, slots: int) -> float | None:
-        """Estimated wall time of all that can run; None if a job's is unknown."""
+        """Estimated time of all that can run; None if a job's is unknown."""
         costs = [planned.seconds for planned in self.runnable]
         if any(cost is None for cost in costs):
             return None
@@ -107,6 +108,9 @@ def make_plan(jobs: Iterable[Job], store: ResultStore, others: Sequence[ResultSt
         others: Stores to take estimates from where ``store`` has nothing comparable; those that cannot be read are
             passed over.
 
+    Of the records that are comparable, those with processor seconds that tell (``JobRecord.processor_seconds``) are
+    used alone, if there are any: wall time holds what else the machine did.
+
     Raises:
         MSABenchError: A record of ``store`` is malformed.
     """
@@ -153,7 +157,10 @@ def _asked(job: Job) -> set[tuple[str, int | None]]:
     return {(str(cell), seed) for cell in cells for seed in (job.mask_seeds if cell.is_random else (None,))}
 
 
-Costs = tuple[str, dict[tuple[str, str], list[float]], dict[str, list[float]]]
+Measured = list[tuple[float, bool]]
+"""What comparable jobs took, and of each whether that is processor time."""
+
+Costs = tuple[str, dict[tuple[str, str], Measured], dict[str, Measured]]
 """Where some costs are from, in words; (revision, config) -> seconds of jobs; method -> seconds per clip and epoch."""
 
 
@@ -163,25 +170,36 @@ def _estimate(job: Job, known: Sequence[Costs]) -> Planned:
     if job.problem:
         return Planned(job, 0.0, "cannot run")
     for place, same, _ in known:
-        if costs := same[key.revision, key.config_hash]:
-            return Planned(job, fmean(costs), f"same config{place}")
+        if measured := same[key.revision, key.config_hash]:
+            cost, origin = _mean(measured)
+            return Planned(job, cost, f"same config{place}, {origin}")
     for place, _, rates in known:
-        if work and (costs := rates[key.method]):
-            return Planned(job, work * fmean(costs), f"same method{place}, scaled by clips x epochs")
+        if work and (measured := rates[key.method]):
+            rate, origin = _mean(measured)
+            return Planned(job, work * rate, f"same method{place}, scaled by clips x epochs, {origin}")
     return Planned(job, None, "unknown, nothing comparable stored")
 
 
+def _mean(measured: Measured) -> tuple[float, str]:
+    """The mean of what says most, and what it is taken from, in words."""
+    by_processor = [cost for cost, processor in measured if processor]
+    costs = by_processor or [cost for cost, _ in measured]
+    clock = "processor seconds" if by_processor else "wall time"
+    return fmean(costs), f"from {len(costs)} record{'s'[: len(costs) > 1]}, {clock}"
+
+
 def _costs(place: str, records: Sequence[JobRecord]) -> Costs:
-    same: dict[tuple[str, str], list[float]] = defaultdict(list)
-    rates: dict[str, list[float]] = defaultdict(list)
+    same: dict[tuple[str, str], Measured] = defaultdict(list)
+    rates: dict[str, Measured] = defaultdict(list)
     for record in records:
         if record.train_seconds is None:
             continue
-        cost = record.train_seconds + (record.eval_seconds or 0.0)
-        same[record.key.revision, record.key.config_hash].append(cost)
+        processor = record.processor_seconds
+        cost = record.train_seconds + (record.eval_seconds or 0.0) if processor is None else sum(processor)
+        same[record.key.revision, record.key.config_hash].append((cost, processor is not None))
         work = _work(record.config, record.epochs)
         if work:
-            rates[record.key.method].append(cost / work)
+            rates[record.key.method].append((cost / work, processor is not None))
     return place, same, rates
 
 

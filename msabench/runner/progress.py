@@ -30,7 +30,7 @@ class Progress:
         self._out = out
         self._live = out.isatty()
         self._started: dict[str, float] = {}
-        self._taken: list[float] = []
+        self._taken: dict[str, float] = {}
         self._ended: set[str] = set()
         self._shown = time.monotonic()
         self._width = 0
@@ -63,7 +63,7 @@ class Progress:
         seconds = time.monotonic() - self._started.get(job_id, time.monotonic())
         self._ended.add(job_id)
         if not error:
-            self._taken.append(seconds)
+            self._taken[job_id] = seconds
         self.clear()
         outcome = f"{word}: {error}" if error else f"done in {duration(seconds)}"
         print(f"[{len(self._ended)}/{len(self._estimates)}] {task.job.title}: {outcome}", file=self._out, flush=True)
@@ -84,18 +84,33 @@ class Progress:
     def _left(self, running: Sequence[Task], now: float) -> float | None:
         spent = {task.job.key.job_id: (now - self._started[task.job.key.job_id], _share(task)) for task in running}
         projected = [seconds / share for seconds, share in spent.values() if share]
-        known = self._taken or projected
+        known = list(self._taken.values()) or projected
+        pace = self._pace()
         total, longest = 0.0, 0.0
         for job_id, estimate in self._estimates.items():
             if job_id in self._ended:
                 continue
             seconds, share = spent.get(job_id, (0.0, None))
-            whole = seconds / share if share else estimate if estimate is not None else fmean(known) if known else None
-            if whole is None:
+            if share:
+                whole = seconds / share
+            elif estimate is not None:
+                whole = estimate * pace
+            elif known:
+                whole = fmean(known)
+            else:
                 return None
             rest = max(whole - seconds, 0.0)
             total, longest = total + rest, max(longest, rest)
         return max(total / self._slots, longest)
+
+    def _pace(self) -> float:
+        """Seconds gone by for each that was estimated, in jobs that are done: 1 until one is.
+
+        Estimates are of a machine that does nothing else.
+        """
+        estimated = {job_id: estimate for job_id in self._taken if (estimate := self._estimates[job_id])}
+        whole = sum(estimated.values())
+        return sum(self._taken[job_id] for job_id in estimated) / whole if whole else 1.0
 
 
 def _share(task: Task) -> float | None:

@@ -17,14 +17,15 @@ from msabench.tables.render import grid_csv, grid_markdown, grid_text
 
 HEADER = (
     *("dataset", "revision", "method", "variant", "regime", "config", "jobs", "parameters"),
-    *("epochs", "s/epoch", "s/grid", "peak MiB", "device", "threads"),
+    *("epochs", "s/epoch", "s/grid", "clock", "peak MiB", "device", "threads"),
 )
 GRID = len(distinct(GRIDS["paper"]))
 LEGEND = (
     "Means over jobs. parameters = trained ones, of all stages. s/epoch = seconds of fitting by epoch, validation",
     f"included. s/grid = seconds of evaluating {GRID} test situations, the paper grid, once over the test split.",
-    "peak MiB = the accelerator's, or on a CPU that of the whole process, libraries and data included. Seconds depend",
-    "on what else the machine did meanwhile.",
+    "clock = processor: seconds of the processor, where every job of the line ran on a CPU in one thread and measured",
+    "them; wall: seconds gone by, which depend on what else the machine did meanwhile. The two do not compare.",
+    "peak MiB = the accelerator's, or on a CPU that of the whole process, libraries and data included.",
 )
 
 
@@ -87,15 +88,29 @@ def cost_rows(jobs: Sequence[JobRecord], situations: Mapping[str, int]) -> list[
         groups[*about, str(made.get("device_name", "-")), str(made.get("threads", "-"))].append(job)
     rows = []
     for identity, group in sorted(groups.items()):
+        clock, spent = _spent(group)
+        fitting = [_ratio(train, job.epochs) for job, (train, _) in zip(group, spent, strict=True)]
+        evaluating = [
+            _ratio(evaluate, situations[job.key.job_id], GRID) for job, (_, evaluate) in zip(group, spent, strict=True)
+        ]
         numbers = [
             f"{fmean(job.n_params or 0 for job in group):.0f}",
             _mean([job.epochs for job in group], "{:.1f}"),
-            _mean([_ratio(job.train_seconds, job.epochs) for job in group], "{:.2f}"),
-            _mean([_ratio(job.eval_seconds, situations[job.key.job_id], GRID) for job in group], "{:.2f}"),
+            _mean(fitting, "{:.2f}"),
+            _mean(evaluating, "{:.2f}"),
+            clock,
             _mean([_ratio(job.peak_memory_bytes, 2**20) for job in group], "{:.0f}"),
         ]
         rows.append([*identity[:-2], str(len(group)), *numbers, *identity[-2:]])
     return rows
+
+
+def _spent(jobs: Sequence[JobRecord]) -> tuple[str, Sequence[tuple[float | None, float | None]]]:
+    """What the seconds of jobs are of, and of each job those of fitting and of evaluating."""
+    by_processor = [job.processor_seconds for job in jobs if job.processor_seconds is not None]
+    if len(by_processor) == len(jobs):
+        return "processor", by_processor
+    return "wall", [(job.train_seconds, job.eval_seconds) for job in jobs]
 
 
 def _ratio(a: float | None, b: float | None, factor: float = 1.0) -> float | None:

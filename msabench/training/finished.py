@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ class FinishedTraining:
         epochs: Epochs trained.
         best_epoch: Epoch of the checkpoint, counted from 0; None if nothing was selected.
         val_task: The checkpoint's ``val/task``.
-        train_seconds: Wall time of fitting.
+        train_seconds: Wall time of fitting, of all parts of a training that went on from a checkpoint.
         n_params: Number of trainable parameters.
         peak_memory_bytes: Peak memory, of the device if it is a GPU, else of the process; None if it is not known.
         provenance: Of the training, ``msabench.results.provenance.collect`` at its start.
         config_hash: Hash of the training's config; empty for a method outside the registry, which has none.
+        train_processor_seconds: Processor time of fitting, see ``JobRecord``; None where a part of the training did not
+            measure it.
     """
 
     checkpoint: str
@@ -39,6 +41,7 @@ class FinishedTraining:
     peak_memory_bytes: int | None
     provenance: dict[str, Any]
     config_hash: str
+    train_processor_seconds: float | None = None
 
     def write(self, folder: Path) -> None:
         """Write ``finished.json``, atomically."""
@@ -59,7 +62,8 @@ class FinishedTraining:
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            found = cls(**{f.name: content[f.name] for f in fields(cls)})
+            named = [f.name for f in fields(cls) if f.name in content or f.default is MISSING]
+            found = cls(**{name: content[name] for name in named})
         except (ValueError, KeyError, TypeError) as error:
             raise MSABenchError(f"{path} is broken ({error!r}); train again, or leave --store out") from error
         if found.checkpoint != checkpoint.name:

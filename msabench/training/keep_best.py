@@ -30,6 +30,7 @@ MONITOR = "val/task"
 """What epochs are selected by; lower is better."""
 
 SECONDS = "msabench_seconds"
+PROCESSOR_SECONDS = "msabench_processor_seconds"
 BEST = "msabench_best"
 TRAINED = "msabench_trained"
 HOW_LONG = {"": ("early_stop",), "trainer": ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps")}
@@ -52,8 +53,9 @@ class KeepBest(ModelCheckpoint):
         super().__init__(filename="best", monitor=MONITOR, mode="min", save_top_k=1, enable_version_counter=False)
         self.folder = folder
         self.config = config
-        self._started = 0.0
+        self._started = self._processor_started = 0.0
         self._seconds_before = 0.0
+        self._processor_seconds_before: float | None = 0.0
         self._n_params = 0
         self._provenance: dict[str, Any] = {}
         self._trained: dict[str, Any] | None = None
@@ -86,7 +88,7 @@ class KeepBest(ModelCheckpoint):
             if method is not None and (source := source_of(method)):
                 self._provenance[METHOD] = source
             self._provenance |= self._sources_of_data()
-            self._started = time.perf_counter()
+            self._started, self._processor_started = time.perf_counter(), time.process_time()
             # Now, because later stages freeze some.
             self._n_params = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
 
@@ -106,11 +108,14 @@ class KeepBest(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Add how long the training took so far, what is trained, and which epoch and step is the best."""
-        return {**super().state_dict(), SECONDS: self._seconds, TRAINED: self._trained, BEST: self._best}
+        times = {SECONDS: self._seconds, PROCESSOR_SECONDS: self._processor_seconds}
+        return {**super().state_dict(), **times, TRAINED: self._trained, BEST: self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Count the time of what the checkpoint's training did; ``on_fit_start`` looks for its best epoch."""
         self._seconds_before = state_dict.get(SECONDS, 0.0)
+        # Of what an older checkpoint did, nobody knows it; then nobody knows the sum.
+        self._processor_seconds_before = state_dict.get(PROCESSOR_SECONDS)
         self._earlier = state_dict
 
     def on_load_checkpoint(
@@ -195,6 +200,11 @@ class KeepBest(ModelCheckpoint):
     def _seconds(self) -> float:
         return self._seconds_before + time.perf_counter() - self._started
 
+    @property
+    def _processor_seconds(self) -> float | None:
+        before = self._processor_seconds_before
+        return None if before is None else before + time.process_time() - self._processor_started
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to train for fewer steps than the first validation needs.
 
@@ -274,6 +284,7 @@ class KeepBest(ModelCheckpoint):
             best_epoch=self._best["epoch"] if self._best else None,
             val_task=val_task,
             train_seconds=self._seconds,
+            train_processor_seconds=self._processor_seconds,
             n_params=self._n_params,
             peak_memory_bytes=_peak_memory(trainer.strategy.root_device),
             provenance=self._provenance,

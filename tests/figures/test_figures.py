@@ -288,6 +288,16 @@ def test_cost_stands_where_the_records_say(store: Path) -> None:
     assert points == [pytest.approx((20.0, row.entries["avg_intra"].mean)) for row in rows]
     assert "less is better" in axes.get_ylabel()
     assert "Trained on Some CPU, 1 thread." in words_of(picture.figure)
+    assert axes.get_xlabel() == "seconds of training (mean over seeds)"
+    for job in jobs.values():
+        job.provenance["device"] = "cpu"
+        job.train_processor_seconds, job.eval_processor_seconds = float(job.key.seed), 1.0
+    with sheet.drawing():
+        picture = cost.cost(chosen, [chosen], jobs, "seconds", "std")
+    [axes] = picture.figure.axes
+    assert axes.containers[0].lines[0].get_xydata()[0][0] == pytest.approx(2.0)
+    assert axes.get_xlabel() == "processor seconds of training (mean over seeds)"
+    assert "what else the machine did" not in words_of(picture.figure)
 
 
 def test_importance_over_epochs(tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def test_what_is_refused(changes, words, tmp_path):
     [
         (0, {"n_params": 7}, "n_params is 7, which nobody here can know"),
         (0, {"train_seconds": 1.5}, "train_seconds is 1.5"),
+        (0, {"eval_processor_seconds": 1.5}, "eval_processor_seconds is 1.5"),
         (0, {"config": {"model": {"class_path": "os.system"}}}, "its config says more than how the corpus was opened"),
         (0, {"config": {"data": {"path": "/home/me"}}}, "its config says more than how the corpus was opened"),
         (0, {"provenance": {}}, "does not say what was scored"),

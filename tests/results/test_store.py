@@ -345,3 +345,21 @@ def test_reading_needs_no_torch(store, tmp_path):
         "assert not {'torch', 'lightning'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_processor_seconds_are_kept_and_older_records_are_written_as_before(tmp_path):
+    store = ResultStore(tmp_path)
+    old, new = (
+        add(store, seed=seed, job={"train_seconds": 9.0, "eval_seconds": 3.0} | more)
+        for seed, more in ((1, {}), (2, {"train_processor_seconds": 2.0, "eval_processor_seconds": 1.0}))
+    )
+    without, with_them = (json.loads(path.read_text().splitlines()[0]) for path in (old, new))
+    assert with_them.keys() - without.keys() == {"train_processor_seconds", "eval_processor_seconds"}
+    first, second = sorted(store.jobs(), key=lambda job: job.key.seed)
+    assert (first.train_processor_seconds, first.eval_processor_seconds, first.processor_seconds) == (None, None, None)
+    assert (second.train_processor_seconds, second.eval_processor_seconds) == (2.0, 1.0)
+    # What is read is written back as it was.
+    assert first.to_json() == {name: value for name, value in without.items() if name != "checksums"}
+    rewrite(new, lambda line: line.update(train_processor_seconds="2"))
+    with pytest.raises(MSABenchError, match=r"train_processor_seconds = '2'; expected float \| None"):
+        store.jobs()

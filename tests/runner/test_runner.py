@@ -73,8 +73,8 @@ def test_a_plan_drops_what_the_store_has_and_estimates_the_rest(tmp_path):
     ]
     text = plan.describe(2)
     assert "4 of 5 jobs to run, 2 at a time" in text
-    assert "1 min 40 s  (same config)" in text
-    assert "6 min 40 s  (same method, scaled by clips x epochs)" in text
+    assert "1 min 40 s  (same config, from 1 record, wall time)" in text
+    assert "6 min 40 s  (same method, scaled by clips x epochs, from 1 record, wall time)" in text
     assert "estimated time: unknown, since nothing comparable to 1 of the jobs is stored" in text
     assert "cannot run: 1 of 4 jobs on mosi: there is no file" in text
     known = make_plan(jobs[:3], store)
@@ -101,13 +101,46 @@ def test_estimates_come_from_any_store_at_hand_the_given_one_first(tmp_path):
         job(seed=2, config_hash="c" * 12, config=longer)
     ]
     assert [(p.seconds, p.basis) for p in make_plan(jobs, ours, [broken, theirs]).todo] == [
-        (10.0, "same config"),
-        (70.0, f"same config in {theirs.folder}"),
-        (20.0, "same method, scaled by clips x epochs"),
+        (10.0, "same config, from 1 record, wall time"),
+        (70.0, f"same config in {theirs.folder}, from 1 record, wall time"),
+        (20.0, "same method, scaled by clips x epochs, from 1 record, wall time"),
     ]
     (alone,) = make_plan(jobs[2:], ResultStore(tmp_path / "none"), [theirs]).todo
     assert alone.seconds == pytest.approx(100.0)
-    assert alone.basis == f"same method in {theirs.folder}, scaled by clips x epochs"
+    said = "scaled by clips x epochs, from 2 records, wall time"
+    assert alone.basis == f"same method in {theirs.folder}, {said}"
+
+
+def test_processor_seconds_of_one_thread_outdo_wall_time(tmp_path):
+    alone = {"device": "cpu", "threads": 1}
+    measured = {"train_processor_seconds": 20.0, "eval_processor_seconds": 5.0}
+    loaded = {"train_seconds": 90.0, "eval_seconds": 10.0, "epochs": 10, "config": job().config}
+    same, other = job(seed=9), job(seed=9, config_hash="d" * 12)
+
+    def estimates(folder, *made):
+        store = ResultStore(tmp_path / folder)
+        for number, changes in enumerate(made):
+            done = JobRecord(records.key(seed=number), **{**loaded, **changes})
+            store.add(done, records.cells(done.key, names=["inter/l"]))
+        return [(planned.seconds, planned.basis) for planned in make_plan([same, other], store).todo]
+
+    scaled = "same method, scaled by clips x epochs"
+    slower = {**measured, "train_processor_seconds": 30.0}
+    # An older record beside them is of wall time alone and does not count.
+    assert estimates("cpu", measured | {"provenance": alone}, slower | {"provenance": alone}, {}) == [
+        (30.0, "same config, from 2 records, processor seconds"),
+        (pytest.approx(30.0), f"{scaled}, from 2 records, processor seconds"),
+    ]
+    # A host that waits for its accelerator, several threads, and a training of which a part was not measured.
+    others = [
+        measured | {"provenance": {"device": "cuda", "threads": 1}},
+        measured | {"provenance": {"device": "cpu", "threads": 2}},
+        measured | {"provenance": alone, "train_processor_seconds": None},
+    ]
+    assert estimates("wall", *others) == [
+        (100.0, "same config, from 3 records, wall time"),
+        (pytest.approx(100.0), f"{scaled}, from 3 records, wall time"),
+    ]
 
 
 def test_stores_at_hand_are_those_of_the_working_folder_or_around_the_suite(tmp_path, monkeypatch):
@@ -177,6 +210,22 @@ def test_progress_counts_shows_epochs_and_estimates(tmp_path):
     progress.ended(tasks[1], "RuntimeError: no")
     assert "[1/3] mult mosi mixed seed 1: done in 0 s" in out.getvalue()
     assert "[2/3] mult mosi mixed seed 2: failed: RuntimeError: no" in out.getvalue()
+
+
+def test_progress_goes_at_the_pace_of_the_jobs_that_are_done(tmp_path, monkeypatch):
+    store = ResultStore(tmp_path / "store")
+    done = JobRecord(records.key(seed=9), train_seconds=10.0, eval_seconds=0.0)
+    store.add(done, records.cells(done.key, names=["inter/l"]))
+    jobs = [job(seed=seed) for seed in (1, 2, 3)]
+    tasks = [Task(j, tmp_path / str(j.key.seed), tmp_path) for j in jobs]
+    progress = Progress(make_plan(jobs, store).todo, 1, io.StringIO())
+    assert "30 s left" in progress.line([], 0.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    progress.tick(tasks[:1])
+    monkeypatch.setattr(time, "monotonic", lambda: 25.0)
+    progress.ended(tasks[0], "")
+    # It took 25 s instead of 10 s: the machine has other work too.
+    assert "1/3 done, 50 s left" in progress.line([], 25.0)
 
 
 # Slots and processes, with workers that need no torch.
@@ -461,6 +510,9 @@ def test_a_run_survives_kill_and_interruption_and_goes_on(place, capsys, monkeyp
     assert record.best_epoch in (0, 1, 2)
     assert record.provenance["threads"] == 1
     assert min(record.train_seconds, record.eval_seconds, record.peak_memory_bytes, record.n_params) > 0
+    # One thread on a CPU: these are what estimates are made of.
+    assert record.processor_seconds == (record.train_processor_seconds, record.eval_processor_seconds)
+    assert min(record.train_processor_seconds, record.eval_processor_seconds) > 0
     folder = run_folder(runs, good)
     left = {p.name for p in folder.iterdir()} - {".lock"}
     assert left == {"job.json", "config.yaml", "log.txt", "metrics.csv", "progress.json"}

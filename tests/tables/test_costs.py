@@ -50,6 +50,21 @@ def test_means_over_the_seeds_of_a_configuration(tmp_path: Path) -> None:
     assert (row["device"], row["threads"]) == ("Some CPU", "1")
 
 
+def test_the_clock_is_the_processors_where_every_job_of_a_line_has_its_seconds(tmp_path: Path) -> None:
+    alone = {"device": "cpu", "device_name": "Some CPU", "threads": 1}
+    timed = replace(MADE, provenance=alone, train_processor_seconds=2.0, eval_processor_seconds=1.0)
+    (row,) = rows(costs(store=store_of(tmp_path / "one", timed), format="csv"))
+    assert (row["s/epoch"], row["s/grid"], row["clock"]) == ("0.50", "3.20", "processor")
+    # Beside an older record of the same line, both are of wall time; nothing is averaged over two clocks.
+    older = replace(MADE, key=key(seed=1112), provenance=alone)
+    (row,) = rows(costs(store=store_of(tmp_path / "two", timed, older), format="csv"))
+    assert (row["s/epoch"], row["s/grid"], row["clock"]) == ("2.50", "16.00", "wall")
+    # Two threads use two processors at once.
+    several = replace(timed, provenance=alone | {"threads": 2})
+    (row,) = rows(costs(store=store_of(tmp_path / "three", several), format="csv"))
+    assert (row["s/epoch"], row["clock"]) == ("2.50", "wall")
+
+
 def test_devices_configurations_and_variants_stay_apart(tmp_path: Path) -> None:
     elsewhere = replace(MADE, key=key(seed=1112), provenance={"device_name": "Some GPU", "threads": 8})
     ablation = replace(MADE, key=key(variant="wo_x"))

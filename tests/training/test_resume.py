@@ -20,7 +20,9 @@ from msabench.errors import MSABenchError
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
+from msabench.training import keep_best
 from msabench.training.callbacks import StopEarly
+from msabench.training.finished import FinishedTraining
 from msabench.training.keep_best import KeepBest
 from msabench.training.run_folder import RunFolder
 
@@ -74,6 +76,57 @@ def kept(folder: Path) -> tuple[int, float, int]:
     finished = json.loads((folder / "finished.json").read_text())
     epoch = torch.load(folder / "best.ckpt", weights_only=True)["epoch"]
     return finished["best_epoch"], pytest.approx(finished["val_task"], abs=1e-6), epoch
+
+
+class Clocks(pl.Callback):
+    """Lets some seconds go by in each epoch, on the wall and of the processor, without waiting."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, wall: float, processor: float) -> None:
+        self.gone = {"perf_counter": 100.0, "process_time": 7.0}
+        self.steps = {"perf_counter": wall, "process_time": processor}
+        clock = SimpleNamespace(**{name: lambda name=name: self.gone[name] for name in self.gone})
+        monkeypatch.setattr(keep_best, "time", clock)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for name, step in self.steps.items():
+            self.gone[name] += step
+
+
+def times(folder: Path) -> tuple[float, float | None]:
+    """Seconds of fitting on the wall and of the processor, as ``finished.json`` has them."""
+    finished = FinishedTraining.read(folder / "best.ckpt")
+    return finished.train_seconds, finished.train_processor_seconds
+
+
+def test_a_resumed_training_adds_up_both_clocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, last = tmp_path / "first", tmp_path / "last.ckpt"
+    fit(first, [1.6, 1.4], Clocks(monkeypatch, 10.0, 2.0), SaveAfter(1, last))
+    assert times(first) == (20.0, 4.0)
+    fit(tmp_path / "rest", [1.6, 1.4, 1.5, 1.5], Clocks(monkeypatch, 30.0, 3.0), resume=last)
+    assert times(tmp_path / "rest") == (80.0, 10.0)
+
+    # A checkpoint from before there was the second clock does not say what it took; the sum is not known then.
+    content = torch.load(last, weights_only=True)
+    for state in content["callbacks"].values():
+        state.pop(keep_best.PROCESSOR_SECONDS, None)
+    torch.save(content, last)
+    fit(tmp_path / "older", [1.6, 1.4, 1.5], Clocks(monkeypatch, 30.0, 3.0), resume=last)
+    assert times(tmp_path / "older") == (50.0, None)
+
+
+def test_the_end_of_a_training_from_before_the_second_clock_is_read(tmp_path: Path) -> None:
+    fit(tmp_path, [1.6, 1.4])
+    path = tmp_path / "finished.json"
+    content = json.loads(path.read_text())
+    del content["train_processor_seconds"]
+    path.write_text(json.dumps(content))
+    found = FinishedTraining.read(tmp_path / "best.ckpt")
+    assert found.train_processor_seconds is None
+    assert found.train_seconds == content["train_seconds"]
+    del content["train_seconds"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(MSABenchError, match=r"finished\.json is broken \(KeyError\('train_seconds'\)\)"):
+        FinishedTraining.read(tmp_path / "best.ckpt")
 
 
 @pytest.mark.filterwarnings("error:.*are selected from", "error:The dirpath has changed")
