@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from msabench.metrics.spec import metric_spec
 from msabench.missingness.conditions import AVERAGES, Cell
+from msabench.results.derived import Derived, derived
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,23 +47,44 @@ def by_seed(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     return _by_seed(frame, [metric]).rename(columns={metric: "value"})
 
 
-def _by_seed(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
-    """``by_seed`` for several metrics, each in a column of its own name."""
+def _by_seed(frame: pd.DataFrame, metrics: list[str], quantities: Sequence[Derived] = ()) -> pd.DataFrame:
+    """``by_seed`` for several metrics, each in a column of its own name, with derived quantities as further cells."""
     import pandas as pd
 
     keys = [*PROTOCOL, *ROW, "seed"]
     known = frame.assign(unseen=_rests_on_unseen(frame))
     per_cell = _strict_mean(known, [*keys, "cell"], metrics, n_mask_seeds=("mask_seed", "count"))
     parts = [per_cell]
-    for name, cells in AVERAGES.items():
-        over = per_cell[per_cell["cell"].isin([str(cell) for cell in cells])]
+    made = {name: tuple(map(str, cells)) for name, cells in AVERAGES.items()}
+    found = {quantity.key: quantity for quantity in quantities}
+    for name, cells in (made | {key: quantity.cells for key, quantity in found.items()}).items():
+        over = per_cell[per_cell["cell"].isin(cells)]
         # Cells without random masks have no mask seed and would hide how often the others were drawn.
         drawn = over.assign(drawn=over["n_mask_seeds"].where(over["n_mask_seeds"] > 0))
         average = _strict_mean(drawn, keys, metrics, n_mask_seeds=("drawn", "min"))
         complete = average[average["rows"] == len(cells)]
+        if name in found:
+            complete = _derived(found[name], over, complete, keys, metrics)
         parts.append(complete.assign(cell=name, n_mask_seeds=complete["n_mask_seeds"].fillna(0).astype("int64")))
     columns = [*keys, "cell", *metrics, "n_mask_seeds", "collapsed", "unseen"]
     return pd.concat([part[columns] for part in parts], ignore_index=True)
+
+
+def _derived(
+    quantity: Derived, over: pd.DataFrame, complete: pd.DataFrame, keys: list[str], metrics: list[str]
+) -> pd.DataFrame:
+    """The rows of ``complete`` with a derived quantity for the mean; undefined for metrics that do not have it."""
+    import pandas as pd
+
+    places = pd.MultiIndex.from_frame(complete[keys])
+    by_cell = {cell: over[over["cell"] == cell].set_index(keys)[metrics].reindex(places) for cell in quantity.cells}
+    values = {
+        metric: quantity.of({cell: found[metric].to_numpy() for cell, found in by_cell.items()})
+        if quantity.applies(metric_spec(metric))
+        else float("nan")
+        for metric in metrics
+    }
+    return complete.assign(**values)
 
 
 def _rests_on_unseen(frame: pd.DataFrame) -> list[bool]:
@@ -78,29 +101,35 @@ def _strict_mean(frame: pd.DataFrame, keys: list[str], metrics: list[str], **mor
     return about.join(values).reset_index()
 
 
-def over_seeds(frame: pd.DataFrame, metric: str, *, keep_seeds: bool = False) -> pd.DataFrame:
+def over_seeds(
+    frame: pd.DataFrame, metric: str, *, keep_seeds: bool = False, quantities: Sequence[str] = ()
+) -> pd.DataFrame:
     """Mean and spread over training seeds, after the mean over mask seeds within each.
 
     Args:
         frame: Records as ``ResultStore.frame`` gives them.
         metric: Metric key, a column of ``frame``.
         keep_seeds: Whether each training seed stays a row of its own.
+        quantities: Names of derived quantities that come as further cells, see ``results.derived``.
 
     Returns:
         Columns ``PROTOCOL``, ``ROW``, ``seed`` if kept, ``cell``, ``mean``, ``std`` (ddof = 1; NaN for one seed),
         ``n_seeds``, ``n_mask_seeds`` (the fewest of any seed), ``n_collapsed`` (seeds that collapsed), ``unseen`` (as
         in ``by_seed``, of any seed). Mean and standard deviation are NaN if any seed's value is undefined.
     """
-    return over_seeds_of(frame, [metric], keep_seeds=keep_seeds).drop(columns="metric")
+    return over_seeds_of(frame, [metric], keep_seeds=keep_seeds, quantities=quantities).drop(columns="metric")
 
 
-def over_seeds_of(frame: pd.DataFrame, metrics: Sequence[str], *, keep_seeds: bool = False) -> pd.DataFrame:
+def over_seeds_of(
+    frame: pd.DataFrame, metrics: Sequence[str], *, keep_seeds: bool = False, quantities: Sequence[str] = ()
+) -> pd.DataFrame:
     """``over_seeds`` for several metrics at the cost of about one: its columns and ``metric``, metric after metric."""
     import pandas as pd
 
     names = list(metrics)
     keys = [*PROTOCOL, *ROW, *(["seed"] if keep_seeds else []), "cell"]
-    groups = _by_seed(frame, names).groupby(keys, sort=False, dropna=False)
+    made = [quantity for name in quantities if (quantity := derived(name)) is not None]
+    groups = _by_seed(frame, names, made).groupby(keys, sort=False, dropna=False)
     about = groups.agg(
         n_seeds=("collapsed", "size"),
         n_mask_seeds=("n_mask_seeds", "min"),

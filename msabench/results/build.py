@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from msabench.methods.registry import methods as registered
 from msabench.metrics.spec import DEFAULT_METRIC, MetricSpec, metric_keys, metric_spec
 from msabench.missingness.conditions import LETTERS, Cell
 from msabench.results.aggregate import PROTOCOL, ROW, inconsistencies, over_seeds
+from msabench.results.derived import BLOCK, made_of
 from msabench.results.places import predictions_file
 from msabench.results.record import MANY_BLIND, SCORED, JobRecord
 from msabench.results.table import CONSTANT, Column, Entry, Row, Table, failures_in
@@ -73,7 +75,7 @@ def build_tables(
         failures: Failed jobs, as ``ResultStore.failures`` gives them.
         dataset: Corpus name.
         metric: Metric key, which leaves out jobs without it; None takes the usual one of each metric set.
-        columns: Columns.
+        columns: Columns; those of derived quantities make rows have these.
         methods: Methods to show, in this order, besides the constant baseline; None shows all.
         keep_seeds: Whether each training seed is a row of its own.
         predictions: The store whose predictions intervals are taken from; None for no intervals.
@@ -105,7 +107,8 @@ def build_tables(
         part, found = (group.get(name, frame.iloc[:0]) for group in (parts, shown))
         mine = [job for job in failed.get(name, ()) if wanted is None or job.key.method in wanted]
         spec = metric_spec(metric or default_metric(dataset, name), name)
-        rows = _rows_by_protocol(found, mine, dataset, name, spec.key, keep_seeds, predictions)
+        quantities = [column.key for column in columns if column.block == BLOCK]
+        rows = _rows_by_protocol(found, mine, dataset, name, spec.key, keep_seeds, predictions, quantities)
         tables += _tables(part, rows, dataset, name, spec, columns, methods, left_out)
     return tables
 
@@ -125,12 +128,15 @@ def _rows_by_protocol(
     metric: str,
     keep_seeds: bool,
     predictions: Path | None,
+    quantities: Sequence[str],
 ) -> dict[tuple[str, ...], list[Row]]:
     """Rows of one metric set, by the values of ``PROTOCOL``."""
     rows: dict[tuple[str, ...], dict[tuple[Any, ...], Row]] = {}
-    for record in over_seeds(found, metric, keep_seeds=keep_seeds).to_dict("records"):
+    for record in over_seeds(found, metric, keep_seeds=keep_seeds, quantities=quantities).to_dict("records"):
         row = _row_of(rows, record, record.get("seed"))
         row.entries[str(record["cell"])] = entry_of(record)
+    for row in (row for group in rows.values() for row in group.values()):
+        _leave_out_undefined(row, quantities)
     # Cells may have different seeds, so that no cell need have all of them.
     for record in found[[*PROTOCOL, *ROW, "seed"]].drop_duplicates().to_dict("records"):
         _row_of(rows, record, record["seed"] if keep_seeds else None).n_seeds += 1
@@ -187,6 +193,15 @@ def _row_of(rows: dict[tuple[str, ...], dict[tuple[Any, ...], Row]], record: dic
 def entry_of(record: dict[Any, Any]) -> Entry:
     """The number of one line of ``over_seeds``. It counts over the seeds of the cell; the table's row has them all."""
     return Entry(*(record[name] for name in ("mean", "std", "n_seeds", "n_mask_seeds", "n_collapsed", "unseen")))
+
+
+def _leave_out_undefined(row: Row, quantities: Sequence[str]) -> None:
+    """Take out quantities that are undefined although all that they are made of is defined."""
+    for name in quantities:
+        entry = row.entries.get(name)
+        if entry is not None and math.isnan(entry.mean):
+            if not any(math.isnan(row.entries[part].mean) for part in made_of(name)):
+                del row.entries[name]
 
 
 def failure_line(job: JobRecord, row: Row) -> str:

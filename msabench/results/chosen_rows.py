@@ -12,6 +12,7 @@ from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import metric_spec
 from msabench.missingness.conditions import AVERAGES
 from msabench.results.aggregate import jobs_by_row
+from msabench.results.derived import DERIVED, columns_for, derived
 from msabench.results.places import no_records, predictions_file
 from msabench.results.rows import key_of
 from msabench.results.store import ResultStore
@@ -65,6 +66,7 @@ def choose_rows(
     intervals: bool = False,
     scored: bool = False,
     baseline: str | None = None,
+    quantities: Sequence[str] = (),
 ) -> list[ChosenRows]:
     """Find what a store has of some methods.
 
@@ -79,6 +81,7 @@ def choose_rows(
         scored: Whether predictions from elsewhere, which were only scored here, are among the rows although nobody
             named them in ``methods``.
         baseline: A method that somebody named besides ``methods``.
+        quantities: Names of derived quantities that entries are made for; other names count for nothing.
 
     Returns:
         The chosen rows of each corpus and protocol that has any of it, in the order of ``datasets``.
@@ -119,7 +122,7 @@ def choose_rows(
             failures,
             dataset,
             metric,
-            columns_of(["paper"]),
+            (*columns_of(["paper"]), *columns_for(quantities)),
             methods=methods,
             predictions=store if intervals else None,
         ):
@@ -147,25 +150,29 @@ def choose_rows(
     return found
 
 
-def cells_of(names: Sequence[str]) -> tuple[str, ...]:
+def cells_of(names: Sequence[str], *, quantities: bool = False) -> tuple[str, ...]:
     """Expand grids into cell names; averages stay.
 
     Args:
         names: Names of grids, cells and averages.
+        quantities: Whether names of derived quantities are allowed too; they stay.
 
     Raises:
         MSABenchError: A name is none of these, or there is none.
     """
     from msabench.missingness.conditions import parse_grid
 
+    named = [*AVERAGES, *(DERIVED if quantities else ())]
     if not names:
-        raise MSABenchError(f"no cells are given; give grids, cells such as inter/la, or {', '.join(AVERAGES)}")
+        raise MSABenchError(f"no cells are given; give grids, cells such as inter/la, or {', '.join(named)}")
     found: dict[str, None] = {}
     for name in names:
-        if name not in AVERAGES and "/" not in name and name not in ("inter", "intra", "paper"):
-            raise one_of(
-                "cell", name, [*AVERAGES, "inter", "intra", "paper", "or cells such as inter/la and intra/0.3"]
-            )
+        quantity = derived(name) if quantities else None
+        if quantity is not None:
+            found[quantity.key] = None
+            continue
+        if name not in named and "/" not in name and name not in ("inter", "intra", "paper"):
+            raise one_of("cell", name, [*named, "inter", "intra", "paper", "or cells such as inter/la and intra/0.3"])
         found.update(dict.fromkeys([name] if name in AVERAGES else map(str, parse_grid(name))))
     return tuple(found)
 

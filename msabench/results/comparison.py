@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msabench.errors import MSABenchError
-from msabench.missingness.conditions import AVERAGES, Cell, distinct
+from msabench.missingness.conditions import Cell, distinct
 from msabench.results.aggregate import DRAWS
 from msabench.results.chosen_rows import ChosenRows, full_name
+from msabench.results.derived import made_of
 from msabench.results.paired import Difference, holm, paired_differences, resampled, seeds_paired
 from msabench.results.ranks import Ranking, rank_intervals, ranking
 from msabench.results.resample import over_resamples, seed_shares
@@ -25,8 +26,9 @@ class Comparison:
 
     Attributes:
         row: The row.
-        cell: Cell name or key of an average.
-        found: The difference; None if a training seed of either has no records of the cell.
+        cell: Cell name, key of an average or name of a derived quantity.
+        found: The difference; None if a training seed of either has no records of the cell, or the metric does not have
+            the quantity.
         seeds: Training seeds of the row.
         paired: Whether its seeds are drawn in pairs with the baseline's.
     """
@@ -87,7 +89,7 @@ def compare_rows(chosen: ChosenRows, baseline: int, cells: Sequence[str], store:
     Args:
         chosen: The rows.
         baseline: Place of the baseline among them.
-        cells: Cell names and keys of averages.
+        cells: Cell names, keys of averages and names of derived quantities.
         store: Folder of the result store, for its predictions.
         draws: Number of resamples.
 
@@ -147,7 +149,7 @@ def rank_rows(
 
     Args:
         chosen_tables: The tables.
-        cells: Cell names and keys of averages; averages stand for their cells.
+        cells: Cell names, keys of averages and names of derived quantities; the last two stand for their cells.
         store: Folder of the result store, whose predictions give intervals of the ranks; None for none.
         draws: Number of resamples.
 
@@ -158,7 +160,7 @@ def rank_rows(
     directions = {chosen.table.metric.direction for chosen in taken}
     if len(directions) > 1:
         raise MSABenchError("the corpora's usual metrics differ in whether more is better; name one with --metric")
-    parts = [Cell.parse(str(part)) for cell in cells for part in AVERAGES.get(cell, (cell,))]
+    parts = [Cell.parse(part) for cell in cells for part in made_of(cell)]
     blocks: list[tuple[ChosenRows, str]] = []
     for chosen in taken:
         there = {cell for row in chosen.table.rows for cell in row.entries}

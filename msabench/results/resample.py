@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msabench.errors import MSABenchError
+from msabench.metrics.spec import metric_spec
 from msabench.metrics.weighted import weighted_metric
-from msabench.missingness.conditions import AVERAGES
 from msabench.results import predictions
 from msabench.results.aggregate import LEVEL
+from msabench.results.derived import derived, made_of, put_together
 
 Floats = NDArray[np.float64]
 
@@ -105,24 +106,22 @@ def seed_values(
         metric_set: Metric set of the corpus.
         metric: Metric key.
         weights: ``(D, N)``, e.g. ``clip_counts``; a row of ones gives the metric itself.
-        cells: Cell names and keys of ``AVERAGES``.
+        cells: Cell names, keys of ``AVERAGES``, names of derived quantities.
 
     Returns:
-        Cell or average -> ``(D, seeds)``, NaN where the metric is undefined. Cells that not every seed has, and
-        averages of which a cell is lacking, are left out.
+        Cell, average or quantity -> ``(D, seeds)``, NaN where the metric is undefined. Cells that not every seed has,
+        averages and quantities of which a cell is lacking, and quantities that the metric does not have, are left out.
     """
-    parts = {cell: [str(part) for part in AVERAGES.get(cell, ())] or [cell] for cell in cells}
+    spec = metric_spec(metric, metric_set)
+    having = [cell for cell in cells if (quantity := derived(cell)) is None or quantity.applies(spec)]
+    parts = {cell: made_of(cell) for cell in having}
     wanted = {part for names in parts.values() for part in names}
     whole: dict[str, Floats] = {}
     for cell, seeds in runs.cells.items():
         if cell in wanted and len(seeds) == runs.n_seeds:
             means = [weighted_metric(metric_set, metric, runs.labels, preds, weights).mean(axis=1) for preds in seeds]
             whole[cell] = np.stack(means, axis=1)
-    return {
-        cell: np.mean([whole[part] for part in names], axis=0)
-        for cell, names in parts.items()
-        if set(names) <= set(whole)
-    }
+    return {cell: put_together(cell, whole) for cell, names in parts.items() if set(names) <= set(whole)}
 
 
 def over_resamples(values: Mapping[str, Floats], shares: Floats) -> dict[str, Floats]:

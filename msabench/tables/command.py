@@ -12,6 +12,7 @@ from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import METRICS, metric_spec
 from msabench.published.layouts import paper_tables
 from msabench.published.numbers import published_folder
+from msabench.results.derived import SUMMARY, columns_for
 from msabench.results.places import no_records, store_to_read
 from msabench.results.record import SCORED, JobRecord
 from msabench.results.store import ResultStore
@@ -36,6 +37,7 @@ def table(
     per_seed: bool = False,
     intervals: bool = False,
     width: int | None = None,
+    summary: bool = False,
     paper: str | None = None,
     table: str | None = None,
     show: Literal["published", "reproduced", "both"] = "both",
@@ -60,6 +62,8 @@ def table(
         per_seed: Whether each training seed is a row of its own in result tables.
         intervals: Whether result tables print bootstrap intervals instead of standard deviations.
         width: Characters in a line of text; the terminal's if not given.
+        summary: Whether result tables end in a block of derived columns: areas under the curve over rates, shares of
+            the complete value that are kept, spreads over modalities.
         paper: Print this paper's tables and nothing else: prlf, fsrf, umdf, recap or kt.
         table: Print only this table of the paper, e.g. 1 or II.
         show: Numbers in papers' tables: published, reproduced, or both with their differences.
@@ -83,7 +87,13 @@ def table(
     request = Request(datasets, methods, metric, show, published_folder(published), ResultStore(place))
     report = Report(title=f"Records in {place}")
     if paper is not None:
-        options = {"grid": grid, "per_seed": per_seed, "intervals": intervals, "papers": papers}
+        options = {
+            "grid": grid,
+            "per_seed": per_seed,
+            "intervals": intervals,
+            "summary": summary,
+            "papers": papers,
+        }
         for name in options:
             if options[name]:
                 raise MSABenchError(f"{name} is about result tables and cannot go with paper {paper!r}; leave it out")
@@ -98,6 +108,7 @@ def table(
             grid,
             per_seed,
             intervals,
+            summary,
             [name for paper_table in following for name in paper_table.methods],
         )
         add_following(report, following, request)
@@ -105,11 +116,17 @@ def table(
 
 
 def _add_results(
-    report: Report, request: Request, grid: list[str] | None, per_seed: bool, intervals: bool, published: Sequence[str]
+    report: Report,
+    request: Request,
+    grid: list[str] | None,
+    per_seed: bool,
+    intervals: bool,
+    summary: bool,
+    published: Sequence[str],
 ) -> None:
     """Our own result tables, and what the store holds."""
     datasets, methods, metric, store = request.datasets, request.methods, request.metric, request.store.folder
-    columns = columns_of(grid or ["paper"])
+    columns = columns_of(grid or ["paper"]) + (columns_for(quantity.key for quantity in SUMMARY) if summary else ())
     if metric is not None:
         metric_spec(metric)
 

@@ -41,8 +41,10 @@ def compare(
         metric: Metric key, e.g. corr; each corpus's usual one if not given.
         methods: Methods to compare; all but the constant predictor if not given.
         variants: Variants to compare; only default if not given.
-        cells: Averages (avg_missing, avg_intra, avg_intra_to_1), grids (inter, intra, paper) and cells (inter/la,
-            intra/0.3). Ranks are over the cells that averages are made of.
+        cells: Averages (avg_missing, avg_intra, avg_intra_to_1), grids (inter, intra, paper), cells (inter/la,
+            intra/0.3) and derived quantities (auilc_0.9, auilc_1.0, retention_0.5, spread_lost, spread_alone, and
+            relative: with a cell or an average, e.g. relative:avg_missing). Ranks are over the cells that averages and
+            quantities are made of.
         store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
         committed: Read the records in git, leaderboard/results, instead.
         format: How to print; csv is unrounded.
@@ -66,9 +68,9 @@ def compare(
     from msabench.results.comparison import compare_rows
     from msabench.tables import comparison_text
 
-    wanted = cells_of(cells)
+    wanted = cells_of(cells, quantities=True)
     folder = store_to_read(store, committed)
-    found = _comparable(baseline, datasets, metric, methods, variants, folder, scored)
+    found = _comparable(baseline, datasets, metric, methods, variants, wanted, folder, scored)
     compared = [
         compare_rows(chosen, place, wanted, folder, draws)
         for chosen, place in found
@@ -98,6 +100,7 @@ def _comparable(
     metric: str | None,
     methods: list[str] | None,
     variants: list[str] | None,
+    cells: tuple[str, ...],
     store: Path,
     scored: bool,
 ) -> list[tuple[ChosenRows, int | None]]:
@@ -111,7 +114,15 @@ def _comparable(
     asked = None if methods is None else list(dict.fromkeys([*methods, method]))
     found = []
     for chosen in choose_rows(
-        store, datasets, asked, metric, every, constant=method == CONSTANT, scored=scored, baseline=method
+        store,
+        datasets,
+        asked,
+        metric,
+        every,
+        constant=method == CONSTANT,
+        scored=scored,
+        baseline=method,
+        quantities=cells,
     ):
         place = baseline_of(chosen, baseline)
         kept = [

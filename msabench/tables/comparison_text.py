@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from msabench.results.aggregate import LEVEL, PROTOCOL
 from msabench.results.chosen_rows import ChosenRows
 from msabench.results.comparison import Compared, Comparison, Ranked, corrected
+from msabench.results.derived import derived, meanings_of, spec_of
 from msabench.results.paired import Difference
 from msabench.results.ranks import ALPHA
 from msabench.results.table import AVERAGE_MEANINGS
@@ -130,20 +131,25 @@ def _difference_grid(part: Compared, p_values: Sequence[float]) -> list[list[str
         pair = "pairs" if comparison.paired else f"and {part.baseline_seeds}"
         seeds = f"{comparison.seeds} {pair}"
         if found is None:
-            grid.append([*about, "-", "-", "-", "-", "-", "-", seeds, "no records of every seed"])
+            quantity = derived(comparison.cell)
+            lacking = (
+                "no records of every seed" if quantity is None or quantity.applies(metric) else "not of this metric"
+            )
+            grid.append([*about, "-", "-", "-", "-", "-", "-", seeds, lacking])
             continue
-        interval = f"[{metric.signed(found.low)}, {metric.signed(found.high)}]"
-        numbers = [metric.format(found.value), metric.format(found.baseline), metric.signed(found.difference)]
+        spec = spec_of(comparison.cell, metric)
+        interval = f"[{spec.signed(found.low)}, {spec.signed(found.high)}]"
+        numbers = [spec.format(found.value), spec.format(found.baseline), spec.signed(found.difference)]
         note = _marks(part, comparison)
         grid.append([*about, *numbers, interval, f"{found.p:.3f}", f"{p:.3f}", seeds, note])
     return grid
 
 
 def _marks(part: Compared, comparison: Comparison) -> str:
-    ours, theirs = comparison.row.entries[comparison.cell], part.baseline.entries[comparison.cell]
-    words = [PILCROW] * (ours.unseen or theirs.unseen)
-    words += [f"{DAGGER} {ours.n_collapsed}"] * (ours.n_collapsed > 0)
-    words += [f"baseline {DAGGER} {theirs.n_collapsed}"] * (theirs.n_collapsed > 0)
+    ours, theirs = comparison.row.entries.get(comparison.cell), part.baseline.entries.get(comparison.cell)
+    words = [PILCROW] * any(entry is not None and entry.unseen for entry in (ours, theirs))
+    words += [f"{DAGGER} {ours.n_collapsed}"] if ours and ours.n_collapsed else []
+    words += [f"baseline {DAGGER} {theirs.n_collapsed}"] if theirs and theirs.n_collapsed else []
     return ", ".join(words)
 
 
@@ -168,7 +174,8 @@ def _notes(part: Compared) -> list[str]:
 
 
 def _legend(compared: Sequence[Compared], count: int, draws: int) -> list[str]:
-    better = {part.chosen.table.metric.direction for part in compared}
+    cells = dict.fromkeys(comparison.cell for part in compared for comparison in part.comparisons)
+    better = {spec_of(cell, part.chosen.table.metric).direction for part in compared for cell in cells}
     words = {"max": "more is better", "min": "less is better"}
     percent = " in percent points" if any(part.chosen.table.metric.percent for part in compared) else ""
     lines = [
@@ -178,10 +185,10 @@ def _legend(compared: Sequence[Compared], count: int, draws: int) -> list[str]:
         'seeds: "n pairs" if both have the same n seeds and they are drawn in pairs, "n and m" if independently.',
         f"p: two-sided, from the same resamples; p (Holm): corrected for the {count} comparisons shown that have a p.",
     ]
-    cells = dict.fromkeys(comparison.cell for part in compared for comparison in part.comparisons)
     meanings = [f"{cell}: {AVERAGE_MEANINGS[cell].partition(' = ')[2]}" for cell in cells if cell in AVERAGE_MEANINGS]
     if meanings:
         lines.append("; ".join(meanings) + ".")
+    lines += [f"{meaning}." for meaning in meanings_of(list(cells))]
     entries = [c.row.entries.get(c.cell) for part in compared for c in part.comparisons]
     entries += [part.baseline.entries.get(c.cell) for part in compared for c in part.comparisons]
     if any(entry is not None and entry.n_collapsed for entry in entries):
@@ -191,7 +198,11 @@ def _legend(compared: Sequence[Compared], count: int, draws: int) -> list[str]:
     rows = [part.baseline for part in compared] + [c.row for part in compared for c in part.comparisons]
     lines += [f"{meaning}." for name, meaning in FIDELITIES.items() if name in {row.fidelity for row in rows}]
     if any(c.found is not None and math.isnan(c.found.p) for part in compared for c in part.comparisons):
-        lines.append("nan = undefined in at least one resample, since predictions or labels are constant in it.")
+        ratios = any(quantity.kind == "relative" for cell in cells if (quantity := derived(cell)))
+        lines.append(
+            "nan = undefined in at least one resample, since predictions or labels are constant in it"
+            + (", or the value of complete clips is not above 0, so that nothing is a share of it." if ratios else ".")
+        )
     return lines
 
 

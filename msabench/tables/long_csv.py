@@ -12,6 +12,7 @@ from msabench.published.constant_scores import explaining
 from msabench.published.numbers import Number
 from msabench.published.tables import PaperColumn, recorded_cell
 from msabench.results.aggregate import PROTOCOL
+from msabench.results.derived import BLOCK
 from msabench.results.table import Entry, Row, Table
 from msabench.tables.marks import in_words, most_seeds
 from msabench.tables.paper import PaperLine, PaperView, Reproduced
@@ -62,7 +63,8 @@ def result_records(table: Table) -> Iterator[Record]:
     for row in table.rows:
         for column in table.columns:
             place = {"metric": table.metric.key, "block": column.block, "column": column.header, "cell": column.key}
-            yield table.protocol | about(row) | place | values(row.entries.get(column.key), row, most)
+            lacking = "not to be derived" if column.block == BLOCK else "no records"
+            yield table.protocol | about(row) | place | values(row.entries.get(column.key), row, most, lacking)
 
 
 def about(row: Row) -> Record:
@@ -72,9 +74,9 @@ def about(row: Row) -> Record:
     return {name: getattr(row, name) for name in names} | {"seed": seed, "source": "reproduced"}
 
 
-def values(entry: Entry | None, row: Row, most: int) -> Record:
+def values(entry: Entry | None, row: Row, most: int, lacking: str = "no records") -> Record:
     """A reproduced number with what it is taken over and its marks, see ``in_words``."""
-    marks = {"marks": in_words(entry, row, most)}
+    marks = {"marks": in_words(entry, row, most, lacking)}
     if entry is None:
         return {"n_seeds": 0, "n_mask_seeds": 0, "n_collapsed": 0} | marks
     low, high = entry.interval or (math.nan, math.nan)

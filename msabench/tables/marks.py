@@ -55,17 +55,18 @@ def most_seeds(rows: Sequence[Row]) -> int:
     return max((row.n_seeds for row in rows), default=0)
 
 
-def in_words(entry: Entry | None, row: Row, most: int) -> str:
+def in_words(entry: Entry | None, row: Row, most: int, lacking: str = "no records") -> str:
     """The marks of a number as words, for programs: empty if there are none.
 
     Args:
         entry: The number; None if there are no records.
         row: Its row.
         most: The largest number of training seeds of any row of the table.
+        lacking: What to say where there is no number.
     """
     words = []
     if entry is None:
-        words.append("no records")
+        words.append(lacking)
     else:
         if entry.n_seeds < row.n_seeds:
             words.append(f"{entry.n_seeds} of {row.n_seeds} seeds")
