@@ -85,7 +85,7 @@ class Progress:
         spent = {task.job.key.job_id: (now - self._started[task.job.key.job_id], _share(task)) for task in running}
         projected = [seconds / share for seconds, share in spent.values() if share]
         known = list(self._taken.values()) or projected
-        pace = self._pace()
+        more, pace = self._pace()
         total, longest = 0.0, 0.0
         for job_id, estimate in self._estimates.items():
             if job_id in self._ended:
@@ -94,7 +94,7 @@ class Progress:
             if share:
                 whole = seconds / share
             elif estimate is not None:
-                whole = estimate * pace
+                whole = more + estimate * pace
             elif known:
                 whole = fmean(known)
             else:
@@ -103,14 +103,17 @@ class Progress:
             total, longest = total + rest, max(longest, rest)
         return max(total / self._slots, longest)
 
-    def _pace(self) -> float:
-        """Seconds gone by for each that was estimated, in jobs that are done: 1 until one is.
+    def _pace(self) -> tuple[float, float]:
+        """Seconds that jobs take besides what was estimated, and seconds gone by for each that was.
 
-        Estimates are of a machine that does nothing else.
+        Estimates are of a machine that does nothing else, and without the start of a process. What no job that is done
+        had less of counts as the start; the rest grows with the estimate.
         """
-        estimated = {job_id: estimate for job_id in self._taken if (estimate := self._estimates[job_id])}
-        whole = sum(estimated.values())
-        return sum(self._taken[job_id] for job_id in estimated) / whole if whole else 1.0
+        done = [(self._taken[job_id], estimate) for job_id in self._taken if (estimate := self._estimates[job_id])]
+        if not done:
+            return 0.0, 1.0
+        more = max(min(taken - estimate for taken, estimate in done), 0.0)
+        return more, sum(taken - more for taken, _ in done) / sum(estimate for _, estimate in done)
 
 
 def _share(task: Task) -> float | None:

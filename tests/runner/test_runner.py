@@ -228,6 +228,29 @@ def test_progress_goes_at_the_pace_of_the_jobs_that_are_done(tmp_path, monkeypat
     assert "1/3 done, 50 s left" in progress.line([], 25.0)
 
 
+def test_the_start_of_a_process_does_not_grow_with_the_job(tmp_path, monkeypatch):
+    store = ResultStore(tmp_path / "store")
+    for number, seconds in enumerate((1.0, 100.0, 10.0)):
+        done = JobRecord(records.key(seed=9, config_hash=f"{number}" * 12), train_seconds=seconds, eval_seconds=0.0)
+        store.add(done, records.cells(done.key, names=["inter/l"]))
+    jobs = [job(seed=1, config_hash=f"{number}" * 12) for number in range(3)]
+    tasks = [Task(j, tmp_path / str(number), tmp_path) for number, j in enumerate(jobs)]
+    progress = Progress(make_plan(jobs, store).todo, 1, io.StringIO())
+
+    def run(task, start, end):
+        monkeypatch.setattr(time, "monotonic", lambda: start)
+        progress.tick([task])
+        monkeypatch.setattr(time, "monotonic", lambda: end)
+        progress.ended(task, "")
+
+    # 40 s of starting and 1 s of work say nothing against 100 s and 10 s of work.
+    run(tasks[0], 0.0, 41.0)
+    assert "1/3 done, 3 min 10 s left" in progress.line([], 41.0)
+    # 40 s and 302 s: the machine has other work too, three times as much: 303 s for 101 s.
+    run(tasks[1], 41.0, 383.0)
+    assert "2/3 done, 1 min 10 s left" in progress.line([], 383.0)
+
+
 # Slots and processes, with workers that need no torch.
 
 
