@@ -328,6 +328,16 @@ def test_no_command_where_the_record_does_not_say_what_to_run(folder):
     assert "uncommitted changes" in entry["warnings"]
 
 
+def test_a_job_shows_both_clocks_of_its_training_where_it_has_them(folder):
+    add(ResultStore(folder))
+    [job] = ResultStore(folder).jobs()
+    assert "Training" not in dict(method_pages.job_entry(job)["facts"])
+    job.train_seconds = 30.4
+    assert dict(method_pages.job_entry(job)["facts"])["Training"] == "30 s"
+    job.train_processor_seconds = 5.6
+    assert dict(method_pages.job_entry(job)["facts"])["Training"] == "30 s, 6 s of the processor"
+
+
 # README.
 
 
