@@ -234,8 +234,9 @@ class FileArray:
             for number, run in enumerate(runs):
                 self._content.read_into(number * whole + offset, run)
             return
-        for begin in range(0, len(runs), _SLAB // whole):
-            target = runs[begin : begin + _SLAB // whole]
+        step = max(1, _SLAB // whole)
+        for begin in range(0, len(runs), step):
+            target = runs[begin : begin + step]
             slab = np.empty((len(target), whole), dtype=np.uint8)
             self._content.read_into(begin * whole, slab.reshape(-1))
             target[:] = slab[:, offset : offset + wanted]

@@ -244,7 +244,7 @@ class Machine(PickleBytes):
 
     def load_global_of_stack(self) -> None:
         """The same, its module and name being on top of the stack."""
-        name, module = self.pop(), self.pop()
+        name, module = loaded(self.pop()), loaded(self.pop())
         if not (isinstance(module, str) and isinstance(name, str)):
             raise DamagedError("a global without a name")
         self.load_global(module, name)

@@ -37,11 +37,9 @@ class RawSplit:
         if modality == "text" and self.tokens is not None:
             return []
         values = self.features[modality]
-        shown: NDArray[np.bool_] = (
-            values.present.any(axis=1) if isinstance(values, FeatureRows) else values.any(axis=(1, 2))
-        )
-        rows = zip(self.ids, shown, self.lengths[modality], strict=True)
-        return [clip for clip, any_frame, length in rows if length > 0 and not any_frame]
+        present = values.present if isinstance(values, FeatureRows) else np.asarray(values.any(axis=2))
+        rows = zip(self.ids, present.any(axis=1), self.lengths[modality], strict=True)
+        return [clip for clip, shown, length in rows if length > 0 and not shown]
 
 
 @dataclass
