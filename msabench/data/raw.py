@@ -37,10 +37,7 @@ class RawSplit:
         if modality == "text" and self.tokens is not None:
             return []
         values = self.features[modality]
-        if isinstance(values, FeatureRows):
-            present = values.present
-        else:
-            present = values.any(axis=2)
+        present = values.present if isinstance(values, FeatureRows) else np.asarray(values.any(axis=2))
         rows = zip(self.ids, present.any(axis=1), self.lengths[modality], strict=True)
         return [clip for clip, shown, length in rows if length > 0 and not shown]
 
