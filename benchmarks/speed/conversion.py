@@ -164,9 +164,10 @@ def report(folder: Path, size: float, before: float) -> str:
         "What it takes to convert and to verify a generated file in MMSA's unaligned layout (MOSEI's shapes).",
         "RssAnon is the most memory that no file stands behind, looked at every 20 ms; resident is ru_maxrss,",
         "libraries and mapped files included. The smallest file shows what imports take. Processor seconds of one",
-        f"thread, the start of Python included. `before` is revision {revisions.BEFORE}, which held whole files. Measured with",
-        f"Python {platform.python_version()} by `python benchmarks/speed/conversion.py --gigabytes {size:g} "
-        f"--before {before:g} --write benchmarks/speed/conversion.md`.",
+        f"thread, the start of Python included. `before` is revision {revisions.BEFORE}, which held whole files.",
+        f"Measured with Python {platform.python_version()} by",
+        f"`python benchmarks/speed/conversion.py --gigabytes {size:g} --before {before:g} "
+        "--write benchmarks/speed/conversion.md`.",
         "",
         "| file | numbers | largest array | call | state | RssAnon | resident | time |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -37,9 +37,10 @@ class RawSplit:
         if modality == "text" and self.tokens is not None:
             return []
         values = self.features[modality]
-        present = values.present if isinstance(values, FeatureRows) else np.asarray(values.any(axis=2))
-        rows = zip(self.ids, present.any(axis=1), self.lengths[modality], strict=True)
-        return [clip for clip, shown, length in rows if length > 0 and not shown]
+        present = values.present if isinstance(values, FeatureRows) else np.any(np.asarray(values), axis=2)
+        shown = np.asarray(present).any(axis=1)
+        rows = zip(self.ids, np.asarray(shown), self.lengths[modality], strict=True)
+        return [clip for clip, any_frame, length in rows if length > 0 and not any_frame]
 
 
 @dataclass
