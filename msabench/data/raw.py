@@ -38,8 +38,7 @@ class RawSplit:
             return []
         values = self.features[modality]
         present = values.present if isinstance(values, FeatureRows) else np.any(np.asarray(values), axis=2)
-        shown = np.asarray(present).any(axis=1)
-        rows = zip(self.ids, np.asarray(shown), self.lengths[modality], strict=True)
+        rows = zip(self.ids, np.asarray(np.any(present, axis=1)), self.lengths[modality], strict=True)
         return [clip for clip, any_frame, length in rows if length > 0 and not any_frame]
 
 
