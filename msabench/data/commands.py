@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
+from msabench.data.feature_rows import FeatureRows
 from msabench.data.files import data_folder, feature_file, find_source
 from msabench.data.info import EMOTIONS, SPLITS, DatasetInfo, FeatureFile
 from msabench.data.manifest import MANIFEST, damage, store_of
@@ -231,7 +231,7 @@ def _signs(labels: NDArray[Any]) -> tuple[int, int, int]:
     return int((labels < 0).sum()), int((labels == 0).sum()), int((labels > 0).sum())
 
 
-def _shape(array: NDArray[np.generic]) -> str:
+def _shape(array: NDArray[Any] | FeatureRows) -> str:
     return "x".join(map(str, array.shape))
 
 

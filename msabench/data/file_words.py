@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from msabench.data.file_arrays import StoredBytes, loaded
+
 _LONGEST_NAME = 60
 """Characters of a key that errors print."""
 
@@ -36,6 +38,8 @@ def conversation_of(clip: str) -> str:
 
 def id_fields(row: Any, depth: int = 3) -> list[str] | None:
     """The fields of an id as strings; None if it holds anything but a few strings and numbers."""
+    if isinstance(row, StoredBytes):
+        row = loaded(row)
     if isinstance(row, np.ndarray):
         row = row.ravel().tolist() if row.size <= _MOST_FIELDS else None
     if isinstance(row, (list, tuple)):

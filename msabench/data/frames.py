@@ -7,9 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK = 512
-"""Clips that are looked at together, so that a large array is not copied whole."""
-
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -19,12 +16,6 @@ def existing(lengths: Ints, steps: int, side: str) -> Bools:
     """Bool ``(N, T)``, True on frames that are not padding."""
     place = np.arange(steps)
     return place >= steps - lengths[:, None] if side == "front" else place < lengths[:, None]
-
-
-def present_frames(values: Floats) -> Bools:
-    """Bool ``(N, T)``, True on frames that are not all zero."""
-    parts = [values[start : start + CHUNK].any(axis=2) for start in range(0, len(values), CHUNK)]
-    return np.concatenate(parts)
 
 
 def zero_frames(present: Bools) -> tuple[Ints, Ints]:

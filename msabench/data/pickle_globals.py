@@ -6,29 +6,35 @@ Each function takes the machine and the arguments that the pickle gives.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
+from msabench.data.file_arrays import FileArray, StoredBytes, kind_of, loaded
 from msabench.data.pickle_limits import DamagedError, RefusedError
 from msabench.data.pickle_machine import Machine
 from msabench.data.pickle_values import DTYPE_CODES, DType, Global, n_items_of
 
 
-def _encode(machine: Machine, text: object, encoding: object = "latin1") -> bytes:
+def _encode(machine: Machine, text: object, encoding: object = "latin1") -> bytes | StoredBytes:
     """``_codecs.encode``, with which old protocols write bytes."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+    if not _is_text(text) or encoding not in ("latin1", "latin-1"):
         raise DamagedError("bytes written with an encoding other than latin1")
     return machine.encode(text)
 
 
+def _is_text(value: object) -> TypeGuard[str | StoredBytes]:
+    return isinstance(value, str) or (isinstance(value, StoredBytes) and value.kind == "str")
+
+
 def _make_dtype(machine: Machine, code: object, *_: object) -> DType:
     """``numpy.dtype`` with the code of a plain kind."""
+    code = loaded(code)
     code = code.decode("latin1") if isinstance(code, bytes) else code
     if code in ("O", "O4", "O8"):
         return DType("O")
     if not isinstance(code, str) or not DTYPE_CODES.fullmatch(code):
-        given = repr(code[:40]) if isinstance(code, str) else f"a {type(code).__name__}"
+        given = repr(code[:40]) if isinstance(code, str) else f"a {kind_of(code)}"
         raise RefusedError(
             f"has an array of dtype {given}; only booleans, numbers, strings and plain Python objects are read"
         )
@@ -47,18 +53,23 @@ def _scalar(machine: Machine, dtype: object, data: object = None) -> Any:
     if not isinstance(dtype, DType):
         raise DamagedError("a number without a dtype")
     real = dtype.real()
-    content = machine.content(data, 1, real)
+    content = loaded(machine.content(data, 1, real))
     return np.frombuffer(content, real)[0] if content else real.type()
 
 
 def _from_buffer(
     machine: Machine, data: object, dtype: object, shape: Any, order: Any, axes: Any = None
-) -> np.ndarray[Any, Any]:
+) -> np.ndarray[Any, Any] | FileArray:
     """``numpy._core.numeric._frombuffer``, with which protocol 5 writes contiguous arrays."""
     if not isinstance(dtype, DType) or order not in ("C", "F", "K"):
         raise DamagedError("an array without a dtype or an order")
     real = dtype.real()
-    array: np.ndarray[Any, Any] = np.frombuffer(machine.content(data, n_items_of(shape), real), real)
+    content = machine.content(data, n_items_of(shape), real)
+    if isinstance(content, StoredBytes):
+        stored = FileArray.of(content, real, shape, order, axes)
+        if stored is not None:
+            return stored
+    array: np.ndarray[Any, Any] = np.frombuffer(loaded(content), real)
     if order == "K" and axes is not None:
         return array.reshape(shape).transpose(axes)
     return array.reshape(shape, order="F" if order == "F" else "C")
@@ -84,7 +95,7 @@ def _default_dict_of(machine: Machine, factory: object = None, pairs: object = (
 
 
 def _byte_array(machine: Machine, data: object = b"", encoding: object = "latin1") -> bytearray:
-    data = _encode(machine, data, encoding) if isinstance(data, str) else data
+    data = loaded(_encode(machine, data, encoding) if _is_text(data) else data)
     if not isinstance(data, (bytes, bytearray)):
         raise DamagedError("bytes of another kind")
     machine.spend(len(data))
@@ -103,7 +114,7 @@ def _complex(machine: Machine, real: object, imaginary: object) -> complex:
 
 def _sequence(value: object) -> Any:
     if type(value) not in (list, tuple):
-        raise DamagedError(f"a {type(value).__name__} in place of a list")
+        raise DamagedError(f"a {kind_of(value)} in place of a list")
     return value
 
 

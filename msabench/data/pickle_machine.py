@@ -10,8 +10,9 @@ from typing import IO, Any, NoReturn
 import numpy as np
 
 from msabench.data import pickle_limits
+from msabench.data.file_arrays import FileArray, SourceFile, StoredBytes, kind_of, loaded
+from msabench.data.pickle_bytes import PickleBytes
 from msabench.data.pickle_limits import (
-    BLOCK,
     CONTAINER,
     DEEPEST,
     DEEPEST_ARRAYS,
@@ -23,18 +24,24 @@ from msabench.data.pickle_limits import (
 from msabench.data.pickle_values import DType, Global, n_items_of, set_dtype
 
 
-class Machine:
+class Machine(PickleBytes):
     """Runs one pickle.
 
     Args:
         stream: Its bytes.
         size: How many there are.
         admitted: (module, name) of a global -> what stands for it.
+        source: The same file, if large arrays are to stay in it as ``FileArray``.
     """
 
-    def __init__(self, stream: IO[bytes], size: int, admitted: Mapping[tuple[str, str], Global]) -> None:
-        self._stream = stream
-        self._size = size
+    def __init__(
+        self,
+        stream: IO[bytes],
+        size: int,
+        admitted: Mapping[tuple[str, str], Global],
+        source: SourceFile | None = None,
+    ) -> None:
+        super().__init__(stream, size, source)
         self._admitted = admitted
         self._memory = pickle_limits.FREE_MEMORY + pickle_limits.MEMORY_PER_BYTE * size
         self._stack: list[Any] = []
@@ -43,6 +50,9 @@ class Machine:
         # Arrays without content yet, and how deeply arrays of objects hold each other; by id.
         self._blank: dict[int, np.ndarray[Any, Any]] = {}
         self._depths: dict[int, int] = {}
+        # Where the memo has arrays without content, and which of them stand in a second place besides; by id.
+        self._remembered: dict[int, list[int]] = {}
+        self._shared: set[int] = set()
 
     def run(self, instructions: Mapping[bytes, Callable[[Machine], object]]) -> object:
         """The value that the pickle makes.
@@ -76,33 +86,6 @@ class Machine:
         if self._memory < 0:
             raise RefusedError("asks for far more memory than its size calls for")
 
-    def read(self, n_bytes: int) -> bytes:
-        """The next bytes, all of them or an error."""
-        if n_bytes < 0:
-            raise DamagedError("a negative length")
-        if n_bytes > BLOCK:
-            self.check_left(n_bytes)
-        data = self._stream.read(n_bytes)
-        if len(data) < n_bytes:
-            raise EOFError("no end")
-        return data
-
-    def check_left(self, n_bytes: int) -> None:
-        """Refuse a claimed length that the rest of the file does not hold."""
-        if n_bytes > self._size - self._stream.tell():
-            raise EOFError("no end")
-
-    def line(self) -> bytes:
-        """The next line, without its end."""
-        line = self._stream.readline()
-        if not line.endswith(b"\n"):
-            raise EOFError("no end")
-        return line[:-1]
-
-    def count(self, width: int) -> int:
-        """The next bytes as a whole number of at least 0."""
-        return int.from_bytes(self.read(width), "little")
-
     def push(self, value: object) -> None:
         """Put a value on the stack."""
         self._stack.append(value)
@@ -114,12 +97,12 @@ class Machine:
     def top(self, kind: type) -> Any:
         """What lies on top of the stack, which must be of this very kind."""
         if type(self._stack[-1]) is not kind:
-            raise DamagedError(f"a {type(self._stack[-1]).__name__} in place of a {kind.__name__}")
+            raise DamagedError(f"a {kind_of(self._stack[-1])} in place of a {kind.__name__}")
         return self._stack[-1]
 
     def duplicate(self) -> None:
         """Put the value on top of the stack there once more."""
-        self._stack.append(self._stack[-1])
+        self._put_again(self._stack[-1])
 
     def since_mark(self) -> list[Any]:
         """Take all values above the last mark, and the mark."""
@@ -145,7 +128,9 @@ class Machine:
     def remember(self, index: int) -> None:
         """Keep the value on top of the stack in the memo."""
         self.spend(ENTRY)
-        self._memo[index] = self._stack[-1]
+        self._memo[index] = value = self._stack[-1]
+        if id(value) in self._blank:
+            self._remembered.setdefault(id(value), []).append(index)
 
     def memoize(self) -> None:
         """Keep it under the next free number."""
@@ -155,7 +140,12 @@ class Machine:
         """Put a value of the memo on the stack."""
         if index not in self._memo:
             raise DamagedError(f"nothing is remembered as {index}")
-        self._stack.append(self._memo[index])
+        self._put_again(self._memo[index])
+
+    def _put_again(self, value: Any) -> None:
+        if id(value) in self._blank:
+            self._shared.add(id(value))
+        self._stack.append(value)
 
     # Text and numbers.
 
@@ -170,15 +160,6 @@ class Machine:
         """The next line as a whole number, or as a truth value."""
         line = self.line()
         return {b"00": False, b"01": True}[line] if line in (b"00", b"01") else int(line, 0)
-
-    def byte_array(self) -> bytearray:
-        """The next bytes, as many as eight bytes say, read in place."""
-        n_bytes = self.count(8)
-        self.check_left(n_bytes)
-        data = bytearray(n_bytes)
-        if self._stream.readinto(data) < n_bytes:  # type: ignore[attr-defined]
-            raise EOFError("no end")
-        return data
 
     # Containers.
 
@@ -231,11 +212,11 @@ class Machine:
 
     def hashable(self, items: Iterable[Any]) -> list[Any]:
         """Keys of dicts and members of sets, which must be plain: nested tuples can take for ever to hash."""
-        kept = list(items)
+        kept = [loaded(item) if isinstance(item, StoredBytes) else item for item in items]
         self.spend(ENTRY * len(kept))
         for item in kept:
             if not _is_plain_key(item):
-                raise RefusedError(f"has a {type(item).__name__} as a key, where only strings and numbers are read")
+                raise RefusedError(f"has a {kind_of(item)} as a key, where only strings and numbers are read")
         return kept
 
     def make_set(self, kind: type[set[Any] | frozenset[Any]], items: Iterable[Any] = ()) -> None:
@@ -263,7 +244,7 @@ class Machine:
 
     def load_global_of_stack(self) -> None:
         """The same, its module and name being on top of the stack."""
-        name, module = self.pop(), self.pop()
+        name, module = loaded(self.pop()), loaded(self.pop())
         if not (isinstance(module, str) and isinstance(name, str)):
             raise DamagedError("a global without a name")
         self.load_global(module, name)
@@ -283,7 +264,7 @@ class Machine:
     def call(self, made: object, arguments: object) -> object:
         """What a global makes of arguments."""
         if not isinstance(made, Global) or made.make is None or type(arguments) is not tuple:
-            name = made.name if isinstance(made, Global) else f"a {type(made).__name__}"
+            name = made.name if isinstance(made, Global) else f"a {kind_of(made)}"
             raise RefusedError(f"calls {name}, which makes no array and no plain container")
         self.spend(CONTAINER)
         return made.make(self, *arguments)
@@ -299,9 +280,11 @@ class Machine:
         if type(target) is DType and type(state) is tuple:
             set_dtype(target, state)
         elif type(target) is np.ndarray and type(state) is tuple and self._blank.pop(id(target), None) is target:
-            self._fill(target, *(state if len(state) == 4 else state[1:]))
+            remembered = self._remembered.pop(id(target), [])
+            self._fill(target, *(state if len(state) == 4 else state[1:]), remembered=remembered)
+            self._shared.discard(id(target))
         else:
-            self.refuse(f"sets the state of a {type(target).__name__}")
+            self.refuse(f"sets the state of a {kind_of(target)}")
 
     def blank(self) -> np.ndarray[Any, Any]:
         """An array that gets its content later, from ``build``."""
@@ -309,7 +292,9 @@ class Machine:
         self._blank[id(array)] = array
         return array
 
-    def _fill(self, array: Any, shape: object, dtype: object, fortran: object, data: object) -> None:
+    def _fill(
+        self, array: Any, shape: object, dtype: object, fortran: object, data: object, *, remembered: list[int]
+    ) -> None:
         n_items = n_items_of(shape)
         fortran = isinstance(fortran, int) and bool(fortran)
         if not isinstance(dtype, DType):
@@ -322,7 +307,20 @@ class Machine:
             array.__setstate__((1, shape, np.dtype(object), fortran, data))
         else:
             real = dtype.real()
-            array.__setstate__((1, shape, real, fortran, self.content(data, n_items, real)))
+            content = self.content(data, n_items, real)
+            # An array that is in a container already, waiting for its content, cannot become another object.
+            if isinstance(content, StoredBytes) and content.kind == "bytes" and id(array) not in self._shared:
+                stored = FileArray.of(content, real, shape, "F" if fortran else "C")
+                if stored is not None:
+                    self._replace(array, stored, remembered)
+                    return
+            array.__setstate__((1, shape, real, fortran, loaded(content)))
+
+    def _replace(self, array: object, stored: FileArray, remembered: list[int]) -> None:
+        self._stack[-1] = stored
+        for index in remembered:
+            if self._memo[index] is array:
+                self._memo[index] = stored
 
     def _check_depth(self, array: np.ndarray[Any, Any], items: list[Any]) -> None:
         inner = [item for item in items if type(item) is np.ndarray]
@@ -331,16 +329,16 @@ class Machine:
             raise RefusedError(f"has arrays that hold themselves, or more than {DEEPEST_ARRAYS} in each other")
         self._depths[id(array)] = depth
 
-    def encode(self, text: str) -> bytes:
+    def encode(self, text: str | StoredBytes) -> bytes | StoredBytes:
         """Bytes that were written as a string, as old protocols and Python 2 do."""
         self.spend(len(text))
-        return text.encode("latin1")
+        return text.encode("latin1") if isinstance(text, str) else text.as_bytes()
 
-    def content(self, data: object, n_items: int, dtype: np.dtype[Any]) -> bytes | bytearray:
+    def content(self, data: object, n_items: int, dtype: np.dtype[Any]) -> bytes | bytearray | StoredBytes:
         """The bytes of an array; Python 2 wrote them as strings."""
-        if isinstance(data, str):
+        if isinstance(data, str) or (isinstance(data, StoredBytes) and data.kind == "str"):
             data = self.encode(data)
-        if not isinstance(data, (bytes, bytearray)) or len(data) != n_items * dtype.itemsize:
+        if not isinstance(data, (bytes, bytearray, StoredBytes)) or len(data) != n_items * dtype.itemsize:
             raise DamagedError("an array whose shape, dtype and content do not agree")
         if not dtype.itemsize and n_items > 1:
             raise DamagedError("an array of items without size")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from msabench.data.feature_rows import FeatureRows
 
 
 @dataclass
@@ -13,7 +16,7 @@ class RawSplit:
     """One split as read. N clips; T_m steps and D_m features of modality m.
 
     Attributes:
-        features: modality -> float32 ``(N, T_m, D_m)``.
+        features: modality -> float32 ``(N, T_m, D_m)``; what is large may have stayed in its file.
         lengths: modality -> int64 ``(N,)``.
         labels: float32 ``(N,)``, or int64 ``(N, 4)`` in {0, 1} for IEMOCAP's emotions.
         ids: Clip ids.
@@ -22,7 +25,7 @@ class RawSplit:
             that it says so of.
     """
 
-    features: dict[str, NDArray[np.float32]]
+    features: Mapping[str, NDArray[np.float32] | FeatureRows]
     lengths: dict[str, NDArray[np.int64]]
     labels: NDArray[np.float32] | NDArray[np.int64]
     ids: list[str]
@@ -33,8 +36,10 @@ class RawSplit:
         """Ids of clips that have frames of a modality, all of which are 0; none for text where there are token ids."""
         if modality == "text" and self.tokens is not None:
             return []
-        rows = zip(self.ids, self.features[modality], self.lengths[modality], strict=True)
-        return [clip for clip, values, length in rows if length > 0 and not values.any()]
+        values = self.features[modality]
+        present = values.present if isinstance(values, FeatureRows) else np.any(np.asarray(values), axis=2)
+        rows = zip(self.ids, np.asarray(np.any(present, axis=1)), self.lengths[modality], strict=True)
+        return [clip for clip, any_frame, length in rows if length > 0 and not any_frame]
 
 
 @dataclass

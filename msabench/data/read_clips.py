@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from msabench.data.feature_rows import FeatureRows
 from msabench.data.file_words import listed
 from msabench.data.frames import Bools, Floats, Ints
 from msabench.data.read_npz import OPTIONAL, check_claim, hide_words, lengths_of, readable
@@ -140,7 +141,7 @@ def _read_tokens(whole: SplitArrays, read: RawClips, n_clips: int, side: str | N
     read.lengths["text"] = lengths
     if "text_observed" in whole.arrays:
         # Checked as for features, which all exist here.
-        exist = np.ones((n_clips, steps[2], 1), dtype=np.float32)
+        exist = FeatureRows(np.ones((n_clips, steps[2], 1), dtype=np.float32))
         read.observed["text"] = whole.observed("text", exist, lengths, "end", read.ids)
 
 
@@ -150,7 +151,7 @@ def _read_features(whole: SplitArrays, read: RawClips, modality: str, side: str 
     whole.zero_padding(modality, values, lengths, side or "end")
     if f"{modality}_observed" in whole.arrays:
         read.observed[modality] = whole.observed(modality, values, lengths, side or "end", read.ids)
-    read.features[modality], read.lengths[modality] = values, lengths
+    read.features[modality], read.lengths[modality] = values[:], lengths
 
 
 def _lengths_alone(whole: SplitArrays, modality: str, n_clips: int) -> Ints:

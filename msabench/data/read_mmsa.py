@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from msabench.data.frames import present_frames, zero_frames
+from msabench.data.frames import zero_frames
 from msabench.data.info import DatasetInfo, FeatureFile
 from msabench.data.raw import RawCorpus, RawSplit
 from msabench.data.raw_checks import checked_corpus
@@ -42,7 +42,7 @@ def read_mmsa(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: 
     """
     splits: dict[str, RawSplit] = {}
     notes: list[str] = []
-    content = load(path)
+    content = load(path, in_file=True)
     found = splits_of_pickle(path, content, clip_labels)
     absent = absent_of_pickle(path, content, found)
     here = [modality for modality in MODALITIES if modality not in absent]
@@ -68,7 +68,7 @@ def read_mmsa(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: 
                     )
         lengths = {} if tokens is None else {"text": tokens[:, 1].sum(axis=1)}
         if aligned and tokens is None:
-            present = np.logical_or.reduce([present_frames(features[modality]) for modality in here])
+            present = np.logical_or.reduce([features[modality].present for modality in here])
             lengths[here[0]] = steps[here[0]] - zero_frames(present)[1]
             split.note(
                 here[0], "there is no text_bert; lengths end at the last frame that is not zero in all modalities"
@@ -83,11 +83,12 @@ def read_mmsa(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: 
             elif f"{modality}_lengths" in split.arrays:
                 lengths[modality] = split.lengths(f"{modality}_lengths", n_clips, steps[modality])
             else:
-                lengths[modality] = steps[modality] - zero_frames(present_frames(features[modality]))[1]
+                lengths[modality] = steps[modality] - zero_frames(features[modality].present)[1]
                 lacking = "text_bert and no text_lengths" if modality == "text" else f"{modality}_lengths"
                 split.note(modality, f"there is no {lacking}; lengths end at the last frame that is not zero")
         for modality in here:
             split.zero_padding(modality, features[modality], lengths[modality])
-        splits[name] = RawSplit(features, lengths, labels, ids, tokens)
+        settled = {modality: values.settled() for modality, values in features.items()}
+        splits[name] = RawSplit(settled, lengths, labels, ids, tokens)
         notes += split.notes
     return checked_corpus(path, file, info, splits, notes)

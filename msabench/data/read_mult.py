@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from msabench.data.frames import Ints, detect_padding, present_frames
+from msabench.data.frames import Bools, Ints, detect_padding
 from msabench.data.info import EMOTIONS, DatasetInfo, FeatureFile
 from msabench.data.raw import RawCorpus, RawSplit
 from msabench.data.raw_checks import checked_corpus
@@ -44,7 +44,8 @@ def read_mult(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: 
     splits: dict[str, RawSplit] = {}
     notes: list[str] = []
     ids_from_file = True
-    content = load(path)
+    present: dict[str, dict[str, Bools]] = {}
+    content = load(path, in_file=True)
     found = splits_of_pickle(path, content, clip_labels)
     absent = absent_of_pickle(path, content, found)
     here = tuple(modality for modality in MODALITIES if modality not in absent)
@@ -61,7 +62,8 @@ def read_mult(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: 
         if scores is not None:
             split.check_scores("labels", scores, ids, info)
         features = split.all_features(n_clips, absent)
-        splits[name] = RawSplit(features, {}, labels, ids)
+        present[name] = {modality: values.present for modality, values in features.items()}
+        splits[name] = RawSplit({m: values.settled() for m, values in features.items()}, {}, labels, ids)
     if not ids_from_file:
         for raw in splits.values():
             raw.ids = [str(row) for row in range(len(raw.ids))]
@@ -78,7 +80,7 @@ def read_mult(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: 
                 raise found[name].error(
                     "text, audio, vision", f"have {steps} steps", "as many in each, in aligned files"
                 )
-            presences[name] = [present_frames(raw.features[modality]) for modality in group]
+            presences[name] = [present[name][modality] for modality in group]
         side, lengths = detect_padding(presences)
         for modality in group:
             padding[modality] = side

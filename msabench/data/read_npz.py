@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from msabench.data import file_arrays
+from msabench.data.feature_rows import FeatureRows
+from msabench.data.file_arrays import FileArray, PickedRows, SourceFile, StoredBytes, loaded
 from msabench.data.file_words import listed
-from msabench.data.frames import Bools, Floats, Ints, present_frames, zero_frames
+from msabench.data.frames import Bools, Ints, zero_frames
 from msabench.data.info import EMOTIONS, SPLITS, DatasetInfo, FeatureFile
 from msabench.data.raw import RawCorpus, RawSplit
 from msabench.data.raw_checks import checked_corpus
@@ -28,6 +31,9 @@ OPTIONAL = ("text_bert", *(f"{m}_{what}" for m in MODALITIES for what in ("lengt
 
 _MOST_EMPTY = 1 << 24
 """Longest side of an array that holds nothing."""
+
+_LOCAL_HEADER = 30
+"""Bytes of what stands before the name of a member in a zip."""
 
 
 def read_npz(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: bool = False) -> RawCorpus:
@@ -58,7 +64,12 @@ def read_npz(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: b
 
 
 def corpus_of_arrays(
-    path: Path, arrays: dict[str, NDArray[Any]], info: DatasetInfo, file: FeatureFile, *, clip_labels: bool = False
+    path: Path,
+    arrays: Mapping[str, NDArray[Any] | FileArray],
+    info: DatasetInfo,
+    file: FeatureFile,
+    *,
+    clip_labels: bool = False,
 ) -> RawCorpus:
     """Check the arrays of our npz and share them out over the splits; see ``read_npz``.
 
@@ -96,7 +107,8 @@ def corpus_of_arrays(
             if name == "valid":
                 continue
             raise whole.error("split", f"names no clip {name!r}", f"clips in each of {', '.join(SPLITS)}")
-        split = SplitArrays(path, name, {key: value[rows] for key, value in whole.arrays.items()}, clip_labels)
+        parts = {key: _rows_of(key, value, rows) for key, value in whole.arrays.items()}
+        split = SplitArrays(path, name, parts, clip_labels)
         n_clips = int(rows.sum())
         ids = split.ids("id", n_clips)
         split.check_unique("id", ids)
@@ -123,19 +135,20 @@ def corpus_of_arrays(
         tokens = split.tokens(n_clips, features["text"].shape[1]) if "text_bert" in split.arrays else None
         if tokens is not None and "text" in observed:
             hide_words(tokens, observed["text"])
-        splits[name] = RawSplit(features, lengths, labels, ids, tokens, observed)
+        settled = {modality: values.settled() for modality, values in features.items()}
+        splits[name] = RawSplit(settled, lengths, labels, ids, tokens, observed)
         notes += split.notes
     return checked_corpus(path, file, info, splits, notes, {m: side or "end" for m, side in sides.items()})
 
 
-def lengths_of(split: SplitArrays, modality: str, values: Floats, side: str | None, ids: list[str]) -> Ints:
+def lengths_of(split: SplitArrays, modality: str, values: FeatureRows, side: str | None, ids: list[str]) -> Ints:
     """Number of existing frames of each clip, int64 ``(N,)``."""
     n_clips, steps = values.shape[:2]
     if f"{modality}_lengths" in split.arrays:
         lengths = split.lengths(f"{modality}_lengths", n_clips, steps)
         split.check_side(modality, values, lengths, side or "end", ids)
         return lengths
-    leading, trailing = zero_frames(present_frames(values))
+    leading, trailing = zero_frames(values.present)
     if side is not None:
         found: Ints = steps - (leading if side == "front" else trailing)
         return found
@@ -159,6 +172,14 @@ def hide_words(tokens: Ints, observed: Bools) -> None:
     tokens[:, 0][inner & ~observed] = UNK
 
 
+def _rows_of(key: str, value: NDArray[Any] | FileArray, rows: Bools) -> NDArray[Any] | PickedRows:
+    """The clips of a split; features are large, and are not copied."""
+    if key in MODALITIES and value.dtype != object:
+        return PickedRows(value, np.flatnonzero(rows))
+    picked: NDArray[Any] = loaded(value)[rows]
+    return picked
+
+
 def _label_key(info: DatasetInfo) -> str:
     return "emotion_labels" if info.task == "emotions" else "regression_labels"
 
@@ -175,9 +196,10 @@ def _wanted(path: Path, keys: Collection[str], absent: Collection[str], label_ke
     return [key for key in (*required, *OPTIONAL) if key in keys]
 
 
-def _arrays(path: Path, label_key: str) -> dict[str, NDArray[Any]]:
+def _arrays(path: Path, label_key: str) -> dict[str, NDArray[Any] | FileArray]:
+    source = SourceFile(path)
     with readable(path, ", ".join(("id", "split", label_key, *MODALITIES))) as archive:
-        said: dict[str, NDArray[Any]] = {}
+        said: dict[str, NDArray[Any] | FileArray] = {}
         if "absent" in archive.files:
             check_claim(archive, "absent")
             said["absent"] = archive["absent"]
@@ -185,7 +207,29 @@ def _arrays(path: Path, label_key: str) -> dict[str, NDArray[Any]]:
         wanted = _wanted(path, archive.files, absent, label_key)
         for key in wanted:
             check_claim(archive, key)
-        return said | {key: archive[key] for key in wanted}
+        return said | {key: _array(archive, key, source) for key in wanted}
+
+
+def _array(archive: Any, key: str, source: SourceFile) -> NDArray[Any] | FileArray:
+    """An array, which stays in the file if it is large and stands there uncompressed."""
+    member = archive.zip.getinfo(_member(archive, key))
+    if member.compress_type != zipfile.ZIP_STORED or member.file_size < file_arrays.LARGE:
+        array: NDArray[Any] = archive[key]
+        return array
+    with archive.zip.open(member) as stream:
+        shape, fortran, dtype = _read_header(stream)
+        start, n_bytes = stream.tell(), member.file_size - stream.tell()
+        # At the end, the archive compares its checksum.
+        while stream.read(file_arrays.BLOCK):
+            pass
+    local_header = np.empty(_LOCAL_HEADER, dtype=np.uint8)
+    source.read_into(member.header_offset, local_header)
+    # The lengths of the member's name and of extra fields, which stand between its header and its content.
+    start += member.header_offset + _LOCAL_HEADER + int(local_header[26:30].view("<u2").sum())
+    stored = None
+    if not dtype.hasobject and dtype.names is None:
+        stored = FileArray.of(StoredBytes(source, start, n_bytes), dtype, shape, "F" if fortran else "C")
+    return archive[key] if stored is None else stored
 
 
 @contextmanager
@@ -220,12 +264,22 @@ def check_claim(archive: Any, key: str) -> None:
     Raises:
         ValueError: They differ.
     """
-    name = f"{key}.npy" if f"{key}.npy" in archive.zip.namelist() else key
+    name = _member(archive, key)
     with archive.zip.open(name) as stream:
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(stream)
+        shape, _, dtype = _read_header(stream)
         held, claimed = archive.zip.getinfo(name).file_size - stream.tell(), math.prod(shape) * dtype.itemsize
         # Where nothing is held, nothing bounds the shape. Arrays of objects are refused by NumPy.
         if not dtype.hasobject and (claimed != held or (not held and max(shape, default=0) > _MOST_EMPTY)):
             raise ValueError(f"{key} claims the shape {shape} of {dtype}, which is not what it holds")
+
+
+def _member(archive: Any, key: str) -> str:
+    return f"{key}.npy" if f"{key}.npy" in archive.zip.namelist() else key
+
+
+def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether the first axis runs fastest, and dtype of an array in NumPy's format."""
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    header: tuple[tuple[int, ...], bool, np.dtype[Any]] = read_header(stream)
+    return header

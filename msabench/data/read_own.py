@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msabench.data.info import DatasetInfo, FeatureFile
 from msabench.data.raw import RawCorpus
@@ -42,7 +44,7 @@ def read_own(path: Path, info: DatasetInfo, file: FeatureFile, *, clip_labels: b
             f"{path}: reader {file.reader} returned a {type(content).__name__}; expected a mapping of names to arrays, "
             "as in our npz"
         )
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for key, value in content.items():
         try:
             arrays[str(key)] = np.asarray(value)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from msabench.data.feature_rows import FeatureRows
+from msabench.data.file_arrays import FileArray, PickedRows, kind_of, loaded
 from msabench.data.file_words import id_fields, listed
-from msabench.data.frames import CHUNK, Bools, Floats, Ints, existing, present_frames
+from msabench.data.frames import Bools, Floats, Ints, existing
 from msabench.data.info import SPLITS, DatasetInfo
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import MODALITIES
@@ -63,11 +65,14 @@ class SplitArrays:
         self.notes.append(f"{self.name}/{key}: {text}")
 
     def take(self, key: str, expected: str) -> Any:
-        """Take an array out of the split.
+        """Take an array out of the split, into memory if it is in the file.
 
         Raises:
             MSABenchError: There is none of this key.
         """
+        return loaded(self._take(key, expected))
+
+    def _take(self, key: str, expected: str) -> Any:
         if key not in self.arrays:
             found = f"{self.path}: {self.name} has no key {key!r} (it has {self.keys})"
             raise MSABenchError(f"{found}; expected {expected}")
@@ -75,7 +80,9 @@ class SplitArrays:
 
     def numbers(self, key: str, expected: str, dtype: Any = np.float32) -> NDArray[Any]:
         """An array of one of the number kinds, writable, contiguous, owned."""
-        value = self.take(key, expected)
+        return self._numbers_of(key, self.take(key, expected), expected, dtype)
+
+    def _numbers_of(self, key: str, value: Any, expected: str, dtype: Any) -> NDArray[Any]:
         if isinstance(value, (list, tuple)):
             self._check_lists(key, value, expected)
         try:
@@ -83,7 +90,7 @@ class SplitArrays:
             if array.dtype == object:
                 for item in array.flat:
                     if not isinstance(item, _NUMBERS):
-                        raise self.error(key, f"holds no numbers (it has a {type(item).__name__})", expected)
+                        raise self.error(key, f"holds no numbers (it has a {kind_of(item)})", expected)
                 array = array.astype(np.float64)
         except (ValueError, TypeError, OverflowError):
             raise self.error(key, "is ragged, or holds no numbers", expected) from None
@@ -97,7 +104,7 @@ class SplitArrays:
         claimed, axes, first = 1, 0, value
         while isinstance(first, (list, tuple)) and first and axes <= _MOST_AXES:
             claimed, axes, first = claimed * len(first), axes + 1, first[0]
-        claimed *= first.size if isinstance(first, np.ndarray) else 1
+        claimed *= first.size if isinstance(first, (np.ndarray, FileArray)) else 1
         if axes > _MOST_AXES or claimed > _FREE_NUMBERS + _NUMBERS_PER_BYTE * self.path.stat().st_size:
             raise self.error(key, "is nested far deeper, or stands for far more numbers, than the file holds", expected)
         pending: list[Any] = [value]
@@ -108,8 +115,8 @@ class SplitArrays:
                 if id(item) not in seen:
                     seen.add(id(item))
                     pending.extend(item)
-            elif not isinstance(item, (*_NUMBERS, np.ndarray)):
-                raise self.error(key, f"holds no numbers (it has a {type(item).__name__})", expected)
+            elif not isinstance(item, (*_NUMBERS, np.ndarray, FileArray)):
+                raise self.error(key, f"holds no numbers (it has a {kind_of(item)})", expected)
 
     def integers(self, key: str, expected: str) -> Ints:
         """As ``numbers``, for counts and token ids that files may store as floats."""
@@ -118,24 +125,22 @@ class SplitArrays:
             raise self.error(key, "holds values that are no whole numbers of at least 0", expected)
         return values.astype(np.int64)
 
-    def features(self, modality: str, n_clips: int) -> Floats:
+    def features(self, modality: str, n_clips: int) -> FeatureRows:
         """One modality's features, float32 ``(N, T, D)``; values that are not finite become 0."""
         expected = f"numbers of shape ({n_clips}, T, D)"
-        values: Floats = self.numbers(modality, expected)
-        if values.ndim != 3 or len(values) != n_clips or 0 in values.shape:
-            raise self.error(modality, f"has shape {values.shape}", expected)
-        cleaned = 0
-        for start in range(0, n_clips, CHUNK):
-            part = values[start : start + CHUNK]
-            bad = ~np.isfinite(part)
-            if bad.any():
-                cleaned += int(bad.sum())
-                part[bad] = 0.0
-        if cleaned:
-            self.note(modality, f"{cleaned:,} values were not finite and are 0 now")
+        source = self._take(modality, expected)
+        if not isinstance(source, (FileArray, PickedRows, np.ndarray)) or source.dtype == object:
+            source = self._numbers_of(modality, loaded(source), expected, np.float32)
+        if source.dtype.kind not in "fiub":
+            raise self.error(modality, f"holds no numbers (dtype {source.dtype})", expected)
+        if source.ndim != 3 or len(source) != n_clips or 0 in source.shape:
+            raise self.error(modality, f"has shape {source.shape}", expected)
+        values = FeatureRows(source)
+        if values.not_finite:
+            self.note(modality, f"{values.not_finite:,} values were not finite and are 0 now")
         return values
 
-    def all_features(self, n_clips: int, absent: Collection[str]) -> dict[str, Floats]:
+    def all_features(self, n_clips: int, absent: Collection[str]) -> dict[str, FeatureRows]:
         """Features of all modalities.
 
         Args:
@@ -153,7 +158,7 @@ class SplitArrays:
         nothing = (n_clips, next(iter(there.values())).shape[1], 1)
         for modality in absent:
             self.note(modality, "the corpus has none (absent)")
-        return {m: there[m] if m in there else np.zeros(nothing, dtype=np.float32) for m in MODALITIES}
+        return {m: there[m] if m in there else FeatureRows(np.zeros(nothing, dtype=np.float32)) for m in MODALITIES}
 
     def scores(self, key: str, info: DatasetInfo) -> Floats:
         """Regression labels ``(N,)``; range and finiteness are checked once the ids are known."""
@@ -191,7 +196,7 @@ class SplitArrays:
         expected = f"{n_clips} ids"
         rows = self.take(key, expected)
         if not isinstance(rows, (list, tuple, np.ndarray)) or (isinstance(rows, np.ndarray) and rows.ndim == 0):
-            raise self.error(key, f"is a {type(rows).__name__}", expected)
+            raise self.error(key, f"is a {kind_of(rows)}", expected)
         if len(rows) != n_clips:
             raise self.error(key, f"has {len(rows)} ids", expected)
         return self.clip_names(key, rows)
@@ -203,7 +208,7 @@ class SplitArrays:
             for number, row in enumerate(rows.tolist() if isinstance(rows, np.ndarray) else rows):
                 fields = id_fields(row)
                 if fields is None:
-                    raise self.error(key, f"has a {type(row).__name__} in row {number}", "text, bytes or numbers")
+                    raise self.error(key, f"has a {kind_of(row)} in row {number}", "text, bytes or numbers")
                 names.append(fields[0] + (f"$_${'-'.join(fields[1:])}" if len(fields) > 1 else "") if fields else "")
         except ValueError:
             raise self.error(key, "holds text that is none", "text, bytes or numbers") from None
@@ -249,7 +254,7 @@ class SplitArrays:
             raise self.error(key, "is 'front'", "end, as in text_bert, whose attention mask is ones followed by zeros")
         return words[0]
 
-    def observed(self, modality: str, values: Floats, lengths: Ints, side: str, ids: list[str]) -> Bools:
+    def observed(self, modality: str, values: FeatureRows, lengths: Ints, side: str, ids: list[str]) -> Bools:
         """Which frames the file says were observed, bool ``(N, T)``; the values of the others become 0."""
         key, expected = f"{modality}_observed", f"true or false for each frame, shape {values.shape[:2]}"
         mask = np.asarray(self.take(key, expected))
@@ -260,16 +265,14 @@ class SplitArrays:
         if (beyond := (mask & ~exist).any(axis=1)).any():
             clip = ids[int(np.argmax(beyond))]
             raise self.error(key, f"is true for padding of clip {clip!r}", f"false outside of {modality}_lengths")
-        hidden = exist & ~mask
-        seen = present_frames(values) & hidden
-        values[hidden] = 0.0
+        seen = values.keep(mask | ~exist)
         if seen.any():
             self.note(modality, f"{int(seen.sum()):,} frames that were not observed held values and are 0 now")
         return mask
 
-    def check_side(self, modality: str, values: Floats, lengths: Ints, side: str, ids: list[str]) -> None:
+    def check_side(self, modality: str, values: FeatureRows, lengths: Ints, side: str, ids: list[str]) -> None:
         """Refuse lengths that do not fit the frames: padding would be read, and frames thrown away."""
-        present, exist = present_frames(values), existing(lengths, values.shape[1], side)
+        present, exist = values.present, existing(lengths, values.shape[1], side)
         beyond, empty = (present & ~exist).sum(axis=1), (~present & exist).sum(axis=1)
         shifted = (beyond > 0) & (empty >= beyond)
         # Garbage in the padding of some clips is cleared and noted; here most of it are the clips' own frames.
@@ -284,15 +287,9 @@ class SplitArrays:
                 f"{modality}_observed",
             )
 
-    def zero_padding(self, modality: str, values: Floats, lengths: Ints, side: str = "end") -> None:
+    def zero_padding(self, modality: str, values: FeatureRows, lengths: Ints, side: str = "end") -> None:
         """Zero the frames outside of each clip's length."""
-        cleared = 0
-        for start in range(0, len(values), CHUNK):
-            part = values[start : start + CHUNK]
-            beyond = ~existing(lengths[start : start + CHUNK], values.shape[1], side)
-            cleared += int(part[beyond].any(axis=1).sum())
-            part[beyond] = 0.0
-        if cleared:
+        if cleared := int(values.keep(existing(lengths, values.shape[1], side)).sum()):
             self.note(modality, f"{cleared:,} frames beyond their clip's length were not 0 and are 0 now")
         if empty := int((lengths == 0).sum()):
             self.note(modality, f"{empty:,} clips have no frame")
@@ -305,9 +302,7 @@ def splits_of_pickle(path: Path, content: object, clip_labels: bool) -> dict[str
         MSABenchError: It holds anything but a dict with a dict of arrays for each.
     """
     if not isinstance(content, dict):
-        raise MSABenchError(
-            f"{path} holds a {type(content).__name__}; expected a dict with the keys {', '.join(SPLITS)}"
-        )
+        raise MSABenchError(f"{path} holds a {kind_of(content)}; expected a dict with the keys {', '.join(SPLITS)}")
     for name in SPLITS:
         if name not in content:
             if name == "valid":
@@ -315,8 +310,7 @@ def splits_of_pickle(path: Path, content: object, clip_labels: bool) -> dict[str
             found = listed(map(str, content))
             raise MSABenchError(f"{path} has no split {name!r} (it has {found}); expected {', '.join(SPLITS)}")
         if not isinstance(content[name], dict):
-            kind = type(content[name]).__name__
-            raise MSABenchError(f"{path}: split {name!r} is a {kind}; expected a dict of arrays")
+            raise MSABenchError(f"{path}: split {name!r} is a {kind_of(content[name])}; expected a dict of arrays")
     return {name: SplitArrays(path, name, content[name], clip_labels) for name in SPLITS if name in content}
 
 
@@ -346,7 +340,7 @@ def absent_modalities(path: Path, where: str, names: Any, keys: Collection[str])
     """
     absent = id_fields(names)
     if absent is None:
-        raise MSABenchError(f"{path}: {where}/absent is a {type(names).__name__}; expected names of modalities")
+        raise MSABenchError(f"{path}: {where}/absent is a {kind_of(names)}; expected names of modalities")
     for name in absent:
         if name not in MODALITIES or name in keys or len(set(absent)) == len(MODALITIES):
             raise MSABenchError(

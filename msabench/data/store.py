@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import stat
 import sys
 import warnings
 from collections.abc import Callable
@@ -20,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from numpy.typing import NDArray
 
 from msabench.data.corpus import Corpus, SplitData, all_zero_as_absent, clip_uids
+from msabench.data.feature_rows import FeatureRows
 from msabench.data.files import cache_folder, feature_file, find_source
 from msabench.data.info import SPLITS, DatasetInfo, FeatureFile
 from msabench.data.manifest import CONVERTER, damage, read_manifest, revision_of, store_of, write_manifest
 from msabench.data.raw import RawCorpus, RawSplit
 from msabench.data.readers import read_corpus
+from msabench.data.tensor_file import save_file
 from msabench.data.valid_share import ValidShare
 from msabench.errors import MSABenchError
 from msabench.files import HashMemory, Stamp, format_size, locked, sha256_of, sync
@@ -104,15 +103,17 @@ def open_corpus(
     def read() -> RawCorpus:
         _tell(source, f"converting into {store}, once")
         raw = read_corpus(source, info, file, clip_labels=clip, valid=valid)
-        if Stamp.of(source) != stamp:
-            raise MSABenchError(f"{source} changed while it was read; try again when it is complete")
         if file.sha256 and sha256 != file.sha256:
             difference = f"{source} has sha256 {sha256}, published is {file.sha256}: another release, or damaged"
             warnings.warn(difference, stacklevel=4)
             raw.notes.append(difference)
         return raw
 
-    _ensure(store, source.name, read)
+    def check() -> None:
+        if Stamp.of(source) != stamp:
+            raise MSABenchError(f"{source} changed while it was read; try again when it is complete")
+
+    _ensure(store, source.name, read, check)
     if not known:
         memory.remember(stamp, sha256)
     revision = revision_of(sha256, clip_labels=clip, valid=valid, reader_version=file.reader_version)
@@ -130,7 +131,7 @@ def _open_generated(
     revision = synthetic.revision(clips, steps)
     # The parameters' hash keeps apart what is generated while a new revision is being worked on.
     store = stores / f"{info.name}-{revision}-{synthetic.LATENT.sha256()[:8]}-v{CONVERTER}"
-    _ensure(store, f"synth {revision}", lambda: synthetic.generate(clips, steps))
+    _ensure(store, f"synth {revision}", lambda: synthetic.generate(clips, steps), lambda: None)
     return _load(store, info, file.features, revision)
 
 
@@ -140,8 +141,15 @@ def _tell(source: Path, what: str) -> None:
         print(f"msabench: {what}: {source} ({format_size(size)})", file=sys.stderr, flush=True)
 
 
-def _ensure(store: Path, what: str, read: Callable[[], RawCorpus]) -> None:
-    """Make sure that a whole store is there; several processes may try at once."""
+def _ensure(store: Path, what: str, read: Callable[[], RawCorpus], check: Callable[[], None]) -> None:
+    """Make sure that a whole store is there; several processes may try at once.
+
+    Args:
+        store: The folder.
+        what: What is converted, for messages.
+        read: Makes what the store is to hold; large arrays may be read from the source while the store is written.
+        check: Fails if the source has changed meanwhile.
+    """
     if damage(store) is None:
         return
     try:
@@ -160,16 +168,19 @@ def _ensure(store: Path, what: str, read: Callable[[], RawCorpus]) -> None:
                 raise MSABenchError(f"{place} may not be read; let its owner allow it, or choose another cache folder")
             reason = f"{place} is damaged or of an earlier version"
             print(f"msabench: {reason}; converting {what} again", file=sys.stderr, flush=True)
-        _convert(store, what, read())
+        _convert(store, what, read(), check)
 
 
-def _convert(store: Path, what: str, raw: RawCorpus) -> None:
+def _convert(store: Path, what: str, raw: RawCorpus, check: Callable[[], None]) -> None:
     temporary = store.with_name(f".{store.name}.{secrets.token_hex(8)}")
     try:
         temporary.mkdir()
         ids = {name: split.ids for name, split in raw.splits.items()}
         for name in SPLITS:
-            _save(_tensors(raw.splits.pop(name)), temporary / f"{name}.safetensors")
+            file = temporary / f"{name}.safetensors"
+            save_file(_arrays(raw.splits.pop(name)), file)
+            sync(file)
+        check()
         write_manifest(
             temporary,
             {
@@ -189,7 +200,7 @@ def _convert(store: Path, what: str, raw: RawCorpus) -> None:
             if damage(store) is not None:
                 raise
         sync(store.parent)
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         free = format_size(shutil.disk_usage(store.parent).free)
         raise MSABenchError(
             f"cannot write the converted {what} to {store.parent} ({error}; {free} free); free space there or choose "
@@ -199,22 +210,13 @@ def _convert(store: Path, what: str, raw: RawCorpus) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    # The library makes files that only their owner can read: one that was there before keeps the umask's mode.
-    path.touch()
-    mode = stat.S_IMODE(path.stat().st_mode)
-    save_file(tensors, path)
-    path.chmod(mode)
-    sync(path)
-
-
-def _tensors(split: RawSplit) -> dict[str, Tensor]:
-    arrays: dict[str, Any] = {**split.features, "labels": split.labels}
+def _arrays(split: RawSplit) -> dict[str, NDArray[Any] | FeatureRows]:
+    arrays: dict[str, NDArray[Any] | FeatureRows] = {**split.features, "labels": split.labels}
     arrays.update({f"{modality}_lengths": lengths for modality, lengths in split.lengths.items()})
     arrays.update({f"{modality}_observed": mask for modality, mask in split.observed.items()})
     if split.tokens is not None:
         arrays["tokens"] = split.tokens
-    return {name: torch.from_numpy(array).contiguous() for name, array in arrays.items()}
+    return arrays
 
 
 def _load(store: Path, info: DatasetInfo, features: str, revision: str) -> Corpus:

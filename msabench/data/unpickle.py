@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from msabench.data.file_arrays import SourceFile
 from msabench.data.pickle_globals import ADMITTED
 from msabench.data.pickle_instructions import INSTRUCTIONS
 from msabench.data.pickle_limits import ForbiddenError, RefusedError
@@ -21,13 +22,15 @@ from msabench.data.pickle_machine import Machine
 from msabench.errors import MSABenchError
 
 
-def load(path: Path) -> object:
+def load(path: Path, *, in_file: bool = False) -> object:
     """Read a pickle that holds NumPy arrays and plain containers.
 
     Strings of Python 2 are read as latin-1, the only encoding under which arrays of Python 2 survive.
 
     Args:
         path: The file.
+        in_file: Whether large arrays stay in the file, and their content, as far as it stands in it as it is. They are
+            ``FileArray`` then, and long strings and bytes that may be the content of an array are ``StoredBytes``.
 
     Returns:
         Nested dicts, lists, tuples, sets, strings, bytes, numbers and arrays. Arrays of dtype object hold any of
@@ -41,7 +44,8 @@ def load(path: Path) -> object:
     """
     try:
         with path.open("rb") as stream:
-            return Machine(stream, path.stat().st_size, ADMITTED).run(INSTRUCTIONS)
+            source = SourceFile(path) if in_file else None
+            return Machine(stream, path.stat().st_size, ADMITTED, source).run(INSTRUCTIONS)
     except ForbiddenError as error:
         raise MSABenchError(
             f"{path} tries to load {error}, which could run code; only NumPy arrays and plain containers are allowed"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from msabench.data.feature_rows import FeatureRows
 from msabench.data.file_words import conversation_of
 from msabench.data.frames import Bools
 from msabench.data.raw import RawCorpus, RawSplit
@@ -116,7 +117,10 @@ def with_valid(path: Path, raw: RawCorpus, share: ValidShare | None) -> RawCorpu
 
 def _rows(split: RawSplit, rows: Bools) -> RawSplit:
     return RawSplit(
-        features={modality: values[rows] for modality, values in split.features.items()},
+        features={
+            modality: values.picked(rows) if isinstance(values, FeatureRows) else values[rows]
+            for modality, values in split.features.items()
+        },
         lengths={modality: lengths[rows] for modality, lengths in split.lengths.items()},
         labels=split.labels[rows],
         ids=[clip for clip, here in zip(split.ids, rows, strict=True) if here],

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from msabench.data.batch import Batch
 from msabench.data.datamodule import MSADataModule
 from msabench.data.needs import Needs
+from msabench.data.normalise import statistics
 from msabench.data.rows import RowLoader, train_order
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import MODALITIES, Cell
@@ -140,6 +141,23 @@ def test_zscore_uses_existing_training_frames_and_survives_a_checkpoint() -> Non
     rebuilt._corpus = other
     ours = next(data_for(other, data).cell_batches(Cell(), 0))
     assert torch.equal(next(rebuilt.cell_batches(Cell(), 0)).text, ours.text)
+
+
+def test_zscore_statistics_are_those_of_two_plain_passes_to_the_last_bit() -> None:
+    corpus = random_corpus()
+    split = corpus.splits["train"]
+    found = statistics(split, corpus.padding, chunk=7)
+    valid = torch.arange(8)[None, :] < split.lengths["text"][:, None]
+    parts = [split.features["text"][i : i + 7][valid[i : i + 7]].double() for i in range(0, len(split), 7)]
+    total = torch.zeros(split.features["text"].shape[2], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for part in parts:
+        total += part.sum(0)
+    mean = total / valid.sum()
+    for part in parts:
+        squares += (part - mean).square().sum(0)
+    assert torch.equal(found["text"][0], mean.float())
+    assert torch.equal(found["text"][1], (squares / valid.sum()).sqrt().float())
 
 
 def data_for(corpus: object, trained: MSADataModule) -> MSADataModule:

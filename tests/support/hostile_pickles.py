@@ -183,11 +183,14 @@ def mutants(originals: list[bytes], n: int, seed: int) -> list[bytes]:
     return made
 
 
-def read_all(folder: Path) -> None:
-    """Read every file of a folder as the three readers do; print its name and what came of it."""
+def read_all(folder: Path, large: int | None) -> None:
+    """Read every file of a folder as the three readers do; print its name and what came of it.
+
+    Arrays of at least ``large`` bytes, if it is given, stay in the file.
+    """
     import resource
 
-    from msabench.data import pickle_limits, unpickle
+    from msabench.data import file_arrays, pickle_limits, unpickle
     from msabench.data.read_mmsa import read_mmsa
     from msabench.data.read_mult import read_mult
     from msabench.data.registry import dataset_info
@@ -195,13 +198,14 @@ def read_all(folder: Path) -> None:
 
     mosi = dataset_info("mosi")
     pickle_limits.FREE_MEMORY = BUDGET
+    file_arrays.LARGE = file_arrays.LARGE if large is None else large
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT, used + LIMIT))
     resource.setrlimit(resource.RLIMIT_STACK, (STACK, STACK))
     for path in sorted(folder.iterdir()):
         outcomes = []
         for read in (
-            unpickle.load,
+            lambda path: unpickle.load(path, in_file=large is not None),
             lambda path: read_mmsa(path, mosi, mosi.file("mmsa-unaligned")),
             lambda path: read_mult(path, mosi, mosi.file("mult-unaligned")),
         ):
@@ -214,4 +218,4 @@ def read_all(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    read_all(Path(sys.argv[1]))
+    read_all(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
