@@ -10,7 +10,7 @@ from pathlib import Path
 from msabench.data.registry import corpora
 from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import metric_spec
-from msabench.missingness.conditions import AVERAGES
+from msabench.missingness.conditions import AVERAGES, GRIDS, parse_grid
 from msabench.results.aggregate import jobs_by_row
 from msabench.results.places import no_records, predictions_file
 from msabench.results.rows import key_of
@@ -156,16 +156,12 @@ def cells_of(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         MSABenchError: A name is none of these, or there is none.
     """
-    from msabench.missingness.conditions import parse_grid
-
     if not names:
         raise MSABenchError(f"no cells are given; give grids, cells such as inter/la, or {', '.join(AVERAGES)}")
     found: dict[str, None] = {}
     for name in names:
-        if name not in AVERAGES and "/" not in name and name not in ("inter", "intra", "paper"):
-            raise one_of(
-                "cell", name, [*AVERAGES, "inter", "intra", "paper", "or cells such as inter/la and intra/0.3"]
-            )
+        if name not in AVERAGES and "/" not in name and name not in GRIDS:
+            raise one_of("cell", name, [*AVERAGES, *GRIDS, "or cells such as inter/la and intra/0.3"])
         found.update(dict.fromkeys([name] if name in AVERAGES else map(str, parse_grid(name))))
     return tuple(found)
 

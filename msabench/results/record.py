@@ -30,7 +30,7 @@ place of a fidelity."""
 EXTERNAL_ORIGIN = "external"
 """``JobKey.origin`` of predictions that were made elsewhere and only scored by msabench."""
 
-OPTIONAL = ("padding", "unseen", "split_sizes", "metric_set", "blind", "origin")
+OPTIONAL = ("padding", "unseen", "split_sizes", "metric_set", "blind", "origin", "missing_pairs", "subsets")
 """Fields that older records lack; a record that does not have them is stored without."""
 
 
@@ -155,6 +155,9 @@ class CellRecord:
         collapsed: Whether predictions fall into one class, see ``metrics.functional.is_collapsed``.
         metrics: Metric key -> value, unrounded, accuracies and F1 in [0, 1]; NaN is stored as None.
         blind: Share of clips without any observed frame, in [0, 1]; None in older records, which do not say.
+        missing_pairs: Share of (clip, modality) pairs that are missing, of those in the file, in [0, 1]; only where
+            modalities are removed by chance.
+        subsets: Available modalities, one of ``SUBSETS`` -> clips that have just these; likewise.
     """
 
     job_id: str
@@ -166,6 +169,8 @@ class CellRecord:
     collapsed: bool
     metrics: dict[str, float | None]
     blind: float | None = None
+    missing_pairs: float | None = None
+    subsets: dict[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The cell line as plain data."""

@@ -106,7 +106,7 @@ def test_bad_rates_are_refused(rate):
 
 def test_unknown_regime_is_refused():
     with pytest.raises(MSABenchError, match="mixed_fsrf"):
-        MissingConfig("random")
+        MissingConfig("randomly")
 
 
 @pytest.mark.parametrize("setting", ["per", "subsets", "level", "token_fill", "lengths"])
