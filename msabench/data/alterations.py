@@ -16,10 +16,12 @@ from torch import Tensor
 from msabench.data.corpus import SplitData
 from msabench.errors import MSABenchError
 from msabench.missingness import amounts
+from msabench.missingness.clip_draws import donors
 from msabench.missingness.conditions import LETTERS, MODALITIES, Cell
 from msabench.missingness.config import CLS, SEP, UNK
-from msabench.missingness.patterns import Purpose, donors, inner_steps
+from msabench.missingness.patterns import inner_steps
 from msabench.missingness.philox import DRAW_BITS, draws24
+from msabench.missingness.purposes import Purpose
 
 SPECIAL = (0, UNK, CLS, SEP, 103)
 """Ids of [PAD], [UNK], [CLS], [SEP] and [MASK], which are neither replaced nor put in a word's place."""

@@ -239,8 +239,8 @@ def _require_values(places: Sequence[Place], manifest: MaskManifest | None) -> N
     altering = [cell for cell, _ in places if cell.alters]
     if altering and (manifest is None or not manifest.corrupted):
         raise MSABenchError(
-            f"cell {altering[0]} alters values, which no hash of masks tells; give --masks with the folder of `msabench "
-            "masks export --corrupted` under which it was predicted, or leave the cell out"
+            f"cell {altering[0]} alters values, which no hash of masks tells; give --masks with the folder of "
+            "`msabench masks export --corrupted` under which it was predicted, or leave the cell out"
         )
 
 

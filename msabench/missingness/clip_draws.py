@@ -10,9 +10,11 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from msabench.errors import MSABenchError
 from msabench.missingness import amounts
-from msabench.missingness.conditions import LAWS, MODALITIES
+from msabench.missingness.conditions import LAWS, LETTERS, MODALITIES, Cell
 from msabench.missingness.philox import DRAW_BITS, draws24
+from msabench.missingness.purposes import Purpose
 
 CASE, RATE, RATES, COINS = 0, slice(1, 2), slice(2, 5), slice(5, 8)
 """Which case of a regime; the clip's rate; the rates, then the coins, of text, audio, vision."""
@@ -72,7 +74,30 @@ def left_by_chance(law: str, low: Fraction, high: Fraction, draws: Tensor) -> Te
     return ~removed | (columns == kept)
 
 
-def exchanged(uid: Tensor, draws: Tensor, column: int) -> Tensor:
+def donors(cell: Cell, uid: Tensor, mask_seed: int) -> dict[str, Tensor]:
+    """From which clip each takes the modality that a cell exchanges.
+
+    Args:
+        cell: The test situation.
+        uid: int64 ``(N, 2)`` keys of all clips of the split.
+        mask_seed: In [0, 2**64).
+
+    Returns:
+        Modality -> int64 ``(N,)`` rows, none of them at its own place; empty where nothing is exchanged.
+
+    Raises:
+        MSABenchError: There is a single clip.
+    """
+    if not cell.permuted:
+        return {}
+    if len(uid) == 1:
+        raise MSABenchError(f"cell {cell} exchanges a modality among clips, and there is one clip; leave the cell out")
+    draws = clip_draws(uid, mask_seed, Purpose.TEST_CLIPS, 0, N_ALL)
+    column = list(LETTERS).index(cell.permuted)
+    return {MODALITIES[column]: _exchanged(uid, draws, column)}
+
+
+def _exchanged(uid: Tensor, draws: Tensor, column: int) -> Tensor:
     """From which clip each takes a modality: one cycle through all clips, uniform over such cycles.
 
     Clips are put into an order by two draws of 24 bits each (by their keys where these are equal), and each takes from

@@ -11,39 +11,20 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from msabench.errors import MSABenchError
 from msabench.missingness import clip_draws, dropping
 from msabench.missingness.conditions import LETTERS, MODALITIES, Cell
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.outside_draws import drawn_outside
 from msabench.missingness.philox import DRAW_BITS, draws24
+from msabench.missingness.purposes import Purpose
 from msabench.missingness.regimes import BUILT_IN, Cases, RegimeInfo, external_regime
 
 _ONE = 1 << DRAW_BITS
-
-
-class Purpose(IntEnum):
-    """What draws are for. The numbers enter the counter, so they are part of the protocol and never change."""
-
-    TEST_FRAMES = 0
-    VALIDATION_FRAMES = 1
-    VALIDATION_CLIPS = 2
-    TRAINING_FRAMES_VIEW0 = 3
-    TRAINING_FRAMES_VIEW1 = 4
-    TRAINING_CLIPS_VIEW0 = 5
-    TRAINING_CLIPS_VIEW1 = 6
-    OUTSIDE_VALIDATION_CLIPS = 7
-    OUTSIDE_TRAINING_CLIPS_VIEW0 = 8
-    OUTSIDE_TRAINING_CLIPS_VIEW1 = 9
-    TEST_CLIPS = 10
-    TEST_NOISE = 11
-    TEST_WORDS = 12
 
 
 @dataclass
@@ -213,7 +194,7 @@ def validation_masks(config: MissingConfig, clips: Clips, mask_seed: int) -> Mas
 def cell_masks(cell: Cell, config: MissingConfig, clips: Clips, mask_seed: int) -> Masks:
     """Masks of one test situation. They do not depend on the regime that a model was trained under.
 
-    Where clips exchange a modality, its masks are those of the clips that it comes from (``donors``).
+    Where clips exchange a modality, its masks are those of the clips that it comes from (``clip_draws.donors``).
 
     Args:
         cell: The test situation.
@@ -227,7 +208,7 @@ def cell_masks(cell: Cell, config: MissingConfig, clips: Clips, mask_seed: int) 
     """
     config.require(cell)
     masks = _draw_frames(cell_pattern(cell, clips, mask_seed), clips, config, mask_seed, Purpose.TEST_FRAMES, 0)
-    for modality, rows in donors(cell, clips.uid, mask_seed).items():
+    for modality, rows in clip_draws.donors(cell, clips.uid, mask_seed).items():
         for field_ in (masks.observed, masks.valid, masks.last):
             field_[modality] = field_[modality][rows]
     return masks
@@ -244,29 +225,6 @@ def cell_pattern(cell: Cell, clips: Clips, mask_seed: int) -> Pattern:
     if cell.removal:
         available = clip_draws.left_by_chance(cell.law, cell.removal_rate, cell.removal_rate, draws)
     return Pattern(available, threshold, cell.drop, draws)
-
-
-def donors(cell: Cell, uid: Tensor, mask_seed: int) -> dict[str, Tensor]:
-    """From which clip each takes the modality that a cell exchanges.
-
-    Args:
-        cell: The test situation.
-        uid: int64 ``(N, 2)`` keys of all clips of the split.
-        mask_seed: In [0, 2**64).
-
-    Returns:
-        Modality -> int64 ``(N,)`` rows, none of them at its own place; empty where nothing is exchanged.
-
-    Raises:
-        MSABenchError: There is a single clip.
-    """
-    if not cell.permuted:
-        return {}
-    if len(uid) == 1:
-        raise MSABenchError(f"cell {cell} exchanges a modality among clips, and there is one clip; leave the cell out")
-    draws = clip_draws.clip_draws(uid, mask_seed, Purpose.TEST_CLIPS, 0, clip_draws.N_ALL)
-    column = list(LETTERS).index(cell.permuted)
-    return {MODALITIES[column]: clip_draws.exchanged(uid, draws, column)}
 
 
 def complete_masks(clips: Clips, config: MissingConfig | None = None) -> Masks:

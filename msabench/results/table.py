@@ -6,7 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msabench.metrics.spec import MetricSpec
-from msabench.missingness.conditions import AVERAGES, GRIDS, INTER, INTRA, MISSING_CONDITIONS, Cell, parse_grid
+from msabench.missingness.conditions import (
+    AVERAGES,
+    GRIDS,
+    INTER,
+    INTRA,
+    LAWS,
+    MISSING_CONDITIONS,
+    TENTHS,
+    Cell,
+    parse_grid,
+)
 
 CONSTANT = "constant"
 """The method that stands first in every table: what a constant answer scores."""
@@ -114,9 +124,9 @@ def _column(cell: Cell, block: str) -> Column:
         header = "0.0"
     else:
         header = cell.extent
-    return Column(
-        str(cell), f"{header} (2/3)" if cell.law and block != "combined" and header == "0.7" else header, block
-    )
+    if block in LAWS and header == TENTHS[-1]:
+        header += " (2/3)"
+    return Column(str(cell), header, block)
 
 
 @dataclass(frozen=True)
