@@ -1,4 +1,4 @@
-"""Cells and regimes beyond subsets and independent frames: laws of missing modalities, common steps, runs, exchanges."""
+"""Cells and regimes beyond subsets and independent frames: laws of modalities, common steps, runs, exchanges."""
 
 import math
 from dataclasses import replace
