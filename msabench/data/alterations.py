@@ -144,7 +144,8 @@ def vocabulary_of(split: SplitData, padding: dict[str, str]) -> Tensor:
     """
     if split.tokens is None:
         raise MSABenchError("there are no token ids whose words could be replaced; leave the cells words/... out")
-    ids = split.tokens[:, 0][inner_steps(split.clips(padding).valid("text"))].unique()
+    words = split.tokens[:, 0][inner_steps(split.clips(padding).valid("text"))]
+    ids: Tensor = words.unique()  # type: ignore[no-untyped-call]
     found = ids[~torch.isin(ids, torch.tensor(SPECIAL, device=ids.device))]
     if len(found) < 2:
         raise MSABenchError(
