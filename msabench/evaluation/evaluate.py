@@ -117,8 +117,8 @@ def predict_grid(
                     shares,
                     representation,
                     blind,
-                    realised and realised.missing,
-                    realised and realised.subsets,
+                    None if realised is None else realised.missing,
+                    None if realised is None else realised.subsets,
                 )
             )
     return Evaluation(

@@ -300,8 +300,8 @@ def _checked(file: ScoredFile, manifest: MaskManifest | None, data: MSADataModul
         shares,
         None,
         blind_share(masks),
-        realised and realised.missing,
-        realised and realised.subsets,
+        None if realised is None else realised.missing,
+        None if realised is None else realised.subsets,
     )
 
 
