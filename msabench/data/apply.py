@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from msabench.data.alterations import Alterations
 from msabench.data.batch import Batch
 from msabench.data.corpus import SplitData
 from msabench.errors import MSABenchError
@@ -21,6 +22,7 @@ def build_batch(
     config: MissingConfig,
     with_tokens: bool,
     scale: dict[str, tuple[Tensor, Tensor]] | None = None,
+    alterations: Alterations | None = None,
 ) -> Batch:
     """Pick clips of a split and apply their masks.
 
@@ -32,6 +34,7 @@ def build_batch(
         with_tokens: Whether the method reads token ids. The batch then has tokens in place of text features.
         scale: modality -> (mean, standard deviation), each float32 ``(D_m,)``, applied to the features before the
             drop; None leaves features as they are.
+        alterations: What the cell does to values; None for nothing. Noise is added before features are scaled.
 
     Returns:
         The batch, on the split's device and in memory of its own. ``index`` is set if a tensor was given. At level
@@ -39,7 +42,8 @@ def build_batch(
         ``observed``.
 
     Raises:
-        MSABenchError: Tokens are asked for and the corpus has none, or ``level: tokens`` and nobody reads tokens.
+        MSABenchError: Tokens are asked for and the corpus has none, ``level: tokens`` and nobody reads tokens, or noise
+            is to be added to text and a text encoder reads tokens.
     """
     if with_tokens and split.tokens is None:
         raise MSABenchError(
@@ -51,11 +55,16 @@ def build_batch(
             "level 'tokens' drops words before the text encoder, but text comes as precomputed features; "
             "set level to 'vectors' or give the method a text encoder that reads token ids"
         )
+    if with_tokens and alterations is not None and "text" in alterations.deviation:
+        raise MSABenchError(
+            f"cell {alterations.cell} adds noise to text features, and the method reads token ids; name the other "
+            "modalities, e.g. noise/a=0.5,v=0.5, or let the method read precomputed text features"
+        )
     picked = masks.pick(index) if isinstance(index, Tensor) else _slice(masks, index)
     keep = picked.keep_bits()
     batch = Batch(
         features={
-            modality: _features(split.features[modality], index, keep[modality], (scale or {}).get(modality))
+            modality: _features(split, modality, index, keep[modality], (scale or {}).get(modality), alterations)
             for modality in (MODALITIES[1:] if with_tokens else MODALITIES)
         },
         valid=picked.valid,
@@ -65,7 +74,7 @@ def build_batch(
         index=index.long() if isinstance(index, Tensor) else None,
     )
     if with_tokens:
-        _add_tokens(batch, split, index, config)
+        _add_tokens(batch, split, index, config, alterations)
     return batch
 
 
@@ -79,9 +88,22 @@ def _pick(rows: Tensor, index: Tensor | slice) -> Tensor:
     return rows[index].clone() if isinstance(index, slice) else rows.index_select(0, index)
 
 
-def _features(rows: Tensor, index: Tensor | slice, keep: Tensor, scale: tuple[Tensor, Tensor] | None) -> Tensor:
+def _features(
+    split: SplitData,
+    modality: str,
+    index: Tensor | slice,
+    keep: Tensor,
+    scale: tuple[Tensor, Tensor] | None,
+    alterations: Alterations | None,
+) -> Tensor:
+    if alterations is not None:
+        index = alterations.rows(modality, index)
     owned = isinstance(index, Tensor)
+    rows = split.features[modality]
     picked = rows.index_select(0, index) if isinstance(index, Tensor) else rows[index]
+    noise = None if alterations is None else alterations.noise(modality, split.uid[index], rows.shape[1])
+    if noise is not None:
+        picked, owned = picked + noise, True
     if scale is not None:
         mean, deviation = scale
         picked = (picked.sub_(mean) if owned else picked - mean).div_(deviation)
@@ -91,9 +113,15 @@ def _features(rows: Tensor, index: Tensor | slice, keep: Tensor, scale: tuple[Te
     return (bits.bitwise_and_(keep) if owned else bits & keep).view(picked.dtype)
 
 
-def _add_tokens(batch: Batch, split: SplitData, index: Tensor | slice, config: MissingConfig) -> None:
+def _add_tokens(
+    batch: Batch, split: SplitData, index: Tensor | slice, config: MissingConfig, alterations: Alterations | None
+) -> None:
     assert split.tokens is not None
+    if alterations is not None:
+        index = alterations.rows("text", index)
     tokens = _pick(split.tokens, index)
+    if alterations is not None:
+        alterations.replace_words(tokens, split.uid[index], inner_steps(batch.valid["text"]))
     valid, observed = batch.valid["text"], batch.observed["text"]
     removed = ~observed.any(1, keepdim=True)
     dropped = inner_steps(valid) & (~observed if config.level == "tokens" else removed)

@@ -14,12 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from msabench.data.alterations import Alterations, vocabulary_of
 from msabench.data.apply import build_batch
 from msabench.data.batch import Batch
 from msabench.data.conversations import Conversations
 from msabench.data.corpus import Corpus, SplitData
 from msabench.data.needs import PLAIN, Needs
-from msabench.data.normalise import Scale, statistics
+from msabench.data.normalise import Scale, deviations, statistics
 from msabench.missingness.conditions import Cell
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.patterns import Clips, Masks, cell_masks, complete_masks, training_masks, validation_masks
@@ -65,6 +66,8 @@ class CorpusBatches(ABC):
         self._resident: dict[tuple[str, torch.device], _Split] = {}
         self._epoch_masks: tuple[int, tuple[Masks, ...]] | None = None
         self._fixed_masks: dict[tuple[str, torch.device], Masks] = {}
+        self._deviations: dict[str, Tensor] | None = None
+        self._vocabulary: Tensor | None = None
 
     @property
     @abstractmethod
@@ -135,7 +138,8 @@ class CorpusBatches(ABC):
         key = (f"{cell}", torch.device(device))
         if key not in self._fixed_masks:
             self._fixed_masks = {key: self.cell_masks(cell, self.mask_seed, device=device)}
-        return self._build(split, self._fixed_masks[key], index, device, needs.tokens)
+        altered = self._alterations(cell, self.mask_seed, split)
+        return self._build(split, self._fixed_masks[key], index, device, needs.tokens, altered)
 
     def cell_masks(self, cell: Cell, mask_seed: int, split: str = "test", device: torch.device | str = "cpu") -> Masks:
         """Masks of one cell over a whole split."""
@@ -171,8 +175,9 @@ class CorpusBatches(ABC):
             if needs.conversations
             else (slice(start, start + batch_size) for start in range(0, len(made.data), batch_size))
         )
+        altered = self._alterations(cell, mask_seed, made)
         for chunk in chunks:
-            yield self._build(made, masks, chunk, device, needs.tokens)
+            yield self._build(made, masks, chunk, device, needs.tokens, altered)
 
     def in_file_order(self, rows: Tensor, *, needs: Needs, split: str = "test") -> Tensor:
         """What was computed for each clip of an evaluated split, in the order of the file.
@@ -191,11 +196,20 @@ class CorpusBatches(ABC):
         index: Tensor | slice,
         device: torch.device | str,
         with_tokens: bool,
+        alterations: Alterations | None = None,
     ) -> Batch:
         home = split.clips.uid.device
         rows = index if isinstance(index, slice) else index.to(home)
         scale = self._scale_on(home)
-        batch = build_batch(split.data, masks, rows, config=self.missing, with_tokens=with_tokens, scale=scale)
+        batch = build_batch(
+            split.data,
+            masks,
+            rows,
+            config=self.missing,
+            with_tokens=with_tokens,
+            scale=scale,
+            alterations=alterations,
+        )
         batch.index = None
         batch.conversation, batch.turn = split.conversations.number[rows], split.conversations.turn[rows]
         return batch if home == torch.device(device) else batch.to(device)
@@ -216,6 +230,19 @@ class CorpusBatches(ABC):
                 made = _Split(data.to(key[1]), made.clips.to(key[1]), made.conversations.to(key[1]))
             self._resident[key] = made
         return self._resident[key]
+
+    def _alterations(self, cell: Cell, mask_seed: int, split: _Split) -> Alterations | None:
+        return Alterations.of(cell, mask_seed, split.clips.uid, self._deviation, self._words)
+
+    def _deviation(self) -> dict[str, Tensor]:
+        if self._deviations is None:
+            self._deviations = deviations(self.corpus.splits["train"], self.corpus.padding)
+        return self._deviations
+
+    def _words(self) -> Tensor:
+        if self._vocabulary is None:
+            self._vocabulary = vocabulary_of(self.corpus.splits["train"], self.corpus.padding)
+        return self._vocabulary
 
     def _scale_on(self, device: torch.device) -> Scale | None:
         if self.normalise == "none":

@@ -128,6 +128,8 @@ class MSADataModule(CorpusBatches, pl.LightningDataModule):
             normalise=normalise or self.info.normalise,
         )
         self.cells = distinct(parse_grid(grid or ["paper"]))
+        for cell in self.cells:
+            missing.require(cell)
         self.needs = PLAIN
         self.given: dict[str, Any] | None = None
         self._corpus: Corpus | None = None

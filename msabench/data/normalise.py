@@ -25,6 +25,26 @@ def statistics(split: SplitData, padding: dict[str, str], chunk: int = 512) -> S
     Returns:
         The statistics; a constant feature has standard deviation 1.
     """
+    # A constant column carries nothing; dividing by its spread would blow up rounding noise.
+    return {
+        modality: (mean.float(), torch.where(std > _MIN_STD, std, torch.ones_like(std)).float())
+        for modality, (mean, std) in _moments(split, padding, chunk).items()
+    }
+
+
+def deviations(split: SplitData, padding: dict[str, str], chunk: int = 512) -> dict[str, Tensor]:
+    """Standard deviation of every feature over the existing frames of a split, float32 ``(D_m,)`` by modality.
+
+    Arguments are those of ``statistics``; a constant feature has 0.
+    """
+    return {
+        modality: torch.where(std > _MIN_STD, std, torch.zeros_like(std)).float()
+        for modality, (_, std) in _moments(split, padding, chunk).items()
+    }
+
+
+def _moments(split: SplitData, padding: dict[str, str], chunk: int) -> Scale:
+    """Mean and standard deviation of every feature over the existing frames, computed and given in float64."""
     clips = split.clips(padding)
     valid = complete_masks(clips).observed
     scale = {}
@@ -40,7 +60,5 @@ def statistics(split: SplitData, padding: dict[str, str], chunk: int = 512) -> S
             frames = values[start : start + chunk][valid[modality][start : start + chunk]].double()
             # In place: these frames are by far the largest part of what is held.
             squares += frames.sub_(mean).square_().sum(0)
-        std = (squares / count).sqrt()
-        # A constant column carries nothing; dividing by its spread would blow up rounding noise.
-        scale[modality] = (mean.float(), torch.where(std > _MIN_STD, std, torch.ones_like(std)).float())
+        scale[modality] = (mean, (squares / count).sqrt())
     return scale

@@ -18,6 +18,7 @@ from msabench.interruption import check
 from msabench.methods.base import MSAMethod
 from msabench.missingness.conditions import Cell, checked_mask_seeds, distinct
 from msabench.missingness.patterns import Masks, blind_share, dropped_share, mask_hash
+from msabench.missingness.realised import Realised
 from msabench.results.predictions import CellPredictions, Evaluation
 
 Floats = NDArray[np.float32]
@@ -94,7 +95,10 @@ def predict_grid(
     clips = split.clips(datamodule.corpus.padding)
     size = batch_size or (CPU_BATCH if device.type == "cpu" else len(split))
     entries = []
-    for cell in distinct(cells):
+    asked = distinct(cells)
+    for cell in asked:
+        datamodule.missing.require(cell)
+    for cell in asked:
         for seed in seeds if cell.is_random else (None,):
             masks = datamodule.cell_masks(cell, seed or 0, device=device)
             predict = partial(_predict, predictor, datamodule, cell, seed or 0, masks, device)
@@ -103,8 +107,20 @@ def predict_grid(
                 raise MSABenchError(f"{predictor.name} predicts values that are not finite in cell {cell}")
             home = clips if masks.observed["text"].device.type == "cpu" else clips.to(device)
             shares = dropped_share(masks, home)
-            blind = blind_share(masks)
-            entries.append(CellPredictions(cell, seed, preds, mask_hash(masks), shares, representation, blind))
+            blind, realised = blind_share(masks), Realised.of(cell, masks, home)
+            entries.append(
+                CellPredictions(
+                    cell,
+                    seed,
+                    preds,
+                    mask_hash(masks),
+                    shares,
+                    representation,
+                    blind,
+                    None if realised is None else realised.missing,
+                    None if realised is None else realised.subsets,
+                )
+            )
     return Evaluation(
         metric_set=datamodule.corpus.info.metric_set,
         ids=list(split.ids),

@@ -30,6 +30,9 @@ LARGE = 100_000_000
 
 _BATCH = 256
 
+_IN_NAMES = str.maketrans("/=,", "---")
+"""What stands in the name of a file in place of signs of a cell's name."""
+
 
 @dataclass(frozen=True)
 class Export:
@@ -58,16 +61,24 @@ class Export:
             out: The folder to be; new or empty.
 
         Raises:
-            MSABenchError: Something is at its place, the disk has too little room, or the corpus has no tokens that
-                could be dropped.
+            MSABenchError: Something is at its place, the disk has too little room, the corpus has no tokens that could
+                be dropped, or a cell alters values and these are not to be written.
         """
+        for cell, _ in self.places:
+            self.data.missing.require(cell)
+        altering = [cell for cell, _ in self.places if cell.alters]
+        if altering and not self.corrupted:
+            raise MSABenchError(
+                f"cell {altering[0]} alters values, which masks do not tell; write them too with --corrupted, or leave "
+                "the cell out of --grid"
+            )
         with creating_folder(out) as folder:
             self._say_size(out, folder)
             entries = []
             for cell, seed in self.places:
                 check()
                 masks, arrays = self._arrays(cell, seed)
-                name = str(cell).replace("/", "-") + ("" if seed is None else f"_mask_seed-{seed}")
+                name = str(cell).translate(_IN_NAMES) + ("" if seed is None else f"_mask_seed-{seed}")
                 path = folder / f"{name}.{self.format}"
                 _WRITERS[self.format](path, masks.ids, arrays)
                 entries.append(MaskFile(str(cell), seed, masks.hash, path.name, sha256_of(path)))

@@ -149,6 +149,7 @@ def score(
                 "file they were made on with --path or --root"
             )
     places = _places(grid, mask_seeds, manifest)
+    _require_values(places, manifest)
     evaluation, outside = _evaluation(file, manifest, data, places)
     key = JobKey(
         **protocol,
@@ -229,6 +230,20 @@ def _places(grid: list[str] | None, mask_seeds: list[int] | None, manifest: Mask
     return [(cell, seed) for cell in cells for seed in (seeds if cell.is_random else (None,))]
 
 
+def _require_values(places: Sequence[Place], manifest: MaskManifest | None) -> None:
+    """Refuse cells in which masks do not say what a model saw, unless it was given the values.
+
+    Raises:
+        MSABenchError: A cell alters values, and none were exported.
+    """
+    altering = [cell for cell, _ in places if cell.alters]
+    if altering and (manifest is None or not manifest.corrupted):
+        raise MSABenchError(
+            f"cell {altering[0]} alters values, which no hash of masks tells; give --masks with the folder of "
+            "`msabench masks export --corrupted` under which it was predicted, or leave the cell out"
+        )
+
+
 def _evaluation(
     file: ScoredFile, manifest: MaskManifest | None, data: MSADataModule, places: Sequence[Place]
 ) -> tuple[Evaluation, int]:
@@ -260,6 +275,7 @@ def _evaluation(
 def _checked(file: ScoredFile, manifest: MaskManifest | None, data: MSADataModule, cell: ScoredCell) -> CellPredictions:
     """One cell's predictions, once they are of its masks."""
     from msabench.missingness.patterns import blind_share, dropped_share, mask_hash
+    from msabench.missingness.realised import Realised
     from msabench.results.predictions import CellPredictions
 
     place = (cell.cell, cell.mask_seed)
@@ -275,8 +291,18 @@ def _checked(file: ScoredFile, manifest: MaskManifest | None, data: MSADataModul
     if cell.mask_hash is None and said["the manifest"] is None:
         raise MSABenchError(f"nobody says on which masks {named(place)} was predicted; the manifest does not have it")
     clips = data.corpus.splits["test"].clips(data.corpus.padding)
-    shares = dropped_share(masks, clips)
-    return CellPredictions(cell.cell, cell.mask_seed, cell.preds, expected, shares, None, blind_share(masks))
+    shares, realised = dropped_share(masks, clips), Realised.of(cell.cell, masks, clips)
+    return CellPredictions(
+        cell.cell,
+        cell.mask_seed,
+        cell.preds,
+        expected,
+        shares,
+        None,
+        blind_share(masks),
+        None if realised is None else realised.missing,
+        None if realised is None else realised.subsets,
+    )
 
 
 def _record(store: Path, record: JobRecord, evaluation: Evaluation) -> Path:

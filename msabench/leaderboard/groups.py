@@ -104,10 +104,11 @@ def to_json(groups: Sequence[Group], intervals: dict[str, Intervals]) -> dict[st
         what the averages are taken over; ``groups``: the groups with their rows. Plain data without NaN.
     """
     used = dict.fromkeys(metric for group in groups for metric in group.metrics)
+    shown = {column.key for group in groups for column in group.table.columns}
     return {
         "metrics": {key: _metric(METRICS[key]) for key in used},
         "level": LEVEL,
-        "averages": list(AVERAGE_MEANINGS.values()),
+        "averages": [meaning for key, meaning in AVERAGE_MEANINGS.items() if key in shown],
         "groups": [_group(group, intervals.get(group.table.dataset, {})) for group in groups],
     }
 

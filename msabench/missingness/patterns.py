@@ -2,8 +2,8 @@
 
 Every mask is a pure function of (seed, purpose, epoch, clip, modality, frame); see ``philox``. A missingness pattern
 is drawn in two steps: per clip, which modalities are available and with which rate their frames are dropped, then per
-frame ``observed = draw >= threshold``. All choices are made on 24-bit integers, so that no rounding can differ between
-devices, and one draw thresholded at growing rates gives nested masks.
+frame ``observed = draw >= threshold``, or a run of frames is dropped, see ``dropping``. All choices are made on 24-bit
+integers, so that no rounding can differ between devices, and one draw thresholded at growing rates gives nested masks.
 """
 
 from __future__ import annotations
@@ -11,39 +11,20 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from msabench.missingness import clip_draws, dropping
 from msabench.missingness.conditions import LETTERS, MODALITIES, Cell
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.outside_draws import drawn_outside
 from msabench.missingness.philox import DRAW_BITS, draws24
+from msabench.missingness.purposes import Purpose
 from msabench.missingness.regimes import BUILT_IN, Cases, RegimeInfo, external_regime
 
 _ONE = 1 << DRAW_BITS
-
-
-class Purpose(IntEnum):
-    """What draws are for. The numbers enter the counter, so they are part of the protocol and never change."""
-
-    TEST_FRAMES = 0
-    VALIDATION_FRAMES = 1
-    VALIDATION_CLIPS = 2
-    TRAINING_FRAMES_VIEW0 = 3
-    TRAINING_FRAMES_VIEW1 = 4
-    TRAINING_CLIPS_VIEW0 = 5
-    TRAINING_CLIPS_VIEW1 = 6
-    OUTSIDE_VALIDATION_CLIPS = 7
-    OUTSIDE_TRAINING_CLIPS_VIEW0 = 8
-    OUTSIDE_TRAINING_CLIPS_VIEW1 = 9
-
-
-# A clip's own draws are eight frames of modality text under a purpose of their own. Their order is part of the
-# protocol: which case of the regime; the clip's rate; the rates, then the coins, of text, audio, vision.
-_CASE, _RATE, _RATES, _COINS, _N_CLIP_DRAWS = 0, slice(1, 2), slice(2, 5), slice(5, 8), 8
 
 
 @dataclass
@@ -136,11 +117,15 @@ class Pattern:
 
     Attributes:
         available: bool ``(N, 3)``.
-        threshold: int64 ``(N, 3)`` in [0, 2**24]: a frame is dropped when its draw is below it.
+        threshold: int64 ``(N, 3)`` in [0, 2**24]: a frame is dropped when its draw is below it; the share of a run.
+        drop: How frames are dropped, one of ``conditions.DROPS``.
+        draws: The clips' own draws, int64 ``(N, 14)`` or more; only where frames are dropped in runs.
     """
 
     available: Tensor
     threshold: Tensor
+    drop: str = "intra"
+    draws: Tensor | None = None
 
 
 def training_masks(config: MissingConfig, clips: Clips, seed: int, epoch: int, n_views: int = 1) -> tuple[Masks, ...]:
@@ -177,11 +162,11 @@ def training_patterns(
         purposes = (Purpose.OUTSIDE_TRAINING_CLIPS_VIEW0, Purpose.OUTSIDE_TRAINING_CLIPS_VIEW1)
         return tuple(_outside_pattern(outside.info, clips, seed, purpose, epoch) for purpose in purposes[:n_views])
     cases = BUILT_IN[config.regime].cases(config)
-    draws = _clip_draws(clips, seed, Purpose.TRAINING_CLIPS_VIEW0, epoch)
+    draws = _case_draws(cases, clips, seed, Purpose.TRAINING_CLIPS_VIEW0, epoch)
     case = _first_case(cases, draws)
     views = [_pattern(cases, draws, case)]
     if n_views == 2:
-        draws = _clip_draws(clips, seed, Purpose.TRAINING_CLIPS_VIEW1, epoch)
+        draws = _case_draws(cases, clips, seed, Purpose.TRAINING_CLIPS_VIEW1, epoch)
         views.append(_pattern(cases, draws, _second_case(cases, draws, case)))
     return tuple(views)
 
@@ -201,7 +186,7 @@ def validation_masks(config: MissingConfig, clips: Clips, mask_seed: int) -> Mas
         pattern = _outside_pattern(outside.info, clips, mask_seed, Purpose.OUTSIDE_VALIDATION_CLIPS, 0)
     else:
         cases = BUILT_IN[config.regime].cases(config)
-        draws = _clip_draws(clips, mask_seed, Purpose.VALIDATION_CLIPS, 0)
+        draws = _case_draws(cases, clips, mask_seed, Purpose.VALIDATION_CLIPS, 0)
         pattern = _pattern(cases, draws, _first_case(cases, draws))
     return _draw_frames(pattern, clips, config, mask_seed, Purpose.VALIDATION_FRAMES, 0)
 
@@ -209,19 +194,37 @@ def validation_masks(config: MissingConfig, clips: Clips, mask_seed: int) -> Mas
 def cell_masks(cell: Cell, config: MissingConfig, clips: Clips, mask_seed: int) -> Masks:
     """Masks of one test situation. They do not depend on the regime that a model was trained under.
 
+    Where clips exchange a modality, its masks are those of the clips that it comes from (``clip_draws.donors``).
+
     Args:
-        cell: Which modalities are available, and the rate at which their frames are dropped.
+        cell: The test situation.
         config: Says at which level text is dropped and whether lengths are kept.
         clips: The clips to evaluate on.
         mask_seed: In [0, 2**64).
 
     Raises:
-        MSABenchError: The seed is out of its range.
+        MSABenchError: The seed is out of its range, the cell needs another level, or a single clip has nobody to
+            exchange a modality with.
     """
+    config.require(cell)
+    masks = _draw_frames(cell_pattern(cell, clips, mask_seed), clips, config, mask_seed, Purpose.TEST_FRAMES, 0)
+    for modality, rows in clip_draws.donors(cell, clips.uid, mask_seed).items():
+        for field_ in (masks.observed, masks.valid, masks.last):
+            field_[modality] = field_[modality][rows]
+    return masks
+
+
+def cell_pattern(cell: Cell, clips: Clips, mask_seed: int) -> Pattern:
+    """The pattern behind ``cell_masks``; same arguments."""
     shape, device = (len(clips.uid), len(MODALITIES)), clips.uid.device
     available = torch.tensor(_is_available(cell.available), device=device).expand(shape)
-    threshold = torch.tensor(cell.threshold, device=device).expand(shape)
-    return _draw_frames(Pattern(available, threshold), clips, config, mask_seed, Purpose.TEST_FRAMES, 0)
+    threshold = torch.tensor(cell.thresholds, device=device).expand(shape)
+    if not cell.removal and cell.drop not in dropping.RUNS:
+        return Pattern(available, threshold, cell.drop)
+    draws = clip_draws.clip_draws(clips.uid, mask_seed, Purpose.TEST_CLIPS, 0, clip_draws.N_RUNS)
+    if cell.removal:
+        available = clip_draws.left_by_chance(cell.law, cell.removal_rate, cell.removal_rate, draws)
+    return Pattern(available, threshold, cell.drop, draws)
 
 
 def complete_masks(clips: Clips, config: MissingConfig | None = None) -> Masks:
@@ -297,8 +300,7 @@ def _draw_frames(
             observed &= clips.observed[modality]
         rows = (available & (threshold > 0)).nonzero().squeeze(1)
         if len(rows):
-            draws = draws24(seed, purpose, epoch, clips.uid[rows], {modality: steps})[modality]
-            survives = draws >= threshold[rows].unsqueeze(1)
+            survives = _survives(pattern, clips, words[rows], column, rows, (seed, purpose, epoch))
             # [CLS] and [SEP] are never dropped by chance.
             observed[rows] &= survives | ~words[rows] if marked else survives
         removed = ~(observed & words).any(1)
@@ -310,15 +312,41 @@ def _draw_frames(
     return masks
 
 
+def _survives(
+    pattern: Pattern, clips: Clips, words: Tensor, column: int, rows: Tensor, key: tuple[int, Purpose, int]
+) -> Tensor:
+    """Which frames of one modality are left in some rows, bool ``(R, T)``; ``words`` are those that may be dropped."""
+    modality, uid = MODALITIES[column], clips.uid[rows]
+    threshold = pattern.threshold[rows, column].unsqueeze(1)
+    if pattern.drop == "intra":
+        return draws24(*key, uid, {modality: clips.seq_lens[modality]})[modality] >= threshold
+    number, count = dropping.steps(words)
+    source = column
+    if pattern.drop in dropping.COMMON:
+        lengths = torch.stack([clips.lengths[m] for m in MODALITIES], dim=1)
+        cells = dropping.axis(lengths, pattern.available)[rows].unsqueeze(1)
+        # Of all steps, [CLS] and [SEP] too: where files are aligned these have their place in every modality.
+        number, count = dropping.steps(clips.valid(modality)[rows])
+        number, count, source = number * cells // count.clamp(min=1), cells, 0
+    if pattern.draws is None:
+        longest = max(clips.seq_lens.values())
+        draws = draws24(*key, uid, {MODALITIES[source]: longest})[MODALITIES[source]]
+        return draws.gather(1, number.clamp(0, longest - 1)) >= threshold
+    starts, roundings = (pattern.draws[rows][:, part] for part in (clip_draws.STARTS, clip_draws.ROUNDINGS))
+    first, end = dropping.run(count, threshold, starts[:, source : source + 1], roundings[:, source : source + 1])
+    return (number < first) | (number >= end)
+
+
 # Regimes.
 
 
-def _clip_draws(clips: Clips, seed: int, purpose: Purpose, epoch: int) -> Tensor:
-    return draws24(seed, purpose, epoch, clips.uid, {MODALITIES[0]: _N_CLIP_DRAWS})[MODALITIES[0]]
+def _case_draws(cases: Cases, clips: Clips, seed: int, purpose: Purpose, epoch: int) -> Tensor:
+    count = clip_draws.N_RUNS if cases.drop in dropping.RUNS else clip_draws.N_CASES
+    return clip_draws.clip_draws(clips.uid, seed, purpose, epoch, count)
 
 
 def _first_case(cases: Cases, draws: Tensor) -> Tensor:
-    return draws[:, _CASE] * len(cases.available) >> DRAW_BITS
+    return draws[:, clip_draws.CASE] * len(cases.available) >> DRAW_BITS
 
 
 def _second_case(cases: Cases, draws: Tensor, first: Tensor) -> Tensor:
@@ -326,19 +354,25 @@ def _second_case(cases: Cases, draws: Tensor, first: Tensor) -> Tensor:
     n_cases = len(cases.available)
     repeats = torch.tensor([cases.repeats(case) for case in range(n_cases)], device=draws.device)
     start, count = repeats[first].unbind(1)
-    case = draws[:, _CASE] * (n_cases - count) >> DRAW_BITS
+    case = draws[:, clip_draws.CASE] * (n_cases - count) >> DRAW_BITS
     return torch.where(case >= start, case + count, case)
 
 
 def _pattern(cases: Cases, draws: Tensor, case: Tensor) -> Pattern:
     available = torch.tensor([_is_available(letters) for letters in cases.available], device=draws.device)[case]
+    if cases.removal is not None:
+        available = clip_draws.left_by_chance(*cases.removal, draws)
     # Multiplying by a power of two is exact, so this is the threshold of the rate that the config names.
     low, high = (math.ceil(rate * _ONE) for rate in cases.rate)
-    threshold = low + (draws[:, _RATES if cases.per_modality else _RATE] * (high - low) >> DRAW_BITS)
+    rates = clip_draws.RATES if cases.per_modality else clip_draws.RATE
+    threshold = low + (draws[:, rates] * (high - low) >> DRAW_BITS)
+    if cases.thresholds is not None:
+        threshold = torch.tensor([cases.thresholds], device=draws.device)
     dropped = torch.tensor(cases.drops, device=draws.device)[case].unsqueeze(1)
     if cases.coins:
-        dropped = draws[:, _COINS] >= _ONE // 2
-    return Pattern(available, torch.where(dropped, threshold, 0).expand(available.shape))
+        dropped = draws[:, clip_draws.COINS] >= _ONE // 2
+    threshold = torch.where(dropped, threshold, 0).expand(available.shape)
+    return Pattern(available, threshold, cases.drop, draws if cases.drop in dropping.RUNS else None)
 
 
 def _outside_pattern(info: RegimeInfo, clips: Clips, seed: int, purpose: Purpose, epoch: int) -> Pattern:

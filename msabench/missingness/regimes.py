@@ -7,11 +7,13 @@ frames are dropped. A regime from outside is a function of uniform numbers (``Re
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 from msabench.errors import MSABenchError, one_of
-from msabench.missingness.conditions import MISSING_CONDITIONS, SUBSETS
+from msabench.missingness import amounts
+from msabench.missingness.conditions import LAWS, MISSING_CONDITIONS, SUBSETS, TENTHS, Cell
 from msabench.plugins import IMPORT_PATH, Found, Outside
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ class Cases:
         per_modality: Whether each modality has a rate of its own.
         coins: Whether a coin decides for each modality that its frames are dropped, in place of ``drops``.
         distinct_views: Whether two views of a clip never are the same pattern without a drop.
+        drop: How frames are dropped, one of ``conditions.DROPS``.
+        thresholds: ``ceil(rate * 2**24)`` of text, audio, vision where they are fixed; in place of ``rate``.
+        removal: Law, lowest and highest rate by which whole modalities are removed; in place of ``available``.
     """
 
     available: tuple[str, ...] = ("lav",)
@@ -43,6 +48,9 @@ class Cases:
     per_modality: bool = False
     coins: bool = False
     distinct_views: bool = False
+    drop: str = "intra"
+    thresholds: tuple[int, int, int] | None = None
+    removal: tuple[str, Fraction, Fraction] | None = None
 
     def repeats(self, case: int) -> tuple[int, int]:
         """First and number of the cases that are the same pattern as a case; they stand side by side."""
@@ -62,13 +70,15 @@ class BuiltIn:
 
     Attributes:
         description: What a clip sees in training.
-        cases: Its cases under some settings.
+        cases: Its cases under some settings; raises MSABenchError where they mean nothing.
         label: What it is called under them in the key of a job; None for its name.
+        example: Settings that it needs, beside those that may stay as they are.
     """
 
     description: str
     cases: Callable[[MissingConfig], Cases]
     label: Callable[[MissingConfig], str] | None = None
+    example: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,9 +119,55 @@ class RegimeInfo:
         return f"external({self.name})" if self.version == 1 else f"external({self.name},v{self.version})"
 
 
-def _intra_label(config: MissingConfig) -> str:
+def _range(config: MissingConfig) -> str:
     low, high = config.rate
-    return f"intra({low:g})" if low == high else f"intra({low:g}-{high:g},{config.per})"
+    return f"{low:g}" if low == high else f"{low:g}-{high:g}"
+
+
+def _drop_label(config: MissingConfig) -> str:
+    low, high = config.rate
+    return f"{config.regime}({_range(config)}{'' if low == high else f',{config.per}'})"
+
+
+def _removal(config: MissingConfig) -> Cases:
+    """Whole modalities by a law, which its regime is called after."""
+    law = config.regime.replace("_", "-")
+    low, high = (Fraction(str(rate)) for rate in config.rate)
+    if law != LAWS[0] and (low != high or str(float(low)) not in TENTHS):
+        raise MSABenchError(
+            f"missing rate range {list(config.rate)} is not allowed under regime {config.regime}; give the same rate "
+            f"twice, one of {', '.join(TENTHS)}"
+        )
+    if high > Fraction(TENTHS[-1]):
+        raise MSABenchError(
+            f"missing rate range {list(config.rate)} is not allowed under regime {config.regime}; give rates up to "
+            f"{TENTHS[-1]}, e.g. [0.3, 0.3] or [0, {TENTHS[-1]}], since one modality always stays"
+        )
+    return Cases(removal=(law, low, high))
+
+
+def _removal_label(config: MissingConfig) -> str:
+    return f"{config.regime.replace('_', '-')}({_range(config)})"
+
+
+def _only(config: MissingConfig) -> Cases:
+    if config.only not in MISSING_CONDITIONS:
+        raise one_of("what regime only keeps (data.missing.only)", config.only, MISSING_CONDITIONS)
+    return Cases((config.only,))
+
+
+def _fixed_rates(config: MissingConfig) -> Cases:
+    if "=" not in config.rates:
+        raise MSABenchError(
+            f"rates {config.rates!r} are not allowed under regime per_modality; give data.missing.rates, e.g. "
+            "l=0.2,a=0.5, or the regime intra for one rate"
+        )
+    cell = Cell(rate=config.rates)
+    return Cases((cell.available,), drops=(True,), thresholds=cell.thresholds)
+
+
+def _rates_label(config: MissingConfig) -> str:
+    return f"per-modality({amounts.amount(config.rates, SUBSETS[-1], 'missing rate')})"
 
 
 def _inter(config: MissingConfig) -> Cases:
@@ -131,7 +187,7 @@ BUILT_IN: dict[str, BuiltIn] = {
     "intra": BuiltIn(
         "every frame dropped with a rate: fixed, or uniform in a range, per clip or per clip and modality",
         lambda config: Cases(drops=(True,), rate=config.rate, per_modality=config.per == "modality"),
-        _intra_label,
+        _drop_label,
     ),
     "inter": BuiltIn(
         "a subset of the modalities, uniform over all seven or over the six proper ones",
@@ -150,6 +206,43 @@ BUILT_IN: dict[str, BuiltIn] = {
     "lnln": BuiltIn(
         "per modality: nothing dropped with probability 1/2, else p ~ U(0, 1) (LNLN, RECAP)",
         lambda config: Cases(drops=(True,), rate=(0.0, 1.0), per_modality=True, coins=True),
+    ),
+    "random": BuiltIn(
+        "whole modalities removed at a rate up to 0.7, fixed or uniform in a range per clip: one stays, each of the "
+        "two others goes independently (CPM-Nets, GCNet)",
+        _removal,
+        _removal_label,
+        {"rate": (0.3, 0.3)},
+    ),
+    "random_table": BuiltIn(
+        "whole modalities removed at a rate of 0.1, 0.2, ... 0.7: one stays, both or one of the two others go by a "
+        "table (DiCMoR, IMDer)",
+        _removal,
+        _removal_label,
+        {"rate": (0.3, 0.3)},
+    ),
+    "only": BuiltIn(
+        "one fixed subset of the modalities, the same for all clips: a specialist",
+        _only,
+        lambda config: f"only({config.only})",
+        {"only": "la"},
+    ),
+    "aligned": BuiltIn(
+        "the same steps dropped in all modalities with a rate: fixed, or uniform in a range per clip",
+        lambda config: Cases(drops=(True,), rate=config.rate, drop="aligned"),
+        lambda config: f"aligned({_range(config)})",
+    ),
+    "block": BuiltIn(
+        "one run of frames dropped in every modality, its share fixed, or uniform in a range per clip or per clip and "
+        "modality",
+        lambda config: Cases(drops=(True,), rate=config.rate, per_modality=config.per == "modality", drop="block"),
+        _drop_label,
+    ),
+    "per_modality": BuiltIn(
+        "every frame dropped with a fixed rate of its modality",
+        _fixed_rates,
+        _rates_label,
+        {"rates": "l=0.2,a=0.5"},
     ),
 }
 """The regimes of msabench by name."""

@@ -16,7 +16,7 @@ from msabench.data.info import EMOTIONS
 from msabench.data.registry import corpora
 from msabench.errors import MSABenchError
 from msabench.metrics.spec import METRICS
-from msabench.missingness.conditions import AVERAGES, Cell
+from msabench.missingness.conditions import AVERAGES, LAWS, Cell
 from msabench.packaged import PUBLISHED, here_or_packaged
 from msabench.published.readings import readings
 
@@ -24,7 +24,7 @@ PAPERS = ("prlf", "fsrf", "umdf", "recap", "kt")
 PROSE = "text"
 """Table of numbers that a paper states in its prose."""
 
-PROTOCOLS = ("inter", "intra", "intra_mean", "complete", "fixed")
+PROTOCOLS = ("inter", "intra", "intra_mean", "complete", "fixed", *LAWS)
 EVIDENCE = ("", "definition", "stated", "inferred", "proven")
 PRINTED = (
     *("f1", "f1_neg_pos", "f1_neg_nonneg", "acc", "acc2", "acc2_neg_pos", "acc2_neg_nonneg"),
@@ -194,8 +194,10 @@ def _number(path: Path, line: int, header: list[str], row: list[str]) -> Number:
 
 
 def _protocol_of(cell: str) -> str:
+    if cell in ("avg_intra", "avg_intra_to_1"):
+        return "intra_mean"
     if cell in AVERAGES:
-        return "inter" if cell == "avg_missing" else "intra_mean"
+        return str(AVERAGES[cell][0]).partition("/")[0]
     return cell.partition("/")[0]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from msabench.data.info import METRIC_SETS
 from msabench.errors import MSABenchError
 from msabench.metrics.spec import METRICS, metric_keys
-from msabench.missingness.conditions import LETTERS, Cell
+from msabench.missingness.conditions import LETTERS, SUBSETS, Cell
 from msabench.results.record import EXTERNAL_ORIGIN, OPTIONAL, SCHEMA_VERSION, CellRecord, JobKey, JobRecord
 
 _JOB_FILE = re.compile(r"^[0-9a-f]{16}(?:\.failed\.\d{8}T\d{6}Z)?\.jsonl$")
@@ -116,6 +116,7 @@ def _check_cell(where: str, line: dict[str, Any], job_id: str, metrics: Collecti
         raise MSABenchError(f"{where} names cell {cell.cell!r}; its name is {name!r}")
     _check_values(where, "metric", cell.metrics, metrics)
     _check_values(where, "modality", cell.dropped, LETTERS.values())
+    _check_values(where, "set of modalities", cell.subsets or {}, SUBSETS)
     return cell
 
 

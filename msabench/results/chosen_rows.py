@@ -10,7 +10,7 @@ from pathlib import Path
 from msabench.data.registry import corpora
 from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import metric_spec
-from msabench.missingness.conditions import AVERAGES
+from msabench.missingness.conditions import AVERAGES, GRIDS, parse_grid
 from msabench.results.aggregate import jobs_by_row
 from msabench.results.derived import DERIVED, columns_for, derived
 from msabench.results.places import no_records, predictions_file
@@ -160,8 +160,6 @@ def cells_of(names: Sequence[str], *, quantities: bool = False) -> tuple[str, ..
     Raises:
         MSABenchError: A name is none of these, or there is none.
     """
-    from msabench.missingness.conditions import parse_grid
-
     named = [*AVERAGES, *(DERIVED if quantities else ())]
     if not names:
         raise MSABenchError(f"no cells are given; give grids, cells such as inter/la, or {', '.join(named)}")
@@ -171,8 +169,8 @@ def cells_of(names: Sequence[str], *, quantities: bool = False) -> tuple[str, ..
         if quantity is not None:
             found[quantity.key] = None
             continue
-        if name not in named and "/" not in name and name not in ("inter", "intra", "paper"):
-            raise one_of("cell", name, [*named, "inter", "intra", "paper", "or cells such as inter/la and intra/0.3"])
+        if name not in named and "/" not in name and name not in GRIDS:
+            raise one_of("cell", name, [*named, *GRIDS, "or cells such as inter/la and intra/0.3"])
         found.update(dict.fromkeys([name] if name in AVERAGES else map(str, parse_grid(name))))
     return tuple(found)
 

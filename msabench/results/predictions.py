@@ -52,6 +52,8 @@ class CellPredictions:
         dropped: modality -> share of existing frames that were dropped, in [0, 1].
         representation: float32 ``(N, H)``, the joint representation, if it was asked for.
         blind: Share of clips without any observed frame, in [0, 1]; None if it was not computed.
+        missing_pairs: Share of missing (clip, modality) pairs, see ``CellRecord``; None likewise.
+        subsets: Clips by what they have, see ``CellRecord``; None likewise.
     """
 
     cell: Cell
@@ -61,6 +63,8 @@ class CellPredictions:
     dropped: dict[str, float]
     representation: Floats | None = None
     blind: float | None = None
+    missing_pairs: float | None = None
+    subsets: dict[str, int] | None = None
 
 
 @dataclass
@@ -97,6 +101,8 @@ class Evaluation:
                 collapsed=functional.is_collapsed(self.metric_set, self.labels, entry.preds),
                 metrics=stored_metrics(self.metric_set, self.labels, entry.preds),
                 blind=entry.blind,
+                missing_pairs=entry.missing_pairs,
+                subsets=entry.subsets,
             )
             for entry in self.cells
         ]

@@ -32,7 +32,7 @@ EXTERNAL_ORIGIN = "external"
 
 OPTIONAL = (
     *("padding", "unseen", "split_sizes", "metric_set", "blind", "origin"),
-    *("train_processor_seconds", "eval_processor_seconds"),
+    *("train_processor_seconds", "eval_processor_seconds", "missing_pairs", "subsets"),
 )
 """Fields that older records lack; a record that does not have them is stored without."""
 
@@ -179,6 +179,9 @@ class CellRecord:
         collapsed: Whether predictions fall into one class, see ``metrics.functional.is_collapsed``.
         metrics: Metric key -> value, unrounded, accuracies and F1 in [0, 1]; NaN is stored as None.
         blind: Share of clips without any observed frame, in [0, 1]; None in older records, which do not say.
+        missing_pairs: Share of (clip, modality) pairs that are missing, of those in the file, in [0, 1]; only where
+            modalities are removed by chance.
+        subsets: Available modalities, one of ``SUBSETS`` -> clips that have just these; likewise.
     """
 
     job_id: str
@@ -190,6 +193,8 @@ class CellRecord:
     collapsed: bool
     metrics: dict[str, float | None]
     blind: float | None = None
+    missing_pairs: float | None = None
+    subsets: dict[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The cell line as plain data."""

@@ -6,7 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msabench.metrics.spec import MetricSpec
-from msabench.missingness.conditions import INTER, INTRA, MISSING_CONDITIONS, Cell, parse_grid
+from msabench.missingness.conditions import (
+    AVERAGES,
+    GRIDS,
+    INTER,
+    INTRA,
+    LAWS,
+    MISSING_CONDITIONS,
+    TENTHS,
+    Cell,
+    parse_grid,
+)
 
 CONSTANT = "constant"
 """The method that stands first in every table: what a constant answer scores."""
@@ -19,7 +29,7 @@ class Column:
     Attributes:
         key: Cell name or key of an average (``avg_missing``, ``avg_intra``), as in summaries.
         header: What to print, e.g. ``la``, ``0.3``, ``avg``.
-        block: Columns of one block stand together: ``inter``, ``intra`` or ``both``.
+        block: Columns of one block stand together: a key of ``BLOCKS``.
     """
 
     key: str
@@ -27,36 +37,60 @@ class Column:
     block: str
 
 
+_LAWS = {
+    "random": "share of modalities removed by chance: one stays, each of two others goes by itself (GCNet's law)",
+    "random-table": "share of modalities removed by chance: one stays, two others go by DiCMoR's table",
+}
+_ROUNDED = "0.7 comes to 2/3, since one always stays"
+
 BLOCKS = {
     "inter": "available modalities",
     "intra": "share of frames dropped in every modality",
+    **{law: f"{meaning}; {_ROUNDED}" for law, meaning in _LAWS.items()},
+    "rates": "share of frames dropped in each modality",
+    "aligned": "share of steps dropped, the same ones in all modalities",
+    "block": "share of frames dropped in one run in every modality",
+    "block-aligned": "share of steps dropped in one run, the same one in all modalities",
+    "noise": "noise on every feature, in its standard deviations",
+    "words": "share of words replaced by others",
+    "permute": "modality that test clips exchange",
     "both": "available modalities and share of frames dropped in them",
+    "combined": "several at once, by the cell's name; random/0.7 comes to 2/3",
 }
-"""Block -> what its headers mean."""
+"""Block -> what its headers mean. They are the kinds of cells."""
 
 AVERAGE_COLUMNS = {
     "inter": Column("avg_missing", "avg", "inter"),
     "intra": Column("avg_intra", "mean", "intra"),
+    **{
+        kind: Column(f"avg_{kind.replace('-', '_')}", f"mean {kind}", kind)
+        for kind in ("random", "random-table", "aligned", "block", "block-aligned")
+    },
 }
 """Block -> the average at its end, where all of its cells are columns."""
 
 AVERAGE_MEANINGS = {
     "avg_missing": f"avg = mean over {', '.join(MISSING_CONDITIONS)}",
     "avg_intra": "mean = mean over the rates 0.0 to 0.9",
+    **{
+        column.key: f"{column.header} = mean over the rates {AVERAGES[column.key][0].extent} to "
+        f"{AVERAGES[column.key][-1].extent}, the complete situation apart"
+        for column in AVERAGE_COLUMNS.values()
+        if column.block not in ("inter", "intra")
+    },
 }
 
-_AVERAGED = {
-    "inter": {str(cell) for cell in INTER if cell.available in MISSING_CONDITIONS},
-    "intra": set(map(str, INTRA)),
+_PARTS = {name: ((name, cells),) for name, cells in GRIDS.items() if name in BLOCKS} | {
+    "paper": (("inter", INTER), ("intra", INTRA))
 }
-_PARTS = {"inter": (("inter", INTER),), "intra": (("intra", INTRA),), "paper": (("inter", INTER), ("intra", INTRA))}
 
 
 def columns_of(grid: list[str]) -> tuple[Column, ...]:
     """Columns of a grid: its cells block by block, then the block's average if all cells of it are there.
 
     Args:
-        grid: Names of grids (``inter``, ``intra``, ``paper``) and cells. ``paper`` gives 17 columns and two averages.
+        grid: Names of grids (``msabench.missingness.conditions.GRIDS``) and cells. ``paper`` gives 17 columns and two
+            averages.
 
     Raises:
         MSABenchError: A name is neither a grid nor a cell, or there is none.
@@ -64,21 +98,34 @@ def columns_of(grid: list[str]) -> tuple[Column, ...]:
     parse_grid(grid)
     found: dict[Column, None] = {}
     for name in grid:
-        # inter/lav and intra/0.0 are one cell, but a column of either block under its own header.
-        block = "both" if "+" in name else name.partition("/")[0]
-        for part, cells in _PARTS.get(name) or ((block, parse_grid(name)),):
-            found.update(dict.fromkeys(_column(cell, part) for cell in cells))
+        # inter/lav is a column of every block that it begins, under its own header; so is intra/0.0 by name.
+        named = [(name.partition("/")[0], cell) for cell in parse_grid(name) if "/" in name and cell == Cell()]
+        parts = [(block, cell) for block, cells in _PARTS.get(name, ()) for cell in cells]
+        by_kind = [(cell.kind, cell) for cell in parse_grid(name)]
+        found.update(dict.fromkeys(_column(cell, block) for block, cell in parts or named or by_kind))
     columns: list[Column] = []
     for block in BLOCKS:
         here = [column for column in found if column.block == block]
-        if block in AVERAGE_COLUMNS and _AVERAGED[block] <= {column.key for column in here}:
-            here.append(AVERAGE_COLUMNS[block])
+        average = AVERAGE_COLUMNS.get(block)
+        if average is not None and set(map(str, AVERAGES[average.key])) <= {column.key for column in here}:
+            here.append(average)
         columns.extend(here)
     return tuple(columns)
 
 
 def _column(cell: Cell, block: str) -> Column:
-    header = {"inter": cell.available, "intra": cell.rate, "both": f"{cell.available} {cell.rate}"}[block]
+    if block == "inter":
+        header = cell.available
+    elif block == "both":
+        header = f"{cell.available} {cell.rate}"
+    elif block == "combined":
+        header = str(cell)
+    elif cell == Cell():
+        header = "0.0"
+    else:
+        header = cell.extent
+    if block in LAWS and header == TENTHS[-1]:
+        header += " (2/3)"
     return Column(str(cell), header, block)
 
 

@@ -65,6 +65,9 @@ _EVERY = (
 )
 
 
+_REGIMES = tuple(name for name, regime in REGIMES.items() if not regime.example)
+
+
 def checks_of(info: MethodInfo) -> list[Check]:
     """The checks that concern a method.
 
@@ -78,7 +81,7 @@ def checks_of(info: MethodInfo) -> list[Check]:
         for task in info.tasks
     ]
     by_modality = [Check(prediction.removed_modality_tells_nothing, {"modality": name}) for name in MODALITIES]
-    by_regime = [Check(training.gradient_reaches_every_parameter, {"regime": name}) for name in REGIMES]
+    by_regime = [Check(training.gradient_reaches_every_parameter, {"regime": name}) for name in _REGIMES]
     return [*by_task, *by_modality, *by_regime, *every]
 
 

@@ -9,7 +9,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from msabench.data.batch import Batch
+from msabench.data.batch import Batch, stacked
+from msabench.data.corpus import Corpus
 from msabench.methods.base import MSAMethod, Output
 from msabench.missingness.conditions import INTER, LETTERS, MODALITIES, Cell
 from msabench.testing.corpora import data_module, random_corpus, with_other_content
@@ -88,6 +89,7 @@ def removed_modality_tells_nothing(cls: type[MSAMethod], folder: Path, modality:
     corpus = random_corpus(steps={"text": 8, "audio": 11, "vision": 9})
     other = with_other_content(corpus, modality)
     method = build(cls, data_module(corpus))
+    _tells_nothing_in_other_kinds(method, corpus, other, modality)
     letters = "".join(letter for letter, known in LETTERS.items() if known != modality)
     for subset in (letters, *letters):
         cell = Cell(subset)
@@ -96,6 +98,35 @@ def removed_modality_tells_nothing(cls: type[MSAMethod], folder: Path, modality:
             torch.equal(before, after),
             f"cell {cell}: predictions move by {_gap(before, after)} with {modality}, which is missing there",
         )
+
+
+def _tells_nothing_in_other_kinds(method: MSAMethod, corpus: Corpus, other: Corpus, modality: str) -> None:
+    """Likewise where frames are dropped in other ways, values are changed, or chance removes it; all in one batch."""
+    letters = "".join(letter for letter, known in LETTERS.items() if known != modality)
+    noise = f"noise/{letters[-1]}=1.0"
+    parts = ("aligned/0.5", "block/0.5", "block-aligned/0.5", noise, f"permute/{letters[0]}")
+    cells = [Cell.parse(f"inter/{letters}+{part}") for part in parts]
+    by_chance = [Cell.parse("random/0.6"), Cell.parse("random-table/0.4")]
+    preds, lost = [], []
+    method.eval()
+    for clips in (corpus, other):
+        data = data_module(clips)
+        needs = method.data_needs
+        whole = [
+            batch for cell in (*cells, *by_chance) for batch in data.cell_batches(cell, 0, needs=needs, batch_size=96)
+        ]
+        with torch.no_grad():
+            preds.append(method(stacked(*(batch.for_inference() for batch in whole))).pred)
+        lost.append(torch.cat([~batch.observed[modality].any(1) for batch in whole]))
+    # Whole conversations are read together, so that what others of it have may move a clip.
+    rows = torch.zeros_like(lost[0]) if method.data_needs.conversations else lost[0].clone()
+    rows[: len(rows) * len(cells) // (len(cells) + len(by_chance))] = True
+    before, after = (pred[rows] for pred in preds)
+    hold(
+        _close(before, after),
+        f"predictions move by {_gap(before, after)} with {modality}, which is missing there, in cells such as "
+        f"{', '.join(map(str, (*cells, *by_chance)))}",
+    )
 
 
 def present_modality_is_read(cls: type[MSAMethod], folder: Path) -> None:

@@ -27,7 +27,7 @@ from msabench.missingness.conditions import GRIDS, Cell, distinct, parse_grid
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.patterns import mask_hash
 from msabench.results import predictions, scored_file
-from msabench.results.record import SCORED
+from msabench.results.record import SCORED, CellRecord
 from msabench.results.store import ResultStore
 from msabench.testing.corpora import data_module, random_corpus
 from tests.support.outside import files_alone
@@ -198,6 +198,44 @@ def test_corrupted_features_are_the_corpus_s_own_where_observed_and_0_elsewhere(
         assert np.array_equal(arrays[modality], raw.numpy() * observed[:, :, None])
         assert observed.any() == (modality == "text")
     assert "tokens" not in arrays
+
+
+def test_cells_that_change_values_are_exported_with_them_or_not_at_all(data, tmp_path):
+    for cell in ("noise/0.5", "permute/a"):
+        with pytest.raises(MSABenchError, match=f"cell {cell} alters values, which masks do not tell.*--corrupted"):
+            export(**SMALL, out=tmp_path / "masks", grid=[cell])
+    with pytest.raises(MSABenchError, match="words before the text encoder"):
+        export(**SMALL, out=tmp_path / "masks", grid=["words/0.3"], corrupted=True)
+    assert not (tmp_path / "masks").exists()
+    names = ["noise/a=0.5,v=0.5", "permute/a", "random/0.5"]
+    export(**SMALL, out=tmp_path / "masks", grid=names, mask_seeds=[2], corrupted=True)
+    for entry in read_manifest(tmp_path / "masks").cells:
+        arrays = np.load(tmp_path / "masks" / entry.file)
+        [batch] = data.cell_batches(Cell.parse(entry.cell), 2, batch_size=20)
+        for modality, values in batch.features.items():
+            assert np.array_equal(arrays[modality], values.numpy())
+
+
+def test_predictions_of_cells_that_change_values_need_an_export_of_the_values(data, weights, tmp_path):
+    grid = ["noise/a=0.5", "inter/lav"]
+    made = predict_grid(Network(weights), data, parse_grid(grid), (0,))
+    preds, options = given_to(tmp_path, made), {**SMALL, "name": "net", "grid": grid, "mask_seeds": [0]}
+    export(**SMALL, out=tmp_path / "lav", grid=["inter/lav"])
+    for masks in (None, tmp_path / "lav"):
+        with pytest.raises(MSABenchError, match=r"cell noise/a=0.5 alters values.*masks export --corrupted"):
+            score(preds, masks=masks, **options)
+    export(**SMALL, out=tmp_path / "values", grid=grid, mask_seeds=[0], corrupted=True)
+    assert "noise/a=0.5" in score(preds, masks=tmp_path / "values", **options)
+
+
+def test_records_of_modalities_removed_by_chance_count_what_was_left(data, weights, tmp_path):
+    made = predict_grid(Network(weights), data, parse_grid(["random/0.7", "inter/la"]), (0,))
+    plain, chance = made.records("job")
+    assert (plain.missing_pairs, plain.subsets) == (None, None)
+    assert not {"missing_pairs", "subsets"} & plain.to_json().keys()
+    assert chance.missing_pairs == pytest.approx(2 / 3)
+    assert sum(chance.subsets[letter] for letter in "lav") == sum(chance.subsets.values()) == 20
+    assert CellRecord.from_json(chance.to_json()) == chance
 
 
 def test_at_level_tokens_the_corrupted_tokens_stand_in_for_text(data, tmp_path):

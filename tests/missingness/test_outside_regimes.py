@@ -67,7 +67,9 @@ def broken(body: str) -> MissingConfig:
 
 
 def test_regimes_stand_in_one_table_and_others_join_it_without_being_imported() -> None:
-    assert list(regimes()) == ["complete", "intra", "inter", "mixed", "mixed_fsrf", "lnln"]
+    first = ["complete", "intra", "inter", "mixed", "mixed_fsrf", "lnln"]
+    more = ["random", "random_table", "only", "aligned", "block", "per_modality"]
+    assert list(regimes()) == [*first, *more]
     page = (REPOSITORY / "docs/protocol.md").read_text()
     for name, description in regimes().items():
         assert f"| `{name}` | {description} |" in page
@@ -81,7 +83,7 @@ def test_an_unknown_one_is_guessed() -> None:
     with pytest.raises(MSABenchError, match=r"unknown training regime 'mixt'; allowed: complete, .*mean mixed\?"):
         MissingConfig("mixt")
     add_plugins([plug_in("my_corpus.py")])
-    with pytest.raises(MSABenchError, match=r"allowed: .*lnln, bad_audio; did you mean bad_audio\?"):
+    with pytest.raises(MSABenchError, match=r"allowed: .*lnln, .*per_modality, bad_audio; did you mean bad_audio\?"):
         config_hash(resolve([CONFIG], ["--data.missing.regime=bad_audoi"]))
     with pytest.raises(MSABenchError, match="unknown training regime 'bad_adio'"):
         _regimes(["bad_adio"], "jobs 1")
@@ -196,7 +198,7 @@ def test_a_single_clip_can_be_drawn() -> None:
 def test_no_label_is_one_of_msabenchs(monkeypatch: pytest.MonkeyPatch) -> None:
     config = bad_audio()
     assert config.label == "external(bad_audio)"
-    assert all(not MissingConfig(name).label.startswith("external") for name in BUILT_IN)
+    assert all(not MissingConfig(n, **r.example).label.startswith("external") for n, r in BUILT_IN.items())
     plain = config_hash(resolve([CONFIG], []))
     assert config_hash(resolve([CONFIG], ["--data.missing.regime=bad_audio"])) != plain
     monkeypatch.setenv("MSABENCH_PLUGINS", "")

@@ -135,7 +135,7 @@ def test_golden_cells(name):
 
 
 def test_purposes_are_frozen():
-    assert [int(purpose) for purpose in Purpose] == list(range(10))
+    assert [int(purpose) for purpose in Purpose] == list(range(13))
     assert [purpose.name for purpose in Purpose][:3] == ["TEST_FRAMES", "VALIDATION_FRAMES", "VALIDATION_CLIPS"]
 
 

@@ -15,11 +15,11 @@ from msabench.errors import MSABenchError
 from msabench.figures.words import caption
 from msabench.leaderboard.groups import build_groups, to_json
 from msabench.metrics.functional import compute
-from msabench.missingness.conditions import GRIDS
+from msabench.missingness.conditions import GRIDS, KINDS, LAWS, distinct
 from msabench.results import build
 from msabench.results.chosen_rows import choose_rows
 from msabench.results.comparison import Compared
-from msabench.results.table import _PARTS, columns_of
+from msabench.results.table import _PARTS, AVERAGE_COLUMNS, AVERAGE_MEANINGS, BLOCKS, columns_of
 from msabench.tables import command, comparison_text
 from msabench.tables.output import FORMATS
 from msabench.tables.regimes import regimes
@@ -61,6 +61,47 @@ def test_columns_of_grids():
         columns_of(["all"])
     with pytest.raises(MSABenchError, match=r"missing rate '1\.5'"):
         columns_of(["intra/1.5"])
+
+
+def test_columns_of_other_protocols():
+    random = columns_of(["random"])
+    headers = ["0.0", *(f"0.{tenth}" for tenth in range(1, 7)), "0.7 (2/3)", "mean random"]
+    assert [column.header for column in random] == headers
+    assert [column.key for column in random][::8] == ["inter/lav", "avg_random"]
+    both = columns_of(["random-table", "random"])
+    assert [column.block for column in both] == ["random"] * 9 + ["random-table"] * 9
+    assert both[-1].key == "avg_random_table"
+    # Six of seven rates are no average.
+    assert [column.key for column in columns_of([f"random/0.{tenth}" for tenth in range(1, 7)])][-1] == "random/0.6"
+    assert {column.block for column in columns_of(["stress"])} == set(BLOCKS) - {"words", "both"}
+    names = ["noise/a=0.5", "words/0.1", "permute/v", "intra/l=0.2", "inter/la+block/0.3", "random/0.0"]
+    assert {(column.header, column.block) for column in columns_of(names)} == {
+        *(("a=0.5", "noise"), ("0.1", "words"), ("v", "permute"), ("l=0.2", "rates")),
+        *(("inter/la+block/0.3", "combined"), ("0.0", "random")),
+    }
+
+
+def test_blocks_are_the_kinds_of_cells_in_their_order():
+    assert tuple(BLOCKS) == KINDS
+    for law in LAWS:
+        assert "0.7 comes to 2/3" in BLOCKS[law]
+    assert [column.key for column in AVERAGE_COLUMNS.values()] == list(AVERAGE_MEANINGS)
+
+
+def test_rates_of_modalities_have_an_average_of_their_own_and_the_page_says_what_it_is(store, folder):
+    names = distinct([*GRIDS["random"], *GRIDS["random-table"]])
+
+    def value(cell, mask_seed):
+        return 0.9 if cell == "inter/lav" else (0.2 if "table" in cell else 0.0) + float(cell[-1]) / 10
+
+    add(store, value, cell_options={"names": names}, dataset="synth")
+    text = table(["synth"], metric="f1_non0", grid=["random", "random-table"], store=folder, width=WIDE)
+    assert "0.7 comes to 2/3" in text
+    assert "mean random = mean over the rates 0.1 to 0.7, the complete situation apart" in text
+    assert [rows_of(text)["mult"].count(mean) for mean in ("40.00", "60.00", "90.00")] == [3, 3, 3]
+    [group] = build_groups(store.frame(), [], ["synth"])
+    assert "avg_random_table" in {column.key for column in group.table.columns}
+    assert any(meaning.startswith("mean random = ") for meaning in to_json([group], {})["averages"])
 
 
 def test_text_holds_means_spread_and_runs(store, folder):
