@@ -17,6 +17,7 @@ STORE = "runs/reproduced"
 _DUMPER: type[yaml.SafeDumper] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """libyaml's, where PyYAML was built with it: sooner, and the same text but for where it breaks long quoted ones."""
 
+_PAPER = distinct(GRIDS["paper"])
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
@@ -47,7 +48,7 @@ def write_job(job: JobRecord, cells: Sequence[str], folder: Path) -> None:
         "name": f"reproduce-{name}",
         "description": f"{key.method} on {key.dataset}, seed {key.seed}, as recorded",
         "configs": ".",
-        "grid": ["paper"] if parsed == distinct(GRIDS["paper"]) else [str(cell) for cell in parsed],
+        "grid": ["paper"] if parsed == _PAPER else [str(cell) for cell in parsed],
         "mask_seeds": job.mask_seeds or [0],
         "seeds": [key.seed],
         "jobs": [{"method": key.method, "dataset": key.dataset, "config": f"{name}.config.yaml"}],

@@ -71,7 +71,7 @@ def build_site(out: Path, store: Path, published: Path, datasets: Sequence[str] 
         writer.write("results.html", "results.html", "results")
         write_regimes(writer, store, shown, (frame, failures))
         cells: dict[str, list[str]] = {}
-        for job_id, cell in zip(frame["job_id"], frame["cell"], strict=True):
+        for job_id, cell in zip(frame["job_id"].tolist(), frame["cell"].tolist(), strict=True):
             cells.setdefault(job_id, []).append(cell)
         _write_methods(writer, groups, jobs, cells)
         write_published(writer, published)
