@@ -137,9 +137,14 @@ def dispatch(words: list[str]) -> int:
         print(__version__)
         return 0
     if words[0] in TRAINING_VERBS or (words[0] == "predict" and _is_lightnings(words[1:])):
+        from msabench.training.short_help import FULL, short_help
+
+        if {"-h", "--help"} & set(words[1:]):
+            print(short_help(words[0]))
+            return 0
         from msabench.cli import main as training_main
 
-        return training_main(words)
+        return training_main(["--help" if word == FULL else word for word in words])
     group = {name: verb for name, verb in VERBS.items() if name.startswith(f"{words[0]} ")}
     if words[0] in VERBS and (len(words) == 1 or words[1].startswith("-")):
         # It stands alone, beside others that begin with it.
