@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import update_wrapper
 from typing import Any, get_type_hints
 
 from msabench import __version__
@@ -254,7 +255,7 @@ def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> d
         # A bool parameter would want a value: --dry_run true.
         names = dict.fromkeys((f"--{option.replace('_', '-')}", f"--{option}"))
         parser.add_argument(*names, action="store_true", help=helps.get(option, ""))
-    parser.add_function_arguments(function, skip={*lists, *flags, *positionals})
+    parser.add_function_arguments(_with_types(function, hints), skip={*lists, *flags, *positionals})
     try:
         given = parser.instantiate(parser.parse_args(words))
     except ArgumentError as error:
@@ -263,6 +264,21 @@ def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> d
         raise MSABenchError(f"msabench {name}: {sentence(str(error), hints)}") from error
     values: dict[str, Any] = given.as_dict()
     return values
+
+
+def _with_types(function: Callable[..., Any], hints: dict[str, Any]) -> Callable[..., Any]:
+    """The same function with types where it has their names.
+
+    To find out what a name means, the parser would run what its module imports for type checkers alone.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    typed = update_wrapper(lambda: None, function)
+    typed.__annotations__ = hints
+    typed.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(annotation=hints[parameter.name]) for parameter in parameters]
+    )
+    del typed.__wrapped__  # type: ignore[attr-defined]
+    return typed
 
 
 def _list_options(function: Callable[..., Any]) -> dict[str, Any]:
