@@ -269,11 +269,13 @@ def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> d
 def _with_types(function: Callable[..., Any], hints: dict[str, Any]) -> Callable[..., Any]:
     """The same function with types where it has their names.
 
-    To find out what a name means, the parser would run what its module imports for type checkers alone.
+    To find out what a name means, the parser would run what its module imports for type checkers alone; and the module
+    of another function of the package, where one has the same name as this.
     """
     parameters = inspect.signature(function).parameters.values()
     typed = update_wrapper(lambda: None, function)
     typed.__annotations__ = hints
+    typed.__qualname__ = f"_{function.__name__}"
     typed.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [parameter.replace(annotation=hints[parameter.name]) for parameter in parameters]
     )

@@ -178,9 +178,13 @@ class CellRecord:
         return cls(**{name: line[name] for name in names_of(cls) if name in line})
 
 
-@cache
 def names_of(record: type) -> tuple[str, ...]:
-    """Names of a record's fields; to ask for them line by line would take longer than to read the line."""
+    """Names of a record's fields, found once: to ask for them line by line would take longer than to read the line."""
+    return _names_of(record)
+
+
+@cache
+def _names_of(record: type) -> tuple[str, ...]:
     return tuple(field.name for field in fields(record))
 
 

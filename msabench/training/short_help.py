@@ -126,7 +126,8 @@ def _of(path: Path, name: str, section: str) -> Iterator[Setting]:
     """The settings that a class takes, by its file: arguments of its ``__init__``, or fields of a dataclass."""
     body = ast.parse(path.read_text(encoding="utf-8")).body
     [found] = [node for node in body if isinstance(node, ast.ClassDef) and node.name == name]
-    [init] = [node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"] or [None]
+    functions = (node for node in found.body if isinstance(node, ast.FunctionDef))
+    init = next((node for node in functions if node.name == "__init__"), None)
     documented = ast.get_docstring(found) or ""
     if init is None:
         fields = [node for node in found.body if isinstance(node, ast.AnnAssign)]
