@@ -9,7 +9,7 @@ one by one, which takes every form of JSON and says what is wrong with which lin
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +159,7 @@ def _parsed(content: bytes, metrics: Sequence[str]) -> pa.Table | None:
     return None if lacking else table
 
 
-def _numbers_are_plain(columns: Sequence[pa.Array], content: bytes) -> bool:
+def _numbers_are_plain(columns: Iterable[pa.Array], content: bytes) -> bool:
     """Whether every number is finite, and such that Python's parser, and its rule of 64 bits, give the same."""
     import numpy as np
     import pyarrow as pa

@@ -129,6 +129,7 @@ def _of(path: Path, name: str, section: str) -> Iterator[Setting]:
     functions = (node for node in found.body if isinstance(node, ast.FunctionDef))
     init = next((node for node in functions if node.name == "__init__"), None)
     documented = ast.get_docstring(found) or ""
+    arguments: list[tuple[str, ast.expr | None, ast.expr]]
     if init is None:
         fields = [node for node in found.body if isinstance(node, ast.AnnAssign)]
         arguments = [(ast.unparse(node.target), node.annotation, node.value or NOTHING) for node in fields]
