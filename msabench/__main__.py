@@ -279,7 +279,7 @@ def _with_types(function: Callable[..., Any], hints: dict[str, Any]) -> Callable
     typed.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [parameter.replace(annotation=hints[parameter.name]) for parameter in parameters]
     )
-    del typed.__wrapped__  # type: ignore[attr-defined]
+    del typed.__wrapped__
     return typed
 
 
