@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import update_wrapper
 from typing import Any, get_type_hints
 
 from msabench import __version__
@@ -137,9 +138,14 @@ def dispatch(words: list[str]) -> int:
         print(__version__)
         return 0
     if words[0] in TRAINING_VERBS or (words[0] == "predict" and _is_lightnings(words[1:])):
+        from msabench.training.short_help import FULL, short_help
+
+        if {"-h", "--help"} & set(words[1:]):
+            print(short_help(words[0]))
+            return 0
         from msabench.cli import main as training_main
 
-        return training_main(words)
+        return training_main(["--help" if word == FULL else word for word in words])
     group = {name: verb for name, verb in VERBS.items() if name.startswith(f"{words[0]} ")}
     if words[0] in VERBS and (len(words) == 1 or words[1].startswith("-")):
         # It stands alone, beside others that begin with it.
@@ -249,7 +255,7 @@ def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> d
         # A bool parameter would want a value: --dry_run true.
         names = dict.fromkeys((f"--{option.replace('_', '-')}", f"--{option}"))
         parser.add_argument(*names, action="store_true", help=helps.get(option, ""))
-    parser.add_function_arguments(function, skip={*lists, *flags, *positionals})
+    parser.add_function_arguments(_with_types(function, hints), skip={*lists, *flags, *positionals})
     try:
         given = parser.instantiate(parser.parse_args(words))
     except ArgumentError as error:
@@ -258,6 +264,23 @@ def arguments_of(name: str, function: Callable[..., Any], words: list[str]) -> d
         raise MSABenchError(f"msabench {name}: {sentence(str(error), hints)}") from error
     values: dict[str, Any] = given.as_dict()
     return values
+
+
+def _with_types(function: Callable[..., Any], hints: dict[str, Any]) -> Callable[..., Any]:
+    """The same function with types where it has their names.
+
+    To find out what a name means, the parser would run what its module imports for type checkers alone; and the module
+    of another function of the package, where one has the same name as this.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    typed = update_wrapper(lambda: None, function)
+    typed.__annotations__ = hints
+    typed.__qualname__ = f"_{function.__name__}"
+    typed.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(annotation=hints[parameter.name]) for parameter in parameters]
+    )
+    del typed.__wrapped__
+    return typed
 
 
 def _list_options(function: Callable[..., Any]) -> dict[str, Any]:

@@ -94,6 +94,34 @@ def test_light_verbs_do_not_import_torch(words: list[str]) -> None:
     assert run.returncode == 0, run.stderr
 
 
+STORE = ["--store", str(REPOSITORY / "leaderboard/results")]
+IMPORTING_PANDAS = (["table", *STORE], ["costs", *STORE], ["regimes", *STORE])
+"""Calls that may import pandas, of those that need neither torch nor Lightning."""
+
+
+@pytest.mark.parametrize(
+    ("calls", "allowed"),
+    [
+        ([["fit", "--help"], ["validate", "--help"], ["test", "--help"], ["predict", "--config", "x", "--help"]], []),
+        ([[*verb.split(), "--help"] for verb in VERBS], []),
+        ([["methods"], ["suites"], ["configs"], ["data", "list"], ["store", "verify", *STORE]], []),
+        (IMPORTING_PANDAS, ["pandas"]),
+    ],
+)
+def test_large_libraries_are_imported_by_those_who_need_them(calls: list[list[str]], allowed: list[str]) -> None:
+    large = ["torch", "lightning", "torchmetrics", "transformers", "pandas", "scipy", "sklearn", "matplotlib", "wandb"]
+    code = (
+        "import json, sys\nfrom msabench.__main__ import dispatch\n"
+        "calls, large = json.loads(sys.argv[1])\n"
+        "for words in calls:\n"
+        "    try:\n        dispatch(words)\n    except SystemExit as ended:\n        assert not ended.code, words\n"
+        "    assert not set(large) & set(sys.modules), (words, set(large) & set(sys.modules))\n"
+    )
+    given = json.dumps([calls, [name for name in large if name not in allowed]])
+    run = subprocess.run([sys.executable, "-c", code, given], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
 def test_unknown_verb_names_the_allowed_ones() -> None:
     assert refused("tabel").startswith("unknown verb 'tabel'; allowed: fit, validate, test, predict, evaluate")
 

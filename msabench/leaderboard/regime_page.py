@@ -4,27 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msabench.leaderboard.pages import Writer
+from msabench.results.record import JobRecord
 from msabench.results.regime_changes import COMPLETE, MIXED, RegimeChanges
 from msabench.tables.regimes import CELLS, grid, heading, kept_changes, legend
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BESIDE = ("corr", "mae")
 """Metrics shown beside a corpus's usual one, where it has them."""
 
 
-def write_regimes(writer: Writer, store: Path, datasets: Sequence[str]) -> None:
+def write_regimes(
+    writer: Writer, store: Path, datasets: Sequence[str], records: tuple[pd.DataFrame, list[JobRecord]]
+) -> None:
     """Write the page.
 
     Args:
         writer: Writes pages.
         store: Folder of the result store.
         datasets: Corpora to show, in order.
+        records: ``frame()`` and ``failures()`` of the store.
 
     Raises:
         MSABenchError: A record or interval file is malformed.
     """
-    sections = [_entry(part) for dataset in datasets for part in kept_changes(store, dataset, BESIDE)]
+    sections = [_entry(part) for dataset in datasets for part in kept_changes(store, dataset, BESIDE, records)]
     writer.write("regimes.html", "regimes.html", "regimes", sections=sections, before=COMPLETE, after=MIXED)
 
 

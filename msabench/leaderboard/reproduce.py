@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -13,6 +14,10 @@ from msabench.results.record import METHOD, JobRecord
 
 FOLDER = "reproduce"
 STORE = "runs/reproduced"
+_DUMPER: type[yaml.SafeDumper] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""libyaml's, where PyYAML was built with it: sooner, and the same text but for where it breaks long quoted ones."""
+
+_PAPER = distinct(GRIDS["paper"])
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
@@ -38,18 +43,24 @@ def write_job(job: JobRecord, cells: Sequence[str], folder: Path) -> None:
         folder: Where to write; must exist.
     """
     name, key = job.key.job_id, job.key
-    parsed = distinct(map(Cell.parse, cells))
+    parsed = _parsed(frozenset(cells))
     suite = {
         "name": f"reproduce-{name}",
         "description": f"{key.method} on {key.dataset}, seed {key.seed}, as recorded",
         "configs": ".",
-        "grid": ["paper"] if parsed == distinct(GRIDS["paper"]) else [str(cell) for cell in parsed],
+        "grid": ["paper"] if parsed == _PAPER else [str(cell) for cell in parsed],
         "mask_seeds": job.mask_seeds or [0],
         "seeds": [key.seed],
         "jobs": [{"method": key.method, "dataset": key.dataset, "config": f"{name}.config.yaml"}],
     }
     for path, content in ((f"{name}.config.yaml", job.config), (f"{name}.yaml", suite)):
-        (folder / path).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        (folder / path).write_text(yaml.dump(content, Dumper=_DUMPER, sort_keys=False), encoding="utf-8")
+
+
+@cache
+def _parsed(cells: frozenset[str]) -> tuple[Cell, ...]:
+    """Names of cells as cells in table order; most jobs have the same."""
+    return distinct(map(Cell.parse, cells))
 
 
 def commands(job: JobRecord) -> list[str]:

@@ -69,9 +69,9 @@ def build_site(out: Path, store: Path, published: Path, datasets: Sequence[str] 
         _write_numbers(folder, numbers)
         _write_overview(writer, groups, jobs, built)
         writer.write("results.html", "results.html", "results")
-        write_regimes(writer, store, shown)
+        write_regimes(writer, store, shown, (frame, failures))
         cells: dict[str, list[str]] = {}
-        for job_id, cell in zip(frame["job_id"], frame["cell"], strict=True):
+        for job_id, cell in zip(frame["job_id"].tolist(), frame["cell"].tolist(), strict=True):
             cells.setdefault(job_id, []).append(cell)
         _write_methods(writer, groups, jobs, cells)
         write_published(writer, published)

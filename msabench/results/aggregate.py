@@ -16,7 +16,9 @@ from msabench.missingness.conditions import AVERAGES, Cell
 from msabench.results.derived import Derived, derived
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 PROTOCOL = ("dataset", "revision", "features", "level", "lengths", "token_fill", "selection")
 """Fields that must agree before two numbers may stand in one table."""
@@ -87,10 +89,15 @@ def _derived(
     return complete.assign(**values)
 
 
-def _rests_on_unseen(frame: pd.DataFrame) -> list[bool]:
+def _rests_on_unseen(frame: pd.DataFrame) -> NDArray[np.bool_]:
     """Whether each record's cell has no modality that a training clip had."""
-    pairs = zip(frame["cell"], frame["unseen"], strict=True)
-    return [bool(unseen) and set(Cell.parse(cell).available) <= set(unseen) for cell, unseen in pairs]
+    import numpy as np
+    import pandas as pd
+
+    # Few of either are distinct.
+    (cell, cells), (unseen, kinds) = pd.factorize(frame["cell"]), pd.factorize(frame["unseen"])
+    rests = [[bool(kind) and set(Cell.parse(name).available) <= set(kind) for kind in kinds] for name in cells]
+    return np.array(rests, dtype=bool).reshape(len(cells), len(kinds))[cell, unseen]
 
 
 def _strict_mean(frame: pd.DataFrame, keys: list[str], metrics: list[str], **more: tuple[str, str]) -> pd.DataFrame:

@@ -271,7 +271,9 @@ def doubts(frame: pd.DataFrame, protocol: Mapping[str, str]) -> list[str]:
     for name, value in protocol.items():
         frame = frame[frame[name] == value]
     found = [*inconsistencies(frame), *_size_problems(frame, dataset_facts(protocol["dataset"]))]
-    unseen = sorted({modality for letters in frame["unseen"] for modality in map(LETTERS.__getitem__, letters)})
+    unseen = sorted(
+        {modality for letters in frame["unseen"].unique() for modality in map(LETTERS.__getitem__, letters)}
+    )
     if unseen:
         found.append(f"no training clip had {' or '.join(unseen)}")
     blind = frame.groupby("cell")["blind"].max()
@@ -290,10 +292,10 @@ def _size_problems(frame: pd.DataFrame, info: DatasetInfo) -> list[str]:
     if info.split_sizes is None:
         return []
     listed = "/".join(map(str, info.split_sizes))
-    whole = sorted({sizes for sizes in frame["split_sizes"] if sizes and sizes != listed})
+    whole = sorted({sizes for sizes in frame["split_sizes"].unique() if sizes and sizes != listed})
     if whole:
         return [f"records have {', '.join(whole)} clips in train/valid/test; {info.title} has {listed}"]
-    clips = sorted({int(n) for n in frame["n"] if n != info.split_sizes[2]})
+    clips = sorted({int(n) for n in frame["n"].unique() if n != info.split_sizes[2]})
     return [f"records have {', '.join(map(str, clips))} test clips; {info.title} has {info.split_sizes[2]}"] * bool(
         clips
     )

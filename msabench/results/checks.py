@@ -109,7 +109,7 @@ def _check_cell(where: str, line: dict[str, Any], job_id: str, metrics: Collecti
     if cell.job_id != job_id:
         raise MSABenchError(f"{where} belongs to job {cell.job_id}; expected {job_id}")
     try:
-        name = _canonical(cell.cell)
+        name = canonical_cell(cell.cell)
     except MSABenchError as error:
         raise MSABenchError(f"{where}: {error}") from error
     if name != cell.cell:
@@ -153,5 +153,10 @@ def _expected(record: type) -> tuple[tuple[str, str, tuple[type, ...]], ...]:
 
 
 @cache
-def _canonical(cell: str) -> str:
+def canonical_cell(cell: str) -> str:
+    """The name of the cell that a name means.
+
+    Raises:
+        MSABenchError: It means none.
+    """
     return str(Cell.parse(cell))

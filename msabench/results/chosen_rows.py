@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msabench.data.registry import corpora
 from msabench.errors import MSABenchError, one_of
@@ -14,9 +15,13 @@ from msabench.missingness.conditions import AVERAGES, GRIDS, parse_grid
 from msabench.results.aggregate import jobs_by_row
 from msabench.results.derived import DERIVED, columns_for, derived
 from msabench.results.places import no_records, predictions_file
+from msabench.results.record import JobRecord
 from msabench.results.rows import key_of
 from msabench.results.store import ResultStore
 from msabench.results.table import CONSTANT, Row, Table, columns_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
@@ -67,6 +72,7 @@ def choose_rows(
     scored: bool = False,
     baseline: str | None = None,
     quantities: Sequence[str] = (),
+    records: tuple[pd.DataFrame, list[JobRecord]] | None = None,
 ) -> list[ChosenRows]:
     """Find what a store has of some methods.
 
@@ -82,6 +88,8 @@ def choose_rows(
             named them in ``methods``.
         baseline: A method that somebody named besides ``methods``.
         quantities: Names of derived quantities that entries are made for; other names count for nothing.
+        records: ``frame()`` and ``failures()`` of the store, from those who have read them; or what they hold of
+            ``datasets``.
 
     Returns:
         The chosen rows of each corpus and protocol that has any of it, in the order of ``datasets``.
@@ -93,8 +101,7 @@ def choose_rows(
 
     if metric is not None:
         metric_spec(metric)
-    results = ResultStore(store)
-    frame, failures = results.frame(), results.failures()
+    frame, failures = records or (ResultStore(store).frame(), ResultStore(store).failures())
     wanted = _datasets(datasets, sorted(set(frame["dataset"])), store)
     without = [] if metric is None else [name for name in wanted if metric not in metrics_in(frame, name)]
     if without and (datasets or len(without) == len(wanted)):

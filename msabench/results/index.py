@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import suppress
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msabench.errors import MSABenchError
 from msabench.files import replacing
 from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import LETTERS
-from msabench.results.record import METHOD, JobKey
-from msabench.results.record_file import RecordFile
+from msabench.results.cell_lines import CellLines, cell_lines, read_columns
+from msabench.results.record import METHOD, JobKey, JobRecord
+from msabench.results.record_file import RecordFile, metric_set_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,19 +36,22 @@ empty; the metric set, which never is; whether the method came from outside msab
 COLUMNS = ("job_id", *KEY_FIELDS, *JOB_FIELDS, *CELL_FIELDS, *METRICS)
 """Columns of ``ResultStore.frame``."""
 
+CHUNK = 4 << 20
+"""Bytes of cell lines that are read into columns at once: more takes more memory and no less time."""
+
 Signature = dict[str, list[int]]
 """Path below the store -> [size, mtime in ns] of every record file."""
 
 
 def indexed_frame(
-    folder: Path, files: Signature, read: Callable[[str], RecordFile], *, indexed: bool = True
+    folder: Path, files: Signature, read: Callable[..., RecordFile], *, indexed: bool = True
 ) -> pd.DataFrame:
     """The cell records of some files, out of the index as far as it is of the same files.
 
     Args:
         folder: The store's folder.
         files: Its files of finished jobs, as they are now.
-        read: Reads a file.
+        read: Reads a file, as ``record_file.read_record`` does.
         indexed: Whether to believe and to write the index.
 
     Returns:
@@ -54,23 +60,15 @@ def indexed_frame(
     Raises:
         MSABenchError: A file is malformed; names the file and the line.
     """
-    import pandas as pd
-
-    known, frame = _load(folder) if indexed else ({}, None)
-    if known == files and frame is not None:
-        return frame
+    known, table = _load(folder) if indexed else ({}, None)
+    if known == files and table is not None:
+        return _frame(table)
     same = {name for name, stamp in files.items() if known.get(name) == stamp}
-    fresh = _rows_frame([row for name in files if name not in same for row in _rows(read(name))])
-    if frame is None or not same:
-        frame = fresh
-    else:
-        kept = frame[frame["job_id"].isin({Path(name).stem for name in same})]
-        frame = pd.concat([kept, fresh]) if len(fresh) else kept
-    order = ["dataset", "method", "job_id"]
-    frame = frame.sort_values(order, kind="stable").reset_index(drop=True)
+    fresh = _fresh([name for name in files if name not in same], read)
+    table = fresh if table is None or not same else _merged(table, {Path(name).stem for name in same}, fresh)
     if indexed:
-        _save(folder, files, frame)
-    return frame
+        _save(folder, files, table)
+    return _frame(table)
 
 
 def index_is_damaged(folder: Path) -> bool:
@@ -79,7 +77,7 @@ def index_is_damaged(folder: Path) -> bool:
     return path.exists() and _unwrapped(path) is None
 
 
-def _load(folder: Path) -> tuple[Signature, pd.DataFrame | None]:
+def _load(folder: Path) -> tuple[Signature, pa.Table | None]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -94,19 +92,19 @@ def _load(folder: Path) -> tuple[Signature, pd.DataFrame | None]:
         # Foreign: rebuilt.
         return {}, None
     bare = table.replace_schema_metadata(None)
-    if version != INDEX_VERSION or not isinstance(files, dict) or bare.schema != _table(_rows_frame([])).schema:
+    if version != INDEX_VERSION or not isinstance(files, dict) or bare.schema != _schema():
         return {}, None
-    return files, bare.to_pandas().astype({"mask_seed": "Int64"})
+    return files, bare
 
 
-def _save(folder: Path, files: Signature, frame: pd.DataFrame) -> None:
+def _save(folder: Path, files: Signature, table: pa.Table) -> None:
     import pyarrow.parquet as pq
 
     content = io.BytesIO()
     about = json.dumps({"version": INDEX_VERSION, "files": files})
     # The store may be read-only or the disk full: then there is no index, and reading is slower.
     with suppress(OSError):
-        pq.write_table(_table(frame).replace_schema_metadata({"msabench": about}), content)
+        pq.write_table(table.replace_schema_metadata({"msabench": about}), content)
         with replacing(folder / INDEX_NAME, durable=False) as stream:
             stream.write(hashlib.sha256(content.getvalue()).digest() + content.getvalue())
 
@@ -121,18 +119,118 @@ def _unwrapped(path: Path) -> bytes | None:
     return rest if digest == hashlib.sha256(rest).digest() else None
 
 
+def _fresh(names: Iterable[str], read: Callable[..., RecordFile]) -> pa.Table:
+    """The cell records of some files, by their path: as columns where their lines allow it, else line by line."""
+    import pyarrow as pa
+
+    parts = [_schema().empty_table()]
+    waiting: list[tuple[str, CellLines]] = []
+
+    def finish() -> None:
+        if waiting:
+            read_at_once = _columns([lines for _, lines in waiting])
+            parts.append(_line_by_line([name for name, _ in waiting], read) if read_at_once is None else read_at_once)
+            waiting.clear()
+
+    size = 0
+    # As the records are sorted: by corpus, method and job.
+    for name in sorted(names, key=lambda name: name.split("/")):
+        lines = _unparsed(name, read)
+        if lines is None or (waiting and (size > CHUNK or lines.metrics != waiting[0][1].metrics)):
+            finish()
+            size = 0
+        if lines is None:
+            parts.append(_line_by_line([name], read))
+        else:
+            waiting.append((name, lines))
+            size += len(lines.content)
+    finish()
+    return pa.concat_tables(parts)
+
+
+def _unparsed(name: str, read: Callable[..., RecordFile]) -> CellLines | None:
+    try:
+        found = read(name, parsed=False)
+        return cell_lines(found.job, found.unparsed)
+    except MSABenchError:
+        # Reading line by line says what is wrong.
+        return None
+
+
+def _columns(files: list[CellLines]) -> pa.Table | None:
+    """The records of some files with the same metrics; None if their lines have to be read one by one."""
+    import pyarrow as pa
+
+    cells = read_columns(files)
+    if cells is None:
+        return None
+    place = cells.column("place").combine_chunks()
+    jobs = [_job_values(file.job, metric_set_in(file.job, set(file.metrics))) for file in files]
+    columns = []
+    for field in _schema():
+        if field.name in jobs[0]:
+            columns.append(pa.array([job[field.name] for job in jobs], field.type).take(place))
+        elif field.name in cells.column_names:
+            columns.append(cells.column(field.name).cast(field.type))
+        else:
+            columns.append(pa.nulls(len(place), field.type))
+    return pa.table(columns, schema=_schema())
+
+
+def _line_by_line(names: Iterable[str], read: Callable[..., RecordFile]) -> pa.Table:
+    return _table(_rows_frame([row for name in names for row in _rows(read(name))]))
+
+
+def _merged(table: pa.Table, kept: Set[str], fresh: pa.Table) -> pa.Table:
+    """What an index holds of some jobs, and fresh records."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    same = table.filter(pc.is_in(table.column("job_id"), pa.array(sorted(kept), table.schema.field("job_id").type)))
+    both = pa.concat_tables([same, fresh])
+    # Arrow's own sort does not keep the order of a job's records.
+    order = both.append_column("place", pa.array(range(both.num_rows))).sort_by(
+        [(name, "ascending") for name in ("dataset", "method", "job_id", "place")]
+    )
+    return order.drop_columns("place")
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+
+    frame: pd.DataFrame = table.to_pandas()
+    # Floats have no room for a seed of 64 bits.
+    seeds: pd.Series[int] = table.column("mask_seed").to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    frame["mask_seed"] = seeds
+    return frame
+
+
 def _table(frame: pd.DataFrame) -> pa.Table:
     import pyarrow as pa
 
     return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
 
 
+@cache
+def _schema() -> pa.Schema:
+    return _table(_rows_frame([])).schema
+
+
+def _job_values(job: JobRecord, metric_set: str) -> dict[str, Any]:
+    """What every record of a job has in common."""
+    return {
+        "job_id": job.key.job_id,
+        **{name: getattr(job.key, name) for name in KEY_FIELDS},
+        "unseen": "".join(letter for letter, name in LETTERS.items() if name in (job.unseen or ())),
+        "split_sizes": "/".join(map(str, job.split_sizes or ())),
+        "metric_set": metric_set,
+        "external": METHOD in job.provenance,
+    }
+
+
 def _rows(read: RecordFile) -> Iterator[dict[str, Any]]:
-    key = {"job_id": read.job.key.job_id, **{name: getattr(read.job.key, name) for name in KEY_FIELDS}}
-    key["unseen"] = "".join(letter for letter, name in LETTERS.items() if name in (read.job.unseen or ()))
-    key["split_sizes"] = "/".join(map(str, read.job.split_sizes or ()))
-    key["metric_set"] = read.metric_set
-    key["external"] = METHOD in read.job.provenance
+    key = _job_values(read.job, read.metric_set)
     for cell in read.cells:
         dropped = {f"dropped_{modality}": share for modality, share in cell.dropped.items()}
         rest = {name: getattr(cell, name) for name in ("cell", "mask_seed", "mask_hash", "n", "collapsed", "blind")}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from typing import Any
 
 SCHEMA_VERSION = 2
@@ -82,7 +83,7 @@ class JobKey:
 
     def to_json(self) -> dict[str, Any]:
         """The key as plain data; an empty origin is left out, as in records from before there was one."""
-        return {name: value for name, value in asdict(self).items() if name != "origin" or value}
+        return {name: value for name in names_of(JobKey) if (value := getattr(self, name)) or name != "origin"}
 
 
 @dataclass
@@ -161,8 +162,8 @@ class JobRecord:
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> JobRecord:
         """Read a job line."""
-        key = JobKey(**{f.name: line[f.name] for f in fields(JobKey) if f.name in line})
-        return cls(key=key, **{f.name: line[f.name] for f in fields(cls) if f.name in line and f.name != "key"})
+        key = JobKey(**{name: line[name] for name in names_of(JobKey) if name in line})
+        return cls(key=key, **{name: line[name] for name in names_of(cls) if name in line and name != "key"})
 
 
 @dataclass
@@ -203,7 +204,17 @@ class CellRecord:
     @classmethod
     def from_json(cls, line: dict[str, Any]) -> CellRecord:
         """Read a cell line."""
-        return cls(**{f.name: line[f.name] for f in fields(cls) if f.name in line})
+        return cls(**{name: line[name] for name in names_of(cls) if name in line})
+
+
+def names_of(record: type) -> tuple[str, ...]:
+    """Names of a record's fields, found once: to ask for them line by line would take longer than to read the line."""
+    return _names_of(record)
+
+
+@cache
+def _names_of(record: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(record))
 
 
 def _has(record: JobRecord | CellRecord, name: str) -> bool:

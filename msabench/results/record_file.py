@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,55 +31,54 @@ class RecordFile:
 
     Attributes:
         job: The job line.
-        cells: The cell lines; empty for a failed job, and where the job line alone was read.
+        cells: The cell lines; empty for a failed job, and where the job line alone was read or parsed.
         checksums: ``job``, ``cells`` and ``predictions``, the last None if there were none; None altogether in records
             from before checksums.
+        unparsed: The cell lines as they stand in the file, where they were not parsed.
     """
 
     job: JobRecord
     cells: list[CellRecord]
     checksums: dict[str, str | None] | None
+    unparsed: bytes = b""
 
     @property
     def metric_set(self) -> str:
         """The metric set of the cells: what the job line says, else what they imply by naming metrics at all."""
-        if self.job.metric_set is not None:
-            return self.job.metric_set
-        keys = {key for cell in self.cells for key in cell.metrics}
-        if keys.isdisjoint(DEFAULT_METRIC.values()):
-            info = recorded_info(self.job.key.dataset)
-            return info.metric_set if info else METRIC_SETS[0]
-        return metric_set_of(keys)
+        return metric_set_in(self.job, {key for cell in self.cells for key in cell.metrics})
 
 
-def read_record(path: Path, folder: Path, *, first_only: bool = False) -> RecordFile:
+def metric_set_in(job: JobRecord, keys: Set[str]) -> str:
+    """The metric set of a job's cells: what the job says, else what the metrics that its cells name imply."""
+    if job.metric_set is not None:
+        return job.metric_set
+    if keys.isdisjoint(DEFAULT_METRIC.values()):
+        info = recorded_info(job.key.dataset)
+        return info.metric_set if info else METRIC_SETS[0]
+    return metric_set_of(keys)
+
+
+def read_record(path: Path, folder: Path, *, first_only: bool = False, parsed: bool = True) -> RecordFile:
     """Read a record file.
 
     Args:
         path: The file.
         folder: Folder of the store that it lies in.
         first_only: Whether to read the job line alone.
+        parsed: Whether to parse and check the cell lines; if not, their checksum alone is verified.
 
     Raises:
         MSABenchError: It is none, in the wrong place, or damaged; names the file and the line.
     """
-    try:
-        # Opening a pipe would wait for its other end.
-        if not path.is_file():
-            raise MSABenchError(f"{path} is a pipe, folder or device, not a file; take it out of the store")
-        if path.stat().st_size > MAX_RECORD_BYTES:
-            raise MSABenchError(f"{path} has {path.stat().st_size} bytes; a record has at most {MAX_RECORD_BYTES}")
-        with path.open("rb") as file:
-            head, body = file.readline(), b"" if first_only else file.read()
-        lines = [_decode(head, path, 1)] if head else []
+    head, body = _content(path, first_only)
+    lines = [_decode(head, path, 1)] if head else []
+    if parsed:
         lines += [_decode(line, path, number) for number, line in enumerate(io.BytesIO(body), start=2)]
-    except OSError as error:
-        raise MSABenchError(f"{path} cannot be read: {error}") from error
-    job, cells = check_lines(path, lines, folder, first_only=first_only)
+    job, cells = check_lines(path, lines, folder, first_only=first_only or not parsed)
     checksums = _checksums(path, lines[0])
     if checksums and not first_only and checksums["cells"] != _sha256(body):
         raise _damaged(path, "its cell lines")
-    return RecordFile(job, cells, checksums)
+    return RecordFile(job, cells, checksums, b"" if parsed else body)
 
 
 def recorded_checksum(predictions: Path) -> str | None:
@@ -142,6 +142,20 @@ def sealed(lines: list[dict[str, Any]], predictions: str | None = None) -> bytes
     first[CHECKSUMS] |= {"cells": _sha256(cells), "predictions": predictions}
     first[CHECKSUMS] |= {"job": _sha256(_encode([first]))}
     return _encode([first]) + cells
+
+
+def _content(path: Path, first_only: bool = False) -> tuple[bytes, bytes]:
+    """A file's first line and the rest, which is not read if the first is all that is asked for."""
+    try:
+        # Opening a pipe would wait for its other end.
+        if not path.is_file():
+            raise MSABenchError(f"{path} is a pipe, folder or device, not a file; take it out of the store")
+        if path.stat().st_size > MAX_RECORD_BYTES:
+            raise MSABenchError(f"{path} has {path.stat().st_size} bytes; a record has at most {MAX_RECORD_BYTES}")
+        with path.open("rb") as file:
+            return file.readline(), b"" if first_only else file.read()
+    except OSError as error:
+        raise MSABenchError(f"{path} cannot be read: {error}") from error
 
 
 def _checksums(path: Path, line: dict[str, Any]) -> dict[str, str | None] | None:

@@ -209,8 +209,8 @@ class ResultStore:
                         found[f"{below}/{entry.name}"] = [status.st_size, status.st_mtime_ns]
         return dict(sorted(found.items()))
 
-    def _read(self, name: str, *, first_only: bool = False) -> RecordFile:
-        return read_record(self.folder / name, self.folder, first_only=first_only)
+    def _read(self, name: str, *, first_only: bool = False, parsed: bool = True) -> RecordFile:
+        return read_record(self.folder / name, self.folder, first_only=first_only, parsed=parsed)
 
     @contextmanager
     def _explained(self, job_id: str) -> Iterator[None]:

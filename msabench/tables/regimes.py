@@ -16,7 +16,10 @@ from msabench.tables.marks import FIDELITIES, UNSEEN
 from msabench.tables.render import DAGGER, PILCROW, grid_csv, grid_markdown, grid_text
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from msabench.metrics.spec import MetricSpec
+    from msabench.results.record import JobRecord
     from msabench.results.regime_changes import Change, RegimeChanges
 
 FORMATS = ("text", "markdown", "csv")
@@ -92,13 +95,19 @@ def regimes(
     return "\n\n".join(section(part, wanted, markdown=format == "markdown") for part in found)
 
 
-def kept_changes(store: Path, dataset: str, beside: Sequence[str] = ()) -> list[RegimeChanges]:
+def kept_changes(
+    store: Path,
+    dataset: str,
+    beside: Sequence[str] = (),
+    records: tuple[pd.DataFrame, list[JobRecord]] | None = None,
+) -> list[RegimeChanges]:
     """What ``mixed`` changes on a corpus, by records and stored intervals alone, so that it is the same everywhere.
 
     Args:
         store: Folder of the result store.
         dataset: The corpus.
         beside: Metric keys besides the corpus's usual one; those that it has not are left out.
+        records: ``frame()`` and ``failures()`` of the store, from those who have read them.
 
     Returns:
         One entry for each metric and protocol that has methods trained under both regimes.
@@ -112,9 +121,11 @@ def kept_changes(store: Path, dataset: str, beside: Sequence[str] = ()) -> list[
     from msabench.results.store import ResultStore
     from msabench.results.stored_intervals import read_intervals
 
-    frame = ResultStore(store).frame([dataset])
+    results = ResultStore(store)
+    frame, failures = records or (results.frame([dataset]), results.failures())
+    here = frame[frame["dataset"] == dataset]
     # What was only scored here was not trained under regimes that anybody here knows.
-    frame = frame[frame["origin"] == ""]
+    frame = here[here["origin"] == ""]
     if not (frame["variant"].eq("default") & frame["method"].ne(CONSTANT)).any():
         return []
     keys = metrics_in(frame, dataset)
@@ -122,7 +133,7 @@ def kept_changes(store: Path, dataset: str, beside: Sequence[str] = ()) -> list[
     chosen_tables = [
         chosen
         for metric in (None, *(key for key in beside if key in keys))
-        for chosen in choose_rows(store, [dataset], None, metric)
+        for chosen in choose_rows(store, [dataset], None, metric, records=(here, failures))
     ]
     found = [regime_changes(chosen, CELLS, COMPLETE, MIXED, stored) for chosen in chosen_tables]
     return [part for part in found if part.methods]

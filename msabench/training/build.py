@@ -44,17 +44,9 @@ from msabench.training.finished import FINISHED
 from msabench.training.keep_best import KeepBest
 from msabench.training.parser_messages import sentence
 from msabench.training.run_folder import RunFolder, RunLogger
-from msabench.training.trainer_settings import require_selection
+from msabench.training.trainer_settings import DEFAULT_SEED, OWN_SETTINGS, TRAINER_DEFAULTS, require_selection
 
-TRAINER_DEFAULTS: dict[str, Any] = {
-    "max_epochs": 50,
-    "default_root_dir": "runs/fit",
-    # PRLF takes gradients in its forward pass, which inference mode forbids for good.
-    "inference_mode": False,
-    "num_sanity_val_steps": 0,
-    "deterministic": "warn",
-    "enable_model_summary": False,
-}
+_OWN_TYPES: dict[str, Any] = {"early_stop": int | None, "wandb": bool}
 
 
 @dataclass
@@ -107,7 +99,7 @@ class MSACLI(LightningCLI):
             subclass_mode_model=True,
             # A stray --optimizer would replace a method's own groups.
             auto_configure_optimizers=False,
-            seed_everything_default=1111,
+            seed_everything_default=DEFAULT_SEED,
             trainer_defaults=TRAINER_DEFAULTS,
             save_config_callback=SaveConfig,
             parser_class=_Parser,
@@ -117,10 +109,8 @@ class MSACLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our own settings and what is derived rather than given."""
-        parser.add_argument(
-            "--early_stop", type=int | None, default=None, help="Epochs without a better val/task before stopping."
-        )
-        parser.add_argument("--wandb", type=bool, default=False, help="Log to Weights & Biases, offline.")
+        for name, (_, default, text) in OWN_SETTINGS.items():
+            parser.add_argument(f"--{name}", type=_OWN_TYPES[name], default=default, help=text)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_as_seed)
         parser.link_arguments("data.spec", "model.init_args.spec", compute_fn=asdict, apply_on="instantiate")
 

@@ -1,4 +1,7 @@
-"""Settings of the trainer under which no epoch could be selected: refused before anything starts. Free of torch."""
+"""Our settings of the trainer, and those under which no epoch could be selected: refused before anything starts.
+
+Free of torch.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from msabench.errors import MSABenchError
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 50,
+    "default_root_dir": "runs/fit",
+    # PRLF takes gradients in its forward pass, which inference mode forbids for good.
+    "inference_mode": False,
+    "num_sanity_val_steps": 0,
+    "deterministic": "warn",
+    "enable_model_summary": False,
+}
+"""Defaults of Lightning's settings that are not Lightning's."""
+
+DEFAULT_SEED = 1111
+
+OWN_SETTINGS: dict[str, tuple[str, Any, str]] = {
+    "early_stop": ("int | None", None, "Epochs without a better val/task before stopping."),
+    "wandb": ("bool", False, "Log to Weights & Biases, offline."),
+}
+"""Settings besides Lightning's -> type, default, help."""
 
 
 def require_selection(trainer: Mapping[str, Any], keeps: bool = True) -> None:
