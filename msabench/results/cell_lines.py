@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from msabench.errors import MSABenchError
 from msabench.metrics.spec import METRICS, metric_keys
-from msabench.missingness.conditions import LETTERS
+from msabench.missingness.conditions import LETTERS, SUBSETS
 from msabench.results.checks import canonical_cell
 from msabench.results.record import OPTIONAL, CellRecord, JobRecord
 
@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 
 _START = b'{"kind":"cell",'
 _GROUPS = ("dropped", "metrics")
-"""Fields that are mappings."""
+"""Fields that are mappings, in every line."""
+
+_COUNTS = "subsets"
+"""A mapping as well, in the lines of some cells alone."""
 
 _SHAPE = b"{{}{}}\n"
+_WITH_COUNTS = b"{{}{}{}}\n"
 """What is left of a line without everything but braces and its end."""
 
 _ALL_BUT_SHAPE = bytes(byte for byte in range(256) if byte not in _SHAPE)
@@ -91,6 +95,9 @@ def read_columns(files: Sequence[CellLines]) -> pa.Table | None:
     columns = {"place": pa.array(place)}
     for field, column in zip(table.schema, table.columns, strict=True):
         array = column.combine_chunks()
+        if field.name == _COUNTS:
+            # Checked by having been parsed; no table of records has them.
+            continue
         if field.name in _GROUPS:
             prefix = "dropped_" if field.name == "dropped" else ""
             columns |= {f"{prefix}{inner.name}": array.field(number) for number, inner in enumerate(field.type)}
@@ -103,14 +110,17 @@ def read_columns(files: Sequence[CellLines]) -> pa.Table | None:
 
 
 def _one_object_a_line(content: bytes, rows: int) -> bool:
-    """Whether each line is one object with two in it: what else an object may hold takes no braces.
+    """Whether each line is one object with two or three in it: what else an object may hold takes no braces.
 
     A quote inside of a text has a backslash before it. So what looks like a field's name and its colon is one, or the
-    line is no JSON; and since the braces after ``dropped`` and ``metrics`` are all that are opened within a line, the
-    last one of the line closes it. The parser, which would take two objects in one line, sees none of those.
+    line is no JSON; and since the braces after ``dropped``, ``metrics`` and ``subsets`` are all that are opened within
+    a line, the last one of it closes it. The parser, which would take two objects in one line, sees none of those.
     """
+    shape = content.translate(None, _ALL_BUT_SHAPE)
     return (
-        content.translate(None, _ALL_BUT_SHAPE) == _SHAPE * rows
+        shape.replace(_WITH_COUNTS, _SHAPE) == _SHAPE * rows
+        and content.count(f'"{_COUNTS}":{{'.encode()) == content.count(f'"{_COUNTS}":'.encode())
+        and shape.count(_WITH_COUNTS) == content.count(f'"{_COUNTS}":'.encode())
         and content.endswith(b"}\n")
         and content.count(b"}\n" + _START) == rows - 1
         and all(content.count(f'"{name}":{{'.encode()) == rows for name in _GROUPS)
@@ -137,8 +147,9 @@ def _parsed(content: bytes, metrics: Sequence[str]) -> pa.Table | None:
         name: pa.struct([(key, pa.float64()) for key in keys])
         for name, keys in zip(_GROUPS, (LETTERS.values(), metrics), strict=True)
     }
+    types[_COUNTS] = pa.struct([(letters, pa.int64()) for letters in SUBSETS])
     kinds = {
-        field.name: types[field.name if field.name in _GROUPS else str(field.type).partition(" ")[0]]
+        field.name: types[field.name if field.name in types else str(field.type).partition(" ")[0]]
         for field in fields(CellRecord)
     }
     try:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from msabench.errors import MSABenchError
+from msabench.missingness.conditions import SUBSETS
 from msabench.results import index
 from msabench.results.places import COMMITTED_STORE
 from msabench.results.record import CellRecord, JobRecord
@@ -86,6 +87,8 @@ def jobs(draw):
             draw(st.booleans()),
             draw(st.dictionaries(names, numbers, max_size=4)),
             draw(numbers),
+            draw(numbers),
+            draw(st.none() | st.dictionaries(st.sampled_from(SUBSETS), st.integers(0, 2**40), max_size=3)),
         )
         for cell, mask_seed in places
     ]
@@ -129,6 +132,8 @@ def test_the_committed_records_and_new_ones_are_read_in_columns(tmp_path):
         job={"metric_set": "sentiment"},
         cell_options={"blind": 0.5},
     )
+    counted = {"missing_pairs": 0.25, "subsets": {"l": 2, "lav": 3}}
+    add(ResultStore(tmp_path), lambda cell, seed: 1, seed=3, cell_options=counted)
     assert_same(in_columns(tmp_path), line_by_line(tmp_path))
 
 
@@ -212,6 +217,23 @@ METRICS = '"metrics":{'
         lambda text: text.replace('"corr":0.5', '"corr":[0.5]'),
         lambda text: text.replace('{"f1_non0":0.5,"acc7":0.5,"corr":0.5}', "[[1]]"),
         second_line(lambda line: line.replace('"corr":0.5', '"f1_has0":0.25')),
+        *(
+            second_line(lambda line, given=given: line.replace('"n":686', f'"n":686,"subsets":{given}'))
+            for given in (
+                '{"la":3}',
+                "{}",
+                "null",
+                '{"la":null}',
+                '{"la":0.5}',
+                '{"xy":3}',
+                '{"la":3,"la":4}',
+                "[3]",
+                "{ }",
+            )
+        ),
+        second_line(lambda line: line.replace('"n":686', '"n":686,"subsets" :{"la":3}')),
+        second_line(lambda line: line.replace('"n":686', '"n":686,"other":{"la":3}')),
+        second_line(lambda line: line.replace('"n":686', '"n":686,"missing_pairs":"0.5"')),
         # What lines say together.
         lambda text: text + text.partition("\n")[0] + "\n",
         second_line(lambda line: line.replace('"job_id":"', '"job_id":"0')),
