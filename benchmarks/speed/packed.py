@@ -96,14 +96,14 @@ def report(rounds: int) -> str:
         [
             "# Speed of recurrent networks on a CPU",
             "",
-            f"A pass over clips of up to {STEPS} steps whose lengths are spread evenly, in training (with gradients) and",
-            "in inference: as packed sequences, as whole ones whose padding is computed and left out (both in ms), and",
-            "which of them `run_packed` takes by the rule in `msabench/nn/packed.py`, with its share of the time of packed",
-            f"ones. Processor time of one thread, alternating, torch {torch.__version__}, Python",
-            f"{platform.python_version()}. Measured by",
-            "`python benchmarks/speed/packed.py --write benchmarks/speed/packed.md`.",
+            f"A pass over clips of up to {STEPS} steps whose lengths are spread evenly, in training (with gradients)",
+            "and in inference: as packed sequences, as whole ones whose padding is computed and left out (both in ms),",
+            "and which of them `run_packed` takes by the rule in `msabench/nn/packed.py`, with its share of the time",
+            "of packed ones. Processor time of one thread, alternating, "
+            f"torch {torch.__version__}, Python {platform.python_version()}.",
+            "Measured by `python benchmarks/speed/packed.py --write benchmarks/speed/packed.md`.",
             "",
-            "| network | inputs | units | clips | lengths | training: packed | whole | taken | inference: packed | whole | |",
+            "| network | inputs | units | clips | lengths | training: packed | whole | | inference: packed | whole | |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
             *(row(*network, clips, said, rounds) for network in NETWORKS for clips in (16, 96) for said in SHARES),
         ]
