@@ -49,3 +49,14 @@ def test_dropout_between_layers_draws_by_steps(monkeypatch: pytest.MonkeyPatch) 
 def test_projected_states_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     rnn = nn.LSTM(20, 16, proj_size=4, batch_first=True)
     assert packs(monkeypatch, rnn, SHORT)
+
+
+def test_a_network_with_hooks_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    rnn, calls = nn.LSTM(20, 16, batch_first=True), []
+    assert not packs(monkeypatch, rnn, SHORT)
+    handle = rnn.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert packs(monkeypatch, rnn, SHORT)
+    handle.remove()
+    rnn.register_forward_hook(lambda *_: calls.append(2))
+    assert packs(monkeypatch, rnn, SHORT)
+    assert calls == [1, 2]
