@@ -1,8 +1,8 @@
 """What speed.py compares, each side in a process of its own: so no side runs in a state that another one left.
 
-A side is started with its settings, sets up, and from then on answers every line on its standard input with the
-processor seconds of one round, so that rounds of several sides alternate. ``start`` is the parent's part, the functions
-in ``SIDES`` are the children's.
+A side sets up the work that it is given, and from then on answers with the processor seconds of a round whenever it is
+asked, so that rounds of several sides alternate. ``Side`` is the parent's part, the functions in ``SIDES`` are the
+children's.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,9 @@ ONE_THREAD = {
 
 @dataclass
 class Work:
-    """What a side does.
+    """What is measured.
 
     Attributes:
-        side: Key of ``SIDES``.
         method: Name of the method; its config on synth is taken.
         size: Clips of the three splits.
         length: Steps of a clip.
@@ -44,7 +43,6 @@ class Work:
         cells: Cells to evaluate, for grids.
     """
 
-    side: str
     method: str
     size: tuple[int, int, int]
     length: int
@@ -56,32 +54,45 @@ class Side:
     """A child process that measures on request.
 
     Args:
-        work: What it does.
+        name: Key of ``SIDES``.
         package: Folder of the package and its configs.
     """
 
-    def __init__(self, work: Work, package: Path = ROOT) -> None:
+    def __init__(self, name: str, package: Path = ROOT) -> None:
         self._child = subprocess.Popen(
-            [sys.executable, __file__, json.dumps(asdict(work)), str(package)],
+            [sys.executable, __file__, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if sys.stderr is None else None,
             text=True,
             env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(package)},
         )
-        self.state: dict[str, Any] = self._answer()
+
+    def give(self, work: Work) -> None:
+        """Have the work set up, without waiting for it."""
+        self._send(json.dumps(asdict(work)))
+
+    def ready(self) -> dict[str, bool]:
+        """Wait until the given work is set up.
+
+        Returns:
+            Whether deterministic mode is on, and whether it fills new tensors, where the work is done.
+        """
+        return self._answer()
 
     def measure(self) -> float:
         """Processor seconds of a round."""
-        assert self._child.stdin is not None
-        self._child.stdin.write("go\n")
-        self._child.stdin.flush()
+        self._send(_GO)
         return float(self._answer()["seconds"])
 
     def close(self) -> None:
         """End the process."""
         self._child.kill()
         self._child.wait()
+
+    def _send(self, line: str) -> None:
+        assert self._child.stdin is not None
+        self._child.stdin.write(f"{line}\n")
+        self._child.stdin.flush()
 
     def _answer(self) -> dict[str, Any]:
         assert self._child.stdout is not None
@@ -93,21 +104,49 @@ class Side:
 
 
 @contextmanager
-def start(works: Sequence[tuple[Work, Path]]) -> Iterator[list[Side]]:
-    """Sides that have set up; they end with the block."""
-    sides: list[Side] = []
+def running(*sides: tuple[str, Path]) -> Iterator[list[Side]]:
+    """Sides by name and package; they end with the block."""
+    started = [Side(name, package) for name, package in sides]
     try:
-        for work, package in works:
-            sides.append(Side(work, package))
-        yield sides
+        yield started
     finally:
-        for side in sides:
+        for side in started:
             side.close()
 
 
 # The children's part.
 
 _MARK = "speed: "
+_GO = "go"
+
+
+class Done(Exception):  # noqa: N818 (nothing went wrong)
+    """There is other work."""
+
+
+class Requests:
+    """What the parent wants."""
+
+    line = ""
+
+    def next_work(self) -> Work | None:
+        """The next work, None at the end."""
+        self.line = self.line or sys.stdin.readline()
+        if not self.line:
+            return None
+        work, self.line = Work(**json.loads(self.line)), ""
+        return work
+
+    def wait(self) -> None:
+        """Wait until the next round is asked for.
+
+        Raises:
+            Done: Other work is, or nothing any more.
+        """
+        line = sys.stdin.readline()
+        if line.strip() != _GO:
+            self.line = line
+            raise Done
 
 
 def say(**answer: Any) -> None:
@@ -123,17 +162,11 @@ def say_state() -> None:
     say(deterministic=mode, filled=mode and settings.fill_uninitialized_memory)
 
 
-def wait() -> None:
-    """Wait for the next request; end with the parent."""
-    if not sys.stdin.readline():
-        os._exit(0)
-
-
-def answer(measured: Callable[[], object]) -> None:
+def answer(requests: Requests, measured: Callable[[], object]) -> None:
     measured()
     say_state()
     while True:
-        wait()
+        requests.wait()
         started = time.process_time()
         measured()
         say(seconds=time.process_time() - started)
@@ -162,13 +195,20 @@ def built(work: Work, folder: str, *overrides: str) -> Any:
         *(["--model.init_args.lr_patience=null"] if work.method in _PLATEAU else []),
         *overrides,
     ]
-    return build([Path(os.environ["PYTHONPATH"]) / f"configs/{work.method}_synth.yaml"], settings)
+    return build([_package() / f"configs/{work.method}_synth.yaml"], settings)
 
 
-_PLATEAU = ("mult", "umdf", "misa", "self_mm", "mmim")
+def _package() -> Path:
+    """Folder of the package that is measured, which has its configs."""
+    import msabench
+
+    return Path(msabench.__file__).parents[1]
 
 
-def fitted(work: Work, folder: str) -> None:
+_PLATEAU = ("mult", "umdf")
+
+
+def fitted(work: Work, folder: str, requests: Requests) -> None:
     """Epochs of ``msabench fit`` after the first, each with its masks, log and all that happens between two epochs."""
     import lightning.pytorch as pl
 
@@ -184,7 +224,7 @@ def fitted(work: Work, folder: str) -> None:
                 assert self.started is not None
                 say(seconds=time.process_time() - self.started)
             if trainer.current_epoch > 0:
-                wait()
+                requests.wait()
             self.started = time.process_time()
 
     made = built(work, folder)
@@ -192,7 +232,7 @@ def fitted(work: Work, folder: str) -> None:
     made.trainer.fit(made.model, datamodule=made.datamodule)
 
 
-def bare(work: Work, folder: str) -> None:
+def bare(work: Work, folder: str, requests: Requests) -> None:
     """The method's own arithmetic in a plain loop over ready-made batches, under torch's defaults, Adam fused."""
     import torch
 
@@ -210,7 +250,6 @@ def bare(work: Work, folder: str) -> None:
         optimizers[turn] = kind(groups, lr=1e-4, weight_decay=model.weight_decay, fused=True)
         moved[turn] = {p for group in groups for p in group["params"]}
     trained = [p for p in model.parameters() if p.requires_grad]
-    # Methods with labels of their own look at the trainer's epoch.
     model.train()
 
     def limit(parameters: set[Any]) -> None:
@@ -235,20 +274,20 @@ def bare(work: Work, folder: str) -> None:
                 for _ in range(model.steps_after(place)):
                     optimizer.step()
 
-    answer(epoch)
+    answer(requests, epoch)
 
 
-def grid(work: Work, folder: str) -> None:
+def grid(work: Work, folder: str, requests: Requests) -> None:
     """``evaluate_grid`` over some cells."""
     from msabench.evaluation.evaluate import evaluate_grid
     from msabench.missingness.conditions import Cell
 
     made = built(work, folder)
     cells = [Cell.parse(cell) for cell in work.cells]
-    answer(lambda: evaluate_grid(made.model, made.datamodule, cells, mask_seeds=(0,)))
+    answer(requests, lambda: evaluate_grid(made.model, made.datamodule, cells, mask_seeds=(0,)))
 
 
-def bare_grid(work: Work, folder: str) -> None:
+def bare_grid(work: Work, folder: str, requests: Requests) -> None:
     """As many bare forward passes over ready-made batches of complete clips, under torch's defaults."""
     import torch
 
@@ -266,17 +305,23 @@ def bare_grid(work: Work, folder: str) -> None:
                 for batch in batches:
                     model(batch)
 
-    answer(passes)
+    answer(requests, passes)
 
 
-SIDES: dict[str, Callable[[Work, str], None]] = {
+SIDES: dict[str, Callable[[Work, str, Requests], None]] = {
     "fitted": fitted,
     "bare": bare,
     "grid": grid,
     "bare_grid": bare_grid,
 }
 
+
+def main() -> None:
+    requests = Requests()
+    while (work := requests.next_work()) is not None:
+        with tempfile.TemporaryDirectory() as folder, suppress(Done):
+            SIDES[sys.argv[1]](work, folder, requests)
+
+
 if __name__ == "__main__":
-    given = Work(**json.loads(sys.argv[1]))
-    with tempfile.TemporaryDirectory() as below:
-        SIDES[given.side](given, below)
+    main()
