@@ -157,7 +157,7 @@ class Steps(Stages, Gathering):
         return made[0] if len(made) == 1 else made
 
     def _optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        settings = {"fused": True} if self._may_fuse(groups) else {}
+        settings: dict[str, Any] = {"fused": True} if self._may_fuse(groups) else {}
         optimizer = self.optimizer_class(groups, lr=self.lr, weight_decay=self.weight_decay, **settings)
         if self.optimizer_class in _FUSED:
             optimizer.register_load_state_dict_pre_hook(_keep_fused)
