@@ -83,7 +83,7 @@ def _run_padded(rnn: nn.LSTM | nn.GRU, inputs: Tensor, lengths: Tensor) -> tuple
 
 def _along(rnn: nn.LSTM | nn.GRU, x: Tensor, layer: int, direction: int) -> Tensor:
     """All states of one direction of a layer: ``(B, T, D)`` to ``(B, T, H)``, from the first step on."""
-    weights = rnn.all_weights[(2 if rnn.bidirectional else 1) * layer + direction]
+    weights = tuple(rnn.all_weights[(2 if rnn.bidirectional else 1) * layer + direction])
     start = x.new_zeros(1, len(x), rnn.hidden_size)
     if isinstance(rnn, nn.LSTM):
         return torch.lstm(x, (start, start), weights, rnn.bias, 1, 0.0, rnn.training, False, True)[0]
