@@ -20,6 +20,7 @@ from msabench.missingness.conditions import Cell, checked_mask_seeds, distinct
 from msabench.missingness.patterns import Masks, blind_share, dropped_share, mask_hash
 from msabench.missingness.realised import Realised
 from msabench.results.predictions import CellPredictions, Evaluation
+from msabench.training.memory_fill import unfilled_memory
 
 Floats = NDArray[np.float32]
 Predicted = tuple[Floats, Floats | None]
@@ -150,7 +151,7 @@ def _predict(
         masks=masks,
     )
     preds, kept = [], []
-    with torch.no_grad():
+    with torch.no_grad(), unfilled_memory():
         for batch in batches:
             check()
             pred, representation = predictor(batch.for_inference(), cell)

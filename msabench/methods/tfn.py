@@ -126,7 +126,9 @@ class TFN(MSAMethod):
         vision = with_one(self.video_subnet(batch.vision))
         words = padded(self.text(batch), batch.valid["text"], self.padding)
         text = with_one(self.text_subnet(words))
-        return torch.einsum("ba,bv,bt->bavt", audio, vision, text).flatten(1)
+        # Equal bits by einsum, whose gradient takes twice as long.
+        pairs = torch.bmm(audio.unsqueeze(2), vision.unsqueeze(1)).flatten(1)
+        return torch.bmm(pairs.unsqueeze(2), text.unsqueeze(1)).flatten(1)
 
     def forward(self, batch: Batch) -> Output:
         """Predict; ``representation`` is what the last layer reads, since the product can have a million entries."""

@@ -42,6 +42,7 @@ from msabench.training.cluster import with_environment
 from msabench.training.config_files import config_of
 from msabench.training.finished import FINISHED
 from msabench.training.keep_best import KeepBest
+from msabench.training.memory_fill import UnfilledMemory
 from msabench.training.parser_messages import sentence
 from msabench.training.run_folder import RunFolder, RunLogger
 from msabench.training.trainer_settings import DEFAULT_SEED, OWN_SETTINGS, TRAINER_DEFAULTS, require_selection
@@ -156,7 +157,12 @@ class MSACLI(LightningCLI):
                 )
             )
         resolved = _plain(self._parser(self.subcommand), self.config.get(str(self.subcommand), self.config))
-        callbacks: list[Callback] = [KeepBest(self.folder, resolved), SavePredictions(self.folder), OwnSignals()]
+        callbacks: list[Callback] = [
+            KeepBest(self.folder, resolved),
+            SavePredictions(self.folder),
+            OwnSignals(),
+            UnfilledMemory(),
+        ]
         if config["early_stop"] is not None:
             callbacks.append(StopEarly(config["early_stop"]))
         given = settings["callbacks"] or []

@@ -255,7 +255,7 @@ def test_steps_within_a_group(tmp_path: Path, accumulate: int, step_every_batch:
     quiet_trainer(tmp_path, 2).fit(method, datamodule=source)
     assert len(batches) == 12
 
-    optimizer = torch.optim.Adam(by_hand.parameters(), lr=2e-3, weight_decay=0.01)
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=2e-3, weight_decay=0.01, fused=True)
     for number, batch in enumerate(batches):
         place = number % 6 % accumulate
         if place == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
@@ -14,6 +15,9 @@ from msabench.errors import MSABenchError
 from msabench.methods.engine.epoch_means import EpochMeans
 from msabench.methods.engine.gathering import Gathering
 from msabench.methods.engine.stages import Stages
+
+_FUSED = (torch.optim.Adam, torch.optim.AdamW)
+"""Optimisers that have a fused form."""
 
 
 class Steps(Stages, Gathering):
@@ -148,9 +152,27 @@ class Steps(Stages, Gathering):
             groups = [group for group in self.param_groups() if group["params"]]
             if not groups:
                 return None
-            optimizer = self.optimizer_class(groups, lr=self.lr, weight_decay=self.weight_decay)
+            optimizer = self._optimizer(groups)
             made.append({"optimizer": optimizer, **self._scheduled(optimizer)})
         return made[0] if len(made) == 1 else made
+
+    def _optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        settings: dict[str, Any] = {"fused": True} if self._may_fuse(groups) else {}
+        optimizer = self.optimizer_class(groups, lr=self.lr, weight_decay=self.weight_decay, **settings)
+        if self.optimizer_class in _FUSED:
+            optimizer.register_load_state_dict_pre_hook(_keep_fused)
+        return optimizer
+
+    def _may_fuse(self, groups: list[dict[str, Any]]) -> bool:
+        """Whether one kernel may update all parameters of a device, which saves most of what a small step costs."""
+        # In mixed precision Lightning refuses to clip gradients for a fused optimiser, which unscales them itself.
+        mixed = self._trainer is not None and isinstance(self.trainer.precision_plugin, MixedPrecision)
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        return (
+            self.optimizer_class in _FUSED
+            and not mixed
+            and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+        )
 
     def _scheduled(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         if self.lr_patience is not None:
@@ -202,6 +224,12 @@ class Steps(Stages, Gathering):
                     f"{'an epoch' if found == total else f'turn {turn!r} of an epoch'} has {found}, so it would never "
                     f"take one; give {' or '.join(ways)}"
                 )
+
+
+def _keep_fused(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A saved state with this optimiser's way of stepping: torch would go on in that of the one that saved."""
+    fused = optimizer.defaults["fused"]
+    return {**state, "param_groups": [{**group, "fused": fused} for group in state["param_groups"]]}
 
 
 def _as_list(value: Any) -> list[Any]:
