@@ -195,7 +195,8 @@ def keep(method: str, known: dict[str, Any], runs: list[dict[str, float]], folde
         runs: Cell -> F1, for each of the inputs' seeds in order.
         folder: As for ``recall``.
     """
-    content = {"f1": {str(seed): run for seed, run in zip(known["seeds"], runs, strict=True)}, "inputs": known}
+    f1 = {str(seed): run for seed, run in zip(known["seeds"], runs, strict=True)}
+    content: dict[str, Any] = {"f1": f1, "inputs": known}
     content["sha256"] = canonical_hash(content, 64)
     file = _file(method, known, folder)
     with contextlib.suppress(OSError):
