@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.support.resolved import Resolve
 
 # How long an example takes says more about what else the machine does than about the code.
 settings.register_profile("msabench", deadline=None)
@@ -20,6 +24,19 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("MSABENCH_DATA", raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def resolved(tmp_path_factory: pytest.TempPathFactory) -> Resolve:
+    """``resolve`` for shipped configs, which parses each once for all workers of this run."""
+    # Here, since it imports Lightning, which takes seconds, and most tests do without.
+    from tests.support.resolved import resolving_once
+
+    base = tmp_path_factory.getbasetemp()
+    # Each worker has a folder in that of the run.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "resolved"
+    folder.mkdir(exist_ok=True)
+    return resolving_once(folder)
 
 
 def untested(reports: Iterable[Any]) -> list[str]:

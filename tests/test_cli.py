@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pandas as pd
@@ -476,6 +478,12 @@ def test_the_last_stage_must_be_validated() -> None:
     )
 
 
+def reserve_20(below: Path, both: Any, names: Any) -> None:
+    """What each of two processes does at the same time."""
+    both.wait(timeout=600)
+    names.put([reserve(below).name for _ in range(20)])
+
+
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 def test_no_two_runs_reserve_the_same_folder(kind: str, elsewhere: Path) -> None:
     below = elsewhere / "runs" / "seed_1"
@@ -485,26 +493,15 @@ def test_no_two_runs_reserve_the_same_folder(kind: str, elsewhere: Path) -> None
         with ThreadPoolExecutor(8) as pool:
             found = [path.name for path in pool.map(reserve, [below] * 40)]
     else:
-        code = (
-            "import sys, pathlib\nfrom msabench.training.run_folder import reserve\n"
-            "print('ready', flush=True); sys.stdin.readline()\n"
-            "print(*(reserve(pathlib.Path(sys.argv[1])).name for _ in range(20)))"
-        )
-        workers = [
-            subprocess.Popen(
-                [sys.executable, "-c", code, str(below)],
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for _ in range(2)
-        ]
-        assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 2
+        # Forked, since each would spend seconds on importing Lightning, and this is about a folder.
+        forking = multiprocessing.get_context("fork")
+        both, names = forking.Barrier(2), forking.Queue()
+        workers = [forking.Process(target=reserve_20, args=(below, both, names)) for _ in range(2)]
         for worker in workers:
-            worker.stdin.write("go\n")
-            worker.stdin.flush()
-        found = [name for worker in workers for name in worker.communicate(timeout=600)[0].split()]
+            worker.start()
+        found = [name for _ in workers for name in names.get(timeout=600)]
+        for worker in workers:
+            worker.join()
     assert len(found) == len(set(found)) == 40
     assert set(found) == {f"version_{number}" for number in range(5, 45)}
 

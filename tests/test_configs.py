@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from msabench.nn import text
 from msabench.runner.suite import read_suite
 from msabench.training.build import resolve
 from msabench.training.config_files import config_of
+from tests.support.resolved import Resolve
 
 REPOSITORY = Path(__file__).parents[1]
 FILES = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -71,19 +74,24 @@ RECIPES = {
 }
 
 
-@pytest.fixture
-def small_bert(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What configs call bert-base is a BERT of its width and length, without a download."""
+@pytest.fixture(scope="module")
+def bert() -> Any:
+    """A BERT of bert-base's width and length; to draw its weights takes longer than to build a method around it."""
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(vocab_size=8, num_hidden_layers=2, intermediate_size=8)
-    monkeypatch.setattr(text, "_load_bert", lambda name: BertModel(config, add_pooling_layer=False))
+    return BertModel(BertConfig(vocab_size=8, num_hidden_layers=2, intermediate_size=8), add_pooling_layer=False)
+
+
+@pytest.fixture
+def small_bert(bert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What configs call bert-base is a BERT of its width and length, without a download."""
+    monkeypatch.setattr(text, "_load_bert", lambda name: deepcopy(bert))
 
 
 @pytest.mark.usefixtures("small_bert")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_parses_and_its_method_builds(path: Path) -> None:
-    config = resolve([path], [])
+def test_config_parses_and_its_method_builds(path: Path, resolved: Resolve) -> None:
+    config = resolved([path], [])
     module = config["model"]["class_path"].rpartition(".")[0]
     method = module.rpartition(".")[2]
     dataset = config["data"]["dataset"]
@@ -103,8 +111,8 @@ def test_config_parses_and_its_method_builds(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_config_trains_as_its_source_does(name: str) -> None:
-    config = resolve([REPOSITORY / "configs" / f"{name}.yaml"], [])
+def test_config_trains_as_its_source_does(name: str, resolved: Resolve) -> None:
+    config = resolved([REPOSITORY / "configs" / f"{name}.yaml"], [])
     found = {}
     for setting in RECIPES[name]:
         section, _, key = setting.rpartition(".")
@@ -121,8 +129,8 @@ def test_every_method_has_a_config_for_every_corpus_it_applies_to(method: str) -
 
 
 @pytest.mark.parametrize("method", sorted(set(registry.methods()) - {"constant"}))
-def test_configs_for_own_files_follow_the_rule_that_is_documented(method: str) -> None:
-    config = resolve([REPOSITORY / f"configs/{method}_custom.yaml"], [])
+def test_configs_for_own_files_follow_the_rule_that_is_documented(method: str, resolved: Resolve) -> None:
+    config = resolved([REPOSITORY / f"configs/{method}_custom.yaml"], [])
     init_args = config["model"]["init_args"]
     before = sum(init_args.get(f"{stage}_epochs", 0) for stage in ("teacher", "completion", "warmup"))
     assert (config["data"]["batch_size"], config["early_stop"]) == (32, 10)

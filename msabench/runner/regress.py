@@ -11,35 +11,22 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from msabench.errors import MSABenchError
 from msabench.files import write_text
 from msabench.methods.registry import methods as registered
-from msabench.missingness.conditions import parse_grid
-from msabench.packaged import CONFIGS, REGRESSION, beside_or_packaged, packaged
+from msabench.packaged import CONFIGS, REGRESSION, packaged
+from msabench.runner import measured_before
+from msabench.runner.short_training import CELLS, METRIC, OVERRIDES, config_of_method, measure
 from msabench.training.method_of_config import info_of
 
 EXPECTED = Path(REGRESSION) / "expected.json"
-METRIC = "f1_non0"
-CELLS = parse_grid(["inter", "intra/0.5"])
 CHECK_SEEDS = (1, 2)
 """Seeds that a check trains; the expectation is their mean."""
 SPREAD_SEEDS = (1, 2, 3, 4, 5)
 """Seeds that ``--update`` trains to learn the spread."""
-OVERRIDES = (
-    "--data.size=[240,60,300]",
-    "--data.length=10",
-    "--data.batch_size=24",
-    "--data.missing.regime=mixed",
-    "--trainer.max_epochs=8",
-    "--trainer.accelerator=cpu",
-    "--trainer.devices=1",
-    "--trainer.enable_progress_bar=false",
-    "--early_stop=null",
-)
 MIN_TOLERANCE = 0.01
 """Two of 300 clips more or less right; smaller spreads over five seeds are luck."""
 MAX_DEVIATIONS = 3.0
@@ -53,6 +40,7 @@ def regress(
     update: bool = False,
     expected: Path | None = None,
     configs: Path = Path(CONFIGS),
+    cached: bool = False,
 ) -> int:
     """Train every method briefly and compare F1 per cell with the expectation.
 
@@ -62,17 +50,21 @@ def regress(
         expected: File with the expectations; if not given benchmarks/regression/expected.json here, and where there is
             none the one that comes with msabench.
         configs: Folder with ``<method>_synth.yaml``; what it lacks is the config that comes with msabench.
+        cached: Take F1 that was measured here before, where sources, config, libraries and processor are equal and it
+            is as expected; keep what is measured. Without, all is measured, and nothing kept.
 
     Returns:
         0 if every F1 is within its tolerance, 1 otherwise.
 
     Raises:
-        MSABenchError: Unknown method, or a config or the file of expectations is missing or broken.
+        MSABenchError: Unknown method, a config or the file of expectations is missing or broken, or ``cached`` along
+            with ``update``.
     """
+    if cached and update:
+        raise MSABenchError("--cached is not allowed with --update, which measures; leave one out")
     names = methods or sorted(registered(external=False))
     for name in names:
-        config = f"{name}_synth.yaml"
-        info_of(name, beside_or_packaged(config, configs, CONFIGS) or configs / config)
+        info_of(name, config_of_method(name, configs))
     source = expected or (EXPECTED if EXPECTED.is_file() else packaged(REGRESSION) / EXPECTED.name)
     known = _read(source, missing_is_empty=update)
     failures = []
@@ -88,7 +80,10 @@ def regress(
             print(f"{name:<12}no expectation in {source}; run: msabench regress --methods {name} --update")
             failures.append(name)
             continue
-        wrong = compare(known[name], [measure(name, seed, configs) for seed in CHECK_SEEDS])
+        if cached and _was_right(name, known[name], configs):
+            print(f"{name:<12}ok, {len(known[name])} cells within tolerance, as measured before")
+            continue
+        wrong = _wrong(name, known[name], configs, keep=cached)
         print(f"{name:<12}" + ("; ".join(wrong) if wrong else f"ok, {len(known[name])} cells within tolerance"))
         failures += [name] if wrong else []
     if update:
@@ -100,33 +95,22 @@ def regress(
     return 1 if failures else 0
 
 
-def measure(method: str, seed: int, configs: Path) -> dict[str, float]:
-    """Train a method once with the fixed budget.
+def _was_right(name: str, expectation: dict[str, Any], configs: Path) -> bool:
+    """Whether F1 that was measured before from equal inputs is there, and as expected."""
+    known = measured_before.inputs(name, CHECK_SEEDS, configs)
+    runs = None if known is None else measured_before.recall(name, known)
+    return runs is not None and not compare(expectation, runs)
 
-    Args:
-        method: Its name.
-        seed: Seed of the training.
-        configs: Folder with its config for ``synth``; without it, the one that comes with msabench is taken.
 
-    Returns:
-        Cell name -> F1 in [0, 1] on the test split, of the epoch selected on validation.
-
-    Raises:
-        MSABenchError: There is no such config.
-    """
-    from msabench.evaluation.evaluate import evaluate_grid
-    from msabench.methods.checkpoint import load_checkpoint
-    from msabench.metrics.functional import compute
-    from msabench.training.build import build
-
-    with tempfile.TemporaryDirectory(prefix="msabench-regress-") as folder:
-        overrides = [*OVERRIDES, f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}"]
-        name = f"{method}_synth.yaml"
-        built = build([beside_or_packaged(name, configs, CONFIGS) or configs / name], overrides)
-        built.trainer.fit(built.model, datamodule=built.datamodule)
-        best, _ = load_checkpoint(Path(built.trainer.checkpoint_callback.best_model_path))  # type: ignore[union-attr]
-        result = evaluate_grid(best, built.datamodule, CELLS, mask_seeds=(0,))
-    return {str(entry.cell): compute(result.metric_set, result.labels, entry.preds)[METRIC] for entry in result.cells}
+def _wrong(name: str, expectation: dict[str, Any], configs: Path, keep: bool) -> list[str]:
+    """Measure a method, and say what differs from its expectation."""
+    before = measured_before.inputs(name, CHECK_SEEDS, configs) if keep else None
+    runs = [measure(name, seed, configs) for seed in CHECK_SEEDS]
+    wrong = compare(expectation, runs)
+    # Sources may have been edited while it trained.
+    if before is not None and not wrong and before == measured_before.inputs(name, CHECK_SEEDS, configs):
+        measured_before.keep(name, before, runs)
+    return wrong
 
 
 def compare(expectation: dict[str, Any], runs: list[dict[str, float]]) -> list[str]:

@@ -15,6 +15,7 @@ from msabench.data import batches
 from msabench.errors import MSABenchError
 from msabench.methods.registry import methods
 from msabench.missingness.patterns import Masks
+from msabench.runner import measured_before
 from msabench.runner import regress as regression
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ def one_thread() -> Any:
 
 @pytest.mark.parametrize("name", sorted(methods()))
 def test_every_method_is_where_it_was(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code = regression.regress([name], expected=EXPECTED, configs=CONFIGS)
+    code = regression.regress([name], expected=EXPECTED, configs=CONFIGS, cached=True)
     assert code == 0, capsys.readouterr().out
 
 
@@ -70,11 +71,24 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("plant", [masks_on_the_wrong_modality, flipped_labels, no_training])
 def test_a_planted_bug_is_caught(
-    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    plant: Callable[[pytest.MonkeyPatch], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Also where F1 was measured before: what is patched in the process, no source tells."""
+    monkeypatch.setattr(measured_before, "cache_folder", lambda: tmp_path)
+    known = measured_before.inputs("lf_dnn", regression.CHECK_SEEDS, CONFIGS)
+    assert known is not None
+    right = {cell: entry["f1"] for cell, entry in json.loads(EXPECTED.read_text())["methods"]["lf_dnn"].items()}
+    measured_before.keep("lf_dnn", known, [right, right])
+    [kept] = tmp_path.glob("**/*.json")
+    before = kept.read_bytes()
     plant(monkeypatch)
     assert regression.regress(["lf_dnn"], expected=EXPECTED, configs=CONFIGS) == 1
     assert "F1 has moved: lf_dnn" in capsys.readouterr().out
+    assert list(tmp_path.glob("**/*.json")) == [kept]
+    assert kept.read_bytes() == before
 
 
 def test_tolerance_comes_from_the_spread_over_seeds() -> None:

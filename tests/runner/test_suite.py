@@ -200,18 +200,18 @@ def test_listing_suites_counts_jobs_and_shows_broken_ones(folder):
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_suites_resolve(path):
+def test_shipped_suites_resolve(path, resolved):
     suite = read_suite(path)
     assert suite.name == path.stem
-    jobs = expand(suite)
+    jobs = expand(suite, resolved)
     assert len(jobs) == len(suite.jobs)
     assert len({job.key.job_id for job in jobs}) == len(jobs)
 
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("paper", ["umdf", "fsrf", "prlf", "recap"])
-def test_every_row_of_a_papers_tables_is_a_job_under_one_protocol(paper):
-    jobs = [job.key for job in expand(read_suite(SHIPPED / f"{paper}_tables.yaml"))]
+def test_every_row_of_a_papers_tables_is_a_job_under_one_protocol(paper, resolved):
+    jobs = [job.key for job in expand(read_suite(SHIPPED / f"{paper}_tables.yaml"), resolved)]
     printed = [number for number in load_published() if number.paper == paper and number.table != "text"]
     rows = {(number.dataset, number.method, number.variant) for number in printed}
     assert {method for _, method, _ in rows} <= set(registry.methods())

@@ -21,6 +21,7 @@ from msabench.methods import registry
 from msabench.results.job_identity import config_hash
 from msabench.results.record import canonical_hash
 from msabench.training.build import resolve
+from tests.support.resolved import Resolve
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FROZEN = Path(__file__).with_name("frozen_configs.csv")
@@ -39,12 +40,12 @@ def frozen() -> dict[str, tuple[str, str]]:
         return {row["config"]: (row["config_hash"], row["sha256"]) for row in csv.DictReader(stream)}
 
 
-def hashes(name: str) -> tuple[str, str]:
+def hashes(name: str, resolver: Resolve = resolve) -> tuple[str, str]:
     """The hash of a shipped config, and the sha256 of the whole of it as it resolves.
 
     Settings that are None are left out of both, so that a new option with that default moves neither.
     """
-    config = resolve([CONFIGS / f"{name}.yaml"], [])
+    config = resolver([CONFIGS / f"{name}.yaml"], [])
     assert str(CONFIGS.parent) not in str(config), "a path of this machine would be hashed"
     return config_hash(config), canonical_hash(_set(config), 64)
 
@@ -61,8 +62,8 @@ def test_the_list_has_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_config_says_what_it_said(name: str) -> None:
-    assert hashes(name) == frozen().get(name)
+def test_config_says_what_it_said(name: str, resolved: Resolve) -> None:
+    assert hashes(name, resolved) == frozen().get(name)
 
 
 def main() -> None:
