@@ -49,6 +49,7 @@ def run(
     workers: Literal["warm", "fresh"] = "warm",
     executor: Literal["local", "slurm"] = "local",
     slurm: Path | None = None,
+    jobs_per_element: int = 1,
     keep_checkpoints: bool = False,
     dry_run: bool = False,
     fail_fast: bool = False,
@@ -71,6 +72,8 @@ def run(
             fresh, so that every job's process imports them anew.
         executor: local, or slurm for an array of jobs (needs the extra msabench[slurm]).
         slurm: YAML file with parameters of submitit, e.g. timeout_min and slurm_partition.
+        jobs_per_element: Jobs that one element of the array runs, one after another, each in a process of its own; for
+            small jobs. The time limit, timeout_min, is that of all of them together.
         keep_checkpoints: Keep best.ckpt of every job; by default it is deleted once the records are stored.
         dry_run: Print the plan with an estimate of its cost and stop.
         fail_fast: Stop at the first job that fails.
@@ -96,7 +99,11 @@ def run(
     if plan.todo and not plan.runnable:
         print(plan.describe(0), file=sys.stderr)
         return 1
-    engine = _slurm(slurm, runs) if executor == "slurm" else _local(slots, devices, per_device, workers)
+    engine = (
+        _slurm(slurm, runs, jobs_per_element, workers)
+        if executor == "slurm"
+        else _local(slots, devices, per_device, workers)
+    )
     if plan.todo:
         require_writable(store)
     ResultStore(store).sweep()
@@ -266,5 +273,5 @@ def _places(slots: int | None, devices: list[str] | None, per_device: int) -> li
     return gpu_slots(devices or found, per_device)
 
 
-def _slurm(parameters: Path | None, runs: Path) -> Executor:
-    return SlurmExecutor.from_file(parameters, runs / "slurm")
+def _slurm(parameters: Path | None, runs: Path, jobs_per_element: int, workers: str) -> Executor:
+    return SlurmExecutor.from_file(parameters, runs / "slurm", jobs_per_element, warm=workers == "warm")
