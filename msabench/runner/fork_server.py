@@ -5,8 +5,8 @@ process in all that another can see: session, log, locks, core, environment, exi
 it: it has one thread and no accelerator, imports nothing from outside msabench, and runs no line of any job.
 
 Messages are JSON, one a packet. It is sent ``{"number", "arguments", "environment"}`` with three descriptors, log and
-locks; the end of the connection means that all jobs are to end. It sends ``{"ready"}`` or ``{"refused": why}`` once,
-then for each job ``{"number", "pid"}`` or ``{"number", "problem": why}``, and at its end ``{"number", "code"}``.
+locks; the end of the connection means that all jobs are to end. It sends ``{"ready"}`` once, then for each job
+``{"number", "pid"}`` or ``{"number", "problem": why}``, and at the job's end ``{"number", "code"}``.
 """
 
 from __future__ import annotations
@@ -89,9 +89,8 @@ def main(arguments: Sequence[str]) -> int:
         gc.collect()
         # What is here now stays: no collection in a fork looks at it, so that its pages are never copied.
         gc.freeze()
-        problem = why_not_to_fork()
-        _say(connection, **({"refused": problem} if problem else {"ready": True}))
-        request = None if problem else _serve(connection)
+        _say(connection, ready=True)
+        request = _serve(connection)
     return 0 if request is None else _run(request)
 
 
@@ -131,7 +130,7 @@ def _serve(connection: socket.socket) -> Request | None:
             try:
                 process = -1 if problem else os.fork()
             except OSError as error:
-                problem = error.strerror
+                problem = error.strerror or str(error)
             if process == 0:
                 return Request(parent, wanted["arguments"], wanted["environment"], descriptors[0])
             # Before a word is said: whoever hears of a problem takes the locks again.
@@ -187,7 +186,7 @@ def _run(request: Request) -> NoReturn:
     except SystemExit as error:
         code = _code_of(error)
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         code = 1
     leave(code)
 

@@ -160,6 +160,8 @@ class _Workers:
         self._environment = environment
         self._servers_left = servers
         self._server: ForkServer | None = None
+        self._former: list[ForkServer] = []
+        """Servers that start no more workers, and may yet have some to look after."""
 
     def start(self, task: Task, slot: Slot) -> Worker | Finished:
         environment = {**os.environ, **self._environment}
@@ -173,13 +175,11 @@ class _Workers:
         return begin(task, lambda log, locks: server.launch(arguments, environment, log, locks))
 
     def _server_at_hand(self, environment: Mapping[str, str]) -> ForkServer | None:
-        if self._server is not None and (why := self._server.refused or self._server.gone):
-            if self._server.refused:
-                self._servers_left = 0
-            if not self._server.gone:
-                # It looks after the workers that it has.
-                return None
-            self._server.close()
+        server = self._server
+        if server is not None and (why := server.refused or server.gone):
+            # It would refuse again, and so would another.
+            self._servers_left = 0 if server.refused else self._servers_left
+            self._former.append(server)
             self._server = None
             self._say(why)
         if self._server is None and self._servers_left:
@@ -193,19 +193,25 @@ class _Workers:
 
     def _say(self, why: str) -> None:
         what = "another one is started" if self._servers_left else "every worker imports for itself from here on"
-        print(f"\nno workers from the process that has imported everything ({why}); {what}", file=sys.stderr)
+        print(f"no workers from the process that has imported everything ({why}); {what}", file=sys.stderr)
 
     def listen(self, seconds: float) -> None:
         """Take in what there is to hear of workers, and wait for it at most ``seconds``."""
-        if self._server is not None and not self._server.gone:
-            self._server.listen(seconds)
+        live = [server for server in self._servers() if not server.gone]
+        for server in live[:-1]:
+            server.listen(0)
+        if live:
+            live[-1].listen(seconds)
         else:
             time.sleep(seconds)
 
     def close(self) -> None:
-        """End the workers that a server started."""
-        if self._server is not None:
-            self._server.close()
+        """End the workers that servers started."""
+        for server in self._servers():
+            server.close()
+
+    def _servers(self) -> list[ForkServer]:
+        return [*self._former, *([] if self._server is None else [self._server])]
 
 
 def _finished(task: Task, worker: Worker) -> Finished:

@@ -134,17 +134,14 @@ class ForkServer:
             try:
                 message = self._connection.recv(LONGEST_MESSAGE)
             except ConnectionResetError:
-                message = b""
+                # It ended with requests unread; what it had said before is still to come.
+                continue
             if message:
                 self._take(json.loads(message))
             else:
                 self._lose()
 
     def _take(self, said: dict[str, Any]) -> None:
-        if "refused" in said:
-            # The end of the connection follows.
-            self.refused = said["refused"]
-            return
         if "ready" in said:
             self._is_ready = True
             return

@@ -165,7 +165,7 @@ def test_a_worker_ends_alike_either_way(folder: Path) -> None:
         assert last_words(here) == last_words(there)
     assert last_words(tasks[1]) == ["a last word", "said at the end"]
     [failure] = ResultStore(Path("runs/store")).failures()
-    assert failure.error == "RuntimeError: as told"
+    assert "as told" in failure.error
 
 
 def last_words(task: Task) -> list[str]:
@@ -205,7 +205,7 @@ def test_jobs_share_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert "LEFT_BEHIND" not in its["environment"]
         assert (ONE_THREAD | {"PYTHONHASHSEED": "0"}).items() <= its["environment"].items()
         assert its["path"] == told[0]["path"]
-        assert its["path"][-1] == str(folder)
+        assert str(folder) in its["path"]
         assert its["torch_seed"] == task.job.key.seed
         assert its["environment"]["MSABENCH_PLUGINS"] == str(folder / "watched.py")
         assert task.log.read_text().count("said at the end") == 1
