@@ -72,7 +72,8 @@ def main(arguments: Sequence[str]) -> int:
     """Serve until the connection ends; in the forks, run a job.
 
     Args:
-        arguments: Descriptor of the connection, and a word that is as long as this process's command may become.
+        arguments: Descriptor of the connection, the process to die with, and a word that is as long as this process's
+            command may become.
 
     Returns:
         The exit code, of this process or of a fork.
@@ -121,7 +122,7 @@ def _serve(connection: socket.socket) -> Request | None:
     running: dict[int, int] = {}
     while True:
         if select.select([connection], [], [], POLL_SECONDS if running else None)[0]:
-            message, descriptors, _, _ = socket.recv_fds(connection, LONGEST_MESSAGE, DESCRIPTORS)
+            message, descriptors = _hear(connection)
             if not message:
                 _end(running)
                 return None
@@ -145,6 +146,16 @@ def _serve(connection: socket.socket) -> Request | None:
             ended, status = os.waitpid(process, os.WNOHANG)
             if ended:
                 _say(connection, number=running.pop(process), code=os.waitstatus_to_exitcode(status))
+
+
+def _hear(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """The next request with its descriptors; empty at the connection's end."""
+    try:
+        message, descriptors, _, _ = socket.recv_fds(connection, LONGEST_MESSAGE, DESCRIPTORS)
+    except ConnectionResetError:
+        # Who asked has ended without reading all that was said.
+        return b"", []
+    return message, descriptors
 
 
 def _say(connection: socket.socket, **message: Any) -> None:
