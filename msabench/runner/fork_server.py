@@ -114,7 +114,8 @@ def why_not_to_fork() -> str:
         with contextlib.suppress(OSError):
             if str(descriptor.readlink()).startswith(DEVICES):
                 return f"imports have opened {descriptor.readlink()}"
-    return "imports have initialised CUDA" if importlib.import_module("torch").cuda.is_initialized() else ""
+    torch = sys.modules.get("torch")
+    return "imports have initialised CUDA" if torch is not None and torch.cuda.is_initialized() else ""
 
 
 def _serve(connection: socket.socket) -> Request | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -296,6 +298,44 @@ def test_server_and_forks_die_with_the_run(folder: Path) -> None:
     job_process, server, child = lingering()
     wait_until(lambda: not alive(job_process) and not alive(server))
     os.kill(child, signal.SIGKILL)
+
+
+SERVER = """
+import os, subprocess, sys, time
+from pathlib import Path
+from msabench.runner import fork_server, worker
+
+def main(arguments):
+    if arguments[-1] == "linger":
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        Path("lingers").write_text(f"{os.getpid()} {os.getppid()} {child.pid}")
+        time.sleep(600)
+    return 0
+
+fork_server.import_what_jobs_use = lambda: None
+worker.main = main
+fork_server.leave(fork_server.main(sys.argv[1:]))
+"""
+
+
+def test_a_server_ends_its_jobs_although_words_were_left_unread(folder: Path) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    words = [str(theirs.fileno()), str(os.getpid()), "room"]
+    server = subprocess.Popen([sys.executable, "-c", SERVER, *words], pass_fds=[theirs.fileno()])
+    theirs.close()
+    with Path("log").open("wb") as log:
+        for number, word in enumerate(("linger", "end")):
+            request = {"number": number, "arguments": [word], "environment": {}}
+            socket.send_fds(ours, [json.dumps(request).encode()], [log.fileno()] * 3)
+    heard = [json.loads(ours.recv(1000)) for _ in range(3)]
+    assert [word.keys() for word in heard] == [{"ready"}, {"number", "pid"}, {"number", "pid"}]
+    wait_until(lambda: len(lingering()) == 3)
+    assert lingering()[:2] == [heard[1]["pid"], server.pid]
+    # The end of the second job is in the way.
+    assert select.select([ours], [], [], 600)[0]
+    ours.close()
+    assert server.wait() == 0
+    wait_until(lambda: not any(map(alive, lingering())))
 
 
 # Ways back.
