@@ -182,8 +182,9 @@ def last_words(task: Task) -> list[str]:
 
 def test_jobs_share_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHASHSEED", "0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,8")
     tasks = watched("none", "write", "none", "none")
-    slots = [Slot(core=min(os.sched_getaffinity(0)))]
+    slots = [Slot(core=min(os.sched_getaffinity(0)), gpu="8", accelerator="cpu")]
     assert set(codes([*LocalExecutor(slots).run(tasks, nothing)]).values()) == {0}
     told = [said(task) for task in tasks]
     server = told[0]["parent"]
@@ -205,7 +206,8 @@ def test_jobs_share_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         # Nothing that an earlier job has changed, and the same as that found.
         assert its["left"] == its["filters"] == []
         assert "LEFT_BEHIND" not in its["environment"]
-        assert (ONE_THREAD | {"PYTHONHASHSEED": "0"}).items() <= its["environment"].items()
+        given = {"PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "8"}
+        assert (ONE_THREAD | given).items() <= its["environment"].items()
         assert its["path"] == told[0]["path"]
         assert str(folder) in its["path"]
         assert its["torch_seed"] == task.job.key.seed
@@ -215,14 +217,6 @@ def test_jobs_share_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "from C\n" in tasks[1].log.read_text()
     assert Path("unclosed").read_text() == "whole"
     assert not alive(server)
-
-
-def test_a_fork_has_the_gpu_of_its_slot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,8")
-    tasks = watched("none", "none")
-    slots = [Slot(gpu="8", accelerator="cpu"), Slot()]
-    assert set(codes([*LocalExecutor(slots).run(tasks, nothing)]).values()) == {0}
-    assert sorted(said(task)["environment"]["CUDA_VISIBLE_DEVICES"] for task in tasks) == ["7,8", "8"]
 
 
 # Ends.
