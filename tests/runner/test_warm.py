@@ -355,7 +355,9 @@ def test_a_server_with_threads_refuses_to_fork(folder: Path, capsys: pytest.Capt
     ended = [*LocalExecutor([Slot()], environment=environment).run(tasks, nothing)]
     assert [finished.code for finished in ended] == [0, 0]
     assert said(tasks[0])["parent"] == os.getpid()
-    assert "imports have started threads (jemalloc" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "imports have started threads (python, jemalloc_bg_thd)" in told
+    assert told.endswith("every worker imports for itself from here on\n")
 
 
 def test_what_a_process_has_open_or_runs_forbids_forks() -> None:
