@@ -26,7 +26,7 @@ from msabench.runner.executor import (
     record_failure,
     run_folder,
 )
-from msabench.runner.local import LocalExecutor, cpu_slots, gpu_slots, visible_gpus
+from msabench.runner.local import LocalExecutor, Slot, cpu_slots, gpu_slots, visible_gpus
 from msabench.runner.plan import Plan, make_plan
 from msabench.runner.progress import Progress
 from msabench.runner.slurm import SlurmExecutor, array_slots, read_parameters
@@ -46,8 +46,10 @@ def run(
     slots: int | None = None,
     devices: list[str] | None = None,
     per_device: int = 1,
+    workers: Literal["warm", "fresh"] = "warm",
     executor: Literal["local", "slurm"] = "local",
     slurm: Path | None = None,
+    jobs_per_element: int = 1,
     keep_checkpoints: bool = False,
     dry_run: bool = False,
     fail_fast: bool = False,
@@ -66,8 +68,12 @@ def run(
         slots: Jobs at a time on the CPU; default one per core. Each runs with one thread.
         devices: GPUs to use, by index or UUID, or the word cpu; default all visible GPUs, else the CPU.
         per_device: Jobs at a time on each GPU.
+        workers: warm, so that one process imports the libraries and forks every job's (Linux; fresh elsewhere), or
+            fresh, so that every job's process imports them anew.
         executor: local, or slurm for an array of jobs (needs the extra msabench[slurm]).
         slurm: YAML file with parameters of submitit, e.g. timeout_min and slurm_partition.
+        jobs_per_element: Jobs that one element of the array runs, one after another, each in a process of its own; for
+            small jobs. The time limit, timeout_min, is that of all of them together.
         keep_checkpoints: Keep best.ckpt of every job; by default it is deleted once the records are stored.
         dry_run: Print the plan with an estimate of its cost and stop.
         fail_fast: Stop at the first job that fails.
@@ -93,7 +99,11 @@ def run(
     if plan.todo and not plan.runnable:
         print(plan.describe(0), file=sys.stderr)
         return 1
-    engine = _slurm(slurm, runs) if executor == "slurm" else _local(slots, devices, per_device)
+    engine = (
+        _slurm(slurm, runs, jobs_per_element, workers)
+        if executor == "slurm"
+        else _local(slots, devices, per_device, workers)
+    )
     if plan.todo:
         require_writable(store)
     ResultStore(store).sweep()
@@ -246,18 +256,22 @@ def _stores_at_hand(suite: Path, store: Path) -> list[ResultStore]:
     return [ResultStore(folder) for folder in found if folder is not None and folder.resolve() != store.resolve()]
 
 
-def _local(slots: int | None, devices: list[str] | None, per_device: int) -> Executor:
+def _local(slots: int | None, devices: list[str] | None, per_device: int, workers: str = "warm") -> Executor:
+    return LocalExecutor(_places(slots, devices, per_device), warm=workers == "warm")
+
+
+def _places(slots: int | None, devices: list[str] | None, per_device: int) -> list[Slot]:
     if devices == ["cpu"]:
-        return LocalExecutor(cpu_slots(slots))
+        return cpu_slots(slots)
     found = visible_gpus()
     if devices is not None and not found:
         raise MSABenchError(f"devices {' '.join(devices)} are not here; no GPU is visible, so leave --devices out")
     if not found or (devices is None and slots is not None):
-        return LocalExecutor(cpu_slots(slots))
+        return cpu_slots(slots)
     if slots is not None:
         raise MSABenchError("slots are CPU cores; with GPUs give --per_device, or --devices cpu")
-    return LocalExecutor(gpu_slots(devices or found, per_device))
+    return gpu_slots(devices or found, per_device)
 
 
-def _slurm(parameters: Path | None, runs: Path) -> Executor:
-    return SlurmExecutor.from_file(parameters, runs / "slurm")
+def _slurm(parameters: Path | None, runs: Path, jobs_per_element: int, workers: str) -> Executor:
+    return SlurmExecutor.from_file(parameters, runs / "slurm", jobs_per_element, warm=workers == "warm")

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
 import yaml
 
@@ -45,6 +45,11 @@ LOST = 6
 """Code of a task whose worker ended, or never began, and could not say so itself."""
 
 BEST = "best.ckpt"
+
+WORKER = "msabench.runner.worker"
+"""Module of a worker's process."""
+
+W = TypeVar("W")
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ class Task:
 
     def command(self, *options: str) -> list[str]:
         """The command that runs the job, on whatever machine."""
-        return [sys.executable, "-m", "msabench.runner.worker", str(self.folder / "job.json"), *options]
+        return [sys.executable, "-m", WORKER, str(self.folder / "job.json"), *options]
 
 
 def run_folder(runs: Path, job: Job) -> Path:
@@ -176,10 +181,7 @@ class Finished:
 
 
 def start(task: Task, *options: str, **settings: Any) -> subprocess.Popen[bytes] | Finished:
-    """Start a task's worker, alone in its run folder and with the claim on its job.
-
-    Folder and claim are locked before anything is changed. The worker inherits the locks and holds them to its end,
-    however it ends.
+    """Start a task's worker as a process with imports of its own, see ``begin``.
 
     Args:
         task: The task.
@@ -187,8 +189,35 @@ def start(task: Task, *options: str, **settings: Any) -> subprocess.Popen[bytes]
         settings: Further arguments of ``subprocess.Popen``.
 
     Returns:
-        The worker; or how the task ended without one, because another process runs the job or has recorded it since,
-        or because folder or store cannot be written.
+        The worker; or how the task ended without one.
+    """
+
+    def launch(log: IO[bytes], locks: Sequence[int]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            task.command(*options),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=locks if os.name == "posix" else [],
+            **settings,
+        )
+
+    return begin(task, launch)
+
+
+def begin(task: Task, launch: Callable[[IO[bytes], Sequence[int]], W]) -> W | Finished:
+    """Have a task's worker started, alone in its run folder and with the claim on its job.
+
+    Folder and claim are locked before anything is changed. The worker inherits the locks and holds them to its end,
+    however it ends.
+
+    Args:
+        task: The task.
+        launch: Starts the worker with the file of its log and the descriptors of its locks.
+
+    Returns:
+        What ``launch`` returns; or how the task ended without a worker, because another process runs the job or has
+        recorded it since, or because folder or store cannot be written.
     """
     key = task.job.key
     try:
@@ -202,14 +231,7 @@ def start(task: Task, *options: str, **settings: Any) -> subprocess.Popen[bytes]
                 return Finished(task, 0)
             task.prepare()
             with task.log.open("wb") as log:
-                return subprocess.Popen(
-                    task.command(*options),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=[lock.fileno(), claimed.fileno()] if os.name == "posix" else [],
-                    **settings,
-                )
+                return launch(log, [lock.fileno(), claimed.fileno()])
     except MSABenchError as error:
         return Finished(task, NOT_STARTED, str(error))
     except OSError as error:
@@ -217,10 +239,10 @@ def start(task: Task, *options: str, **settings: Any) -> subprocess.Popen[bytes]
         return Finished(task, NOT_STARTED, f"no worker could be started in {task.folder}: {reason}")
 
 
-def ended_by(code: int) -> str:
-    """In words, which signal a worker's negative exit code stands for."""
+def ended_by(code: int, what: str = "worker") -> str:
+    """In words, which signal a process's negative exit code stands for."""
     name = signal.Signals(-code).name
-    return f"the worker was ended by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
+    return f"the {what} was ended by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
 
 
 def last_line(text: str) -> str:

@@ -1,5 +1,7 @@
 """Runs jobs on a SLURM cluster: an array of the same workers, through submitit (extra ``msabench[slurm]``).
 
+An element of the array runs one job, or several one after another; submitit calls the element a job.
+
 submitit writes the array, submits it and brings results back. What becomes of an element that leaves no result is asked
 here: ``squeue`` knows those that wait or run, ``sacct``, where accounting is on, how the others ended.
 """
@@ -14,14 +16,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from msabench.errors import MSABenchError
 from msabench.files import yaml_of
 from msabench.results.store import ResultStore
-from msabench.runner.executor import LOST, Finished, Task, ended_by, last_line, start
-from msabench.runner.local import ONE_THREAD
+from msabench.runner.executor import LOST, Finished, Task, ended_by, last_line
+from msabench.runner.local import ONE_THREAD, LocalExecutor, Slot
 
 POLL_SECONDS = 1.0
 QUEUE_SECONDS = 15.0
@@ -104,18 +107,30 @@ def array_slots(parameters: dict[str, Any]) -> int:
 
 
 class SlurmExecutor:
-    """One array task per job; run folders and store must lie on a shared file system.
+    """Jobs in elements of an array; run folders and store must lie on a shared file system.
 
     Args:
         folder: Where submitit keeps its files.
         parameters: Parameters of ``submitit.AutoExecutor``, over ``DEFAULTS``.
         cluster: ``slurm``, or ``local`` to try it without a cluster.
+        jobs_per_element: Most jobs that an element runs, one after another.
+        warm: Whether the jobs of an element may be forks of one process that has imported what they need.
 
     Raises:
-        MSABenchError: submitit is not installed or does not know a parameter, or this is no machine of a cluster.
+        MSABenchError: ``jobs_per_element`` is not positive, submitit is not installed or does not know a parameter, or
+            this is no machine of a cluster.
     """
 
-    def __init__(self, folder: Path, parameters: dict[str, Any] | None = None, cluster: str = "slurm") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        parameters: dict[str, Any] | None = None,
+        cluster: str = "slurm",
+        jobs_per_element: int = 1,
+        warm: bool = True,
+    ) -> None:
+        if jobs_per_element < 1:
+            raise MSABenchError(f"{jobs_per_element} jobs per element are not allowed; give a positive number")
         try:
             import submitit
         except ImportError as error:
@@ -128,15 +143,19 @@ class SlurmExecutor:
             raise MSABenchError(_parameter_problem(str(error))) from error
         self.slots = array_slots(settings)
         self._queue = Queue() if cluster == "slurm" else None
+        self._jobs_per_element = jobs_per_element
+        self._warm = warm
 
     @classmethod
-    def from_file(cls, parameters: Path | None, folder: Path) -> SlurmExecutor:
+    def from_file(
+        cls, parameters: Path | None, folder: Path, jobs_per_element: int = 1, warm: bool = True
+    ) -> SlurmExecutor:
         """Make an executor with parameters from a YAML mapping; None for the defaults alone.
 
         Raises:
             MSABenchError: As in ``read_parameters`` and in the constructor.
         """
-        return cls(folder, read_parameters(parameters))
+        return cls(folder, read_parameters(parameters), jobs_per_element=jobs_per_element, warm=warm)
 
     def run(self, tasks: Sequence[Task], tick: Callable[[Sequence[Task]], None]) -> Generator[Finished, None, None]:
         """See ``Executor.run``; closing the iterator early cancels what has not ended.
@@ -144,16 +163,19 @@ class SlurmExecutor:
         Raises:
             MSABenchError: The cluster refuses the array.
         """
-        jobs = list(zip(self._submit(tasks), tasks, strict=True)) if tasks else []
+        size = self._jobs_per_element
+        packs = [tasks[first : first + size] for first in range(0, len(tasks), size)]
+        jobs = list(zip(self._submit(packs), packs, strict=True)) if packs else []
         try:
             while jobs:
                 if self._queue:
                     self._queue.poll([job.job_id for job, _ in jobs])
-                ended = [(job, task) for job, task in jobs if self._has_ended(job)]
-                jobs = [(job, task) for job, task in jobs if (job, task) not in ended]
-                tick([task for job, task in jobs if self._runs(job)])
-                for job, task in ended:
-                    yield self._finished(job, task)
+                ended = [(job, pack) for job, pack in jobs if self._has_ended(job)]
+                jobs = [(job, pack) for job, pack in jobs if (job, pack) not in ended]
+                tick([_at_hand(pack) for job, pack in jobs if self._runs(job)])
+                for job, pack in ended:
+                    for place, task in enumerate(pack):
+                        yield self._finished(job, task, place)
                 if jobs and not ended:
                     time.sleep(POLL_SECONDS)
         finally:
@@ -161,15 +183,15 @@ class SlurmExecutor:
                 with contextlib.suppress(OSError):
                     job.cancel(check=False)
 
-    def _submit(self, tasks: Sequence[Task]) -> Sequence[Any]:
+    def _submit(self, packs: Sequence[Sequence[Task]]) -> Sequence[Any]:
         try:
             # submitit prints sbatch's words as well.
             with contextlib.redirect_stderr(io.StringIO()):
-                jobs: Sequence[Any] = self._engine.map_array(run_task, tasks)
+                jobs: Sequence[Any] = self._engine.map_array(partial(run_tasks, warm=self._warm), packs)
         except (OSError, RuntimeError) as error:
             reason = last_line(str(error)).removeprefix("sbatch: error: ") or type(error).__name__
             way_out = next((f"; {hint}" for word, hint in REFUSALS.items() if word in reason.lower()), "")
-            raise MSABenchError(f"SLURM refuses the array of {len(tasks)} jobs: {reason}{way_out}") from error
+            raise MSABenchError(f"SLURM refuses the array of {len(packs)} jobs: {reason}{way_out}") from error
         return jobs
 
     def _has_ended(self, job: Any) -> bool:
@@ -183,10 +205,10 @@ class SlurmExecutor:
     def _runs(self, job: Any) -> bool:
         return bool(job.state == "RUNNING") if self._queue is None else self._queue.runs(job.job_id)
 
-    def _finished(self, job: Any, task: Task) -> Finished:
+    def _finished(self, job: Any, task: Task, place: int = 0) -> Finished:
         result = _result(job)
-        if isinstance(result, tuple):
-            code, error = result
+        if isinstance(result, list):
+            code, error = result[place]
             if code >= 0:
                 return Finished(task, code, error)
             return Finished(task, code, f"{ended_by(code)}{self._cause(job)}")
@@ -255,17 +277,19 @@ class Queue:
         return next((state for state in ENDINGS if state in states), "")
 
 
-def run_task(task: Task) -> tuple[int, str]:
-    """Run a task on the node that SLURM chose; returns code and error of ``Finished``."""
-    started = start(task, "--parent", str(os.getpid()))
-    if isinstance(started, Finished):
-        return started.code, started.error
-    try:
-        return started.wait(), ""
-    finally:
-        # submitit raises in here when the time limit is near.
-        started.kill()
-        started.wait()
+def run_tasks(tasks: Sequence[Task], warm: bool = True) -> list[tuple[int, str]]:
+    """Run tasks on the node that SLURM chose, one after another; returns code and error of ``Finished`` for each."""
+    # The threads are the cluster's to give.
+    executor = LocalExecutor([Slot(accelerator="auto")], warm, environment={})
+    # submitit raises in here when the time limit is near.
+    with contextlib.closing(executor.run(tasks, lambda running: None)) as ended:
+        found = {finished.task.job.key.job_id: (finished.code, finished.error) for finished in ended}
+    return [found[task.job.key.job_id] for task in tasks]
+
+
+def _at_hand(pack: Sequence[Task]) -> Task:
+    """The task that an element is likely to run: the last that has said something, or else the first."""
+    return next((task for task in reversed(pack) if task.progress()), pack[0]) if len(pack) > 1 else pack[0]
 
 
 def _ask(*command: str) -> tuple[str, str]:
@@ -279,8 +303,8 @@ def _ask(*command: str) -> tuple[str, str]:
     return done.stdout, ""
 
 
-def _result(job: Any) -> tuple[int, str] | str | None:
-    """What ``run_task`` returned, the traceback of what it raised, or None while there is neither."""
+def _result(job: Any) -> list[tuple[int, str]] | str | None:
+    """What ``run_tasks`` returned, the traceback of what it raised, or None while there is neither."""
     if not job.paths.result_pickle.exists():
         return None
     problem = job.exception()
@@ -290,7 +314,7 @@ def _result(job: Any) -> tuple[int, str] | str | None:
 
 def _killed(job: Any) -> bool:
     result = _result(job)
-    return isinstance(result, tuple) and result[0] < 0
+    return isinstance(result, list) and any(code < 0 for code, _ in result)
 
 
 def _parameter_problem(said: str) -> str:

@@ -2,7 +2,7 @@
 
 Run as ``python -m msabench.runner.worker <run folder>/job.json``. Exit codes: 0, the job is recorded;
 ``RECORDED_FAILURE``, its failure is; anything else, nothing is. The heavy imports wait until the process is tied to
-its parent and its core.
+its parent and its core. Forks of ``msabench.runner.fork_server`` have them behind them, and call ``main`` as well.
 """
 
 from __future__ import annotations

@@ -101,6 +101,63 @@ def test_elements_run_and_report_what_ended_them(cluster: Path, tmp_path: Path) 
     )
 
 
+def test_an_element_runs_several_jobs_one_after_another(cluster: Path, tmp_path: Path) -> None:
+    (cluster / "runs").touch()
+    (cluster / "squeue").write_text("77_0|RUNNING\n77_1|RUNNING\n")
+
+    def queue(running: object) -> None:
+        if all((cluster / "submitit" / f"77_{n}_0_result.pkl").exists() for n in range(2)):
+            (cluster / "squeue").write_text("")
+
+    says = "import os, time; print(os.getppid(), time.monotonic())"
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    tasks = scripts(tmp_path / "runs", says, killed, f"{says}; raise SystemExit(3)", says, says)
+    executor = SlurmExecutor(cluster / "submitit", jobs_per_element=3)
+    found = {finished.task.job.key.seed: finished for finished in executor.run(tasks, queue)}
+    assert {seed: finished.code for seed, finished in found.items()} == {
+        0: 0,
+        1: -signal.SIGKILL,
+        2: RECORDED_FAILURE,
+        3: 0,
+        4: 0,
+    }
+    assert found[1].error.startswith("the worker was ended by SIGKILL (out of memory?)")
+    parents, times = zip(*(tasks[n].log.read_text().split() for n in (0, 2, 3, 4)), strict=True)
+    # Two elements, of three jobs and of two.
+    assert parents[0] == parents[1] != parents[2] == parents[3]
+    assert float(times[0]) < float(times[1])
+    assert float(times[2]) < float(times[3])
+
+
+def test_what_an_element_had_recorded_before_it_was_lost_is_done(cluster: Path, tmp_path: Path) -> None:
+    tasks = scripts(tmp_path / "runs", *[""] * 3)
+    records.add(ResultStore(tasks[0].store), seed=0)
+    (cluster / "sacct").write_text("TIMEOUT\n")
+    ends = SlurmExecutor(cluster / "submitit", jobs_per_element=2).run(tasks, nothing)
+    found = {finished.task.job.key.seed: finished for finished in ends}
+    assert {seed: finished.code for seed, finished in found.items()} == {0: 0, 1: LOST, 2: LOST}
+    assert found[1].error.startswith("the job left no result; SLURM says TIMEOUT, so raise timeout_min; ")
+
+
+def test_an_element_is_shown_by_the_job_that_it_runs(cluster: Path, tmp_path: Path) -> None:
+    tasks = scripts(tmp_path / "runs", *[""] * 4)
+    tasks[1].folder.mkdir(parents=True)
+    tasks[1].say("fit", 1, 2)
+    (cluster / "squeue").write_text("77_0|RUNNING\n77_1|RUNNING\n")
+
+    def stop_at(running: list[Task]) -> None:
+        assert [task.job.key.seed for task in running] == [1, 2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(SlurmExecutor(cluster / "submitit", jobs_per_element=2).run(tasks, stop_at))
+
+
+def test_an_element_has_at_least_one_job(cluster: Path) -> None:
+    with pytest.raises(MSABenchError, match="0 jobs per element are not allowed; give a positive number"):
+        SlurmExecutor(cluster / "submitit", jobs_per_element=0)
+
+
 def test_a_node_that_gets_no_environment_finds_methods_from_outside(
     cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
