@@ -61,7 +61,7 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
     job = task.job
     if job.problem:
         raise MSABenchError(job.problem)
-    built = build(list(job.config_files), [*job.overrides, *_placement(task, accelerator)], task.folder)
+    built = build(list(job.config_files), [*job.overrides, *placement(task, accelerator)], task.folder)
     trainer, datamodule = built.trainer, built.datamodule
     found = job_key(built.config, datamodule.corpus.revision, datamodule.corpus.features)
     if found != job.key:
@@ -146,7 +146,8 @@ def _read(task: Task) -> tuple[MSAMethod, FinishedTraining]:
     return load_checkpoint(checkpoint)[0], FinishedTraining.read(checkpoint)
 
 
-def _placement(task: Task, accelerator: str) -> list[str]:
+def placement(task: Task, accelerator: str) -> list[str]:
+    """Settings of the trainer that say where a job is trained, as words of the command line."""
     settings = {
         "default_root_dir": task.folder,
         "accelerator": accelerator,

@@ -1,7 +1,7 @@
 """What differs between seeds that are trained in one pass: what they draw, and what no kernel computes for all at once.
 
-Under ``torch.vmap`` one call stands for all seeds. Dropout and noise must come from each seed's own stream all the same,
-call by call as in a training of that seed alone; and recurrent networks have kernels for one set of weights only.
+Under ``torch.vmap`` one call stands for all seeds. Dropout and noise must come from each seed's own stream all the
+same, call by call as in a training of that seed alone; and recurrent networks have kernels for one set of weights only.
 """
 
 from __future__ import annotations
