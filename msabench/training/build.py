@@ -39,6 +39,7 @@ from msabench.results.job_identity import MAX_SEED
 from msabench.results.places import default_store
 from msabench.training.callbacks import OwnSignals, SaveConfig, SavePredictions, StopEarly
 from msabench.training.cluster import with_environment
+from msabench.training.compiled import Compile, compile_training
 from msabench.training.config_files import config_of
 from msabench.training.finished import FINISHED
 from msabench.training.keep_best import KeepBest
@@ -120,6 +121,12 @@ class MSACLI(LightningCLI):
         parser.add_argument(
             "--early_stop", type=int | None, default=None, help="Epochs without a better val/task before stopping."
         )
+        parser.add_argument(
+            "--compile",
+            type=Compile | None,
+            default=None,
+            help="Compile the training pass with torch.compile; results move by rounding.",
+        )
         parser.add_argument("--wandb", type=bool, default=False, help="Log to Weights & Biases, offline.")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_as_seed)
         parser.link_arguments("data.spec", "model.init_args.spec", compute_fn=asdict, apply_on="instantiate")
@@ -176,6 +183,8 @@ class MSACLI(LightningCLI):
             others = [] if settings["logger"] in (None, True) else settings["logger"]
             kwargs["logger"] = [*loggers, *(others if isinstance(others, list) else [others])]
         self.save_config_kwargs = {"folder": self.folder}
+        if config["compile"] is not None:
+            compile_training(self.model, config["compile"])
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:

@@ -292,6 +292,8 @@ def provenance_of(config: dict[str, Any], device: torch.device, method: str | No
     if config:
         data = config["data"]
         found |= sources_of_data(data["dataset"], data.get("features"), missing_config(config).regime)
+        if config.get("compile"):
+            found["compile"] = config["compile"]
     return found
 
 

@@ -74,6 +74,8 @@ def why_alone(built: Built) -> str:
     for name, allowed in PLAIN_TRAINER.items():
         if config["trainer"].get(name) not in allowed:
             return f"is trained with trainer.{name} {config['trainer'][name]!r}, which seeds in one pass do not know"
+    if config["compile"]:
+        return f"is compiled ({config['compile']}), which passes over several seeds are not"
     if config["wandb"]:
         return "is logged to Weights & Biases, which has one run a process"
     if built.trainer.world_size > 1:

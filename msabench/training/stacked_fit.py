@@ -262,6 +262,8 @@ class _StackedFit:
             "global_step": self.steps,
             "pytorch-lightning_version": pl.__version__,
             "state_dict": {name: value.detach().cpu() for name, value in method.state_dict().items()},
+            # Empty, so that going on from here is refused in words of ours.
+            "callbacks": {},
             DATA_KEY: seed.built.datamodule.state_dict(),
         }
         method.on_save_checkpoint(checkpoint)
