@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from msabench.errors import MSABenchError
@@ -126,7 +127,13 @@ def _fit(built: Built, task: Task) -> None:
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
         stage = SharedStage.of(built, task)
         start = stage.trained() if stage else None
-        built.trainer.fit(built.model, datamodule=built.datamodule, ckpt_path=start, weights_only=True)
+        try:
+            built.trainer.fit(built.model, datamodule=built.datamodule, ckpt_path=start, weights_only=True)
+        except torch.cuda.OutOfMemoryError as error:
+            raise MSABenchError(
+                f"{task.job.title} found no memory left on its GPU; run fewer jobs on each with --per_device, or give "
+                "a smaller data.batch_size"
+            ) from error
         if stage and start is None:
             stage.keep(task.folder)
 

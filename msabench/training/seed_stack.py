@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from msabench.data.batch import Batch
 from msabench.methods.base import MSAMethod
+from msabench.nn.positions import SinusoidalPositions
 from msabench.training.seed_streams import SeedStreams
 
 
@@ -55,10 +56,8 @@ class SeedStack:
             name: _stacked(parameter, [dict(method.named_parameters()) for method in methods], name, device)
             for name, parameter in self._method.named_parameters()
         }
-        self.buffers = {
-            name: torch.stack([dict(method.named_buffers())[name] for method in methods]).to(device)
-            for name, _ in self._method.named_buffers()
-        }
+        own = [own_buffers(method) for method in methods]
+        self.buffers = {name: torch.stack([buffers[name] for buffers in own]).to(device) for name in own[0]}
         self._names = {id(parameter): name for name, parameter in self._method.named_parameters()}
         self.optimizers: dict[str, torch.optim.Adam] = {}
         self._schedules: list[LambdaLR] = []
@@ -172,7 +171,7 @@ class SeedStack:
         with torch.no_grad():
             for found, stacked in (
                 (method.named_parameters(), self.parameters),
-                (method.named_buffers(), self.buffers),
+                (own_buffers(method).items(), self.buffers),
             ):
                 for name, tensor in found:
                     tensor.copy_(stacked[name][place])
@@ -244,6 +243,12 @@ class SeedStack:
             )
             for turn in self.optimizers
         }
+
+
+def own_buffers(method: MSAMethod) -> dict[str, Tensor]:
+    """The buffers of a method by name, without tables of positions, which all have and make anew where too short."""
+    tables = {f"{name}.table" for name, module in method.named_modules() if isinstance(module, SinusoidalPositions)}
+    return {name: buffer for name, buffer in method.named_buffers() if name not in tables}
 
 
 def joined(batches: Sequence[Batch], *, conversations: bool = False) -> Batch:

@@ -16,7 +16,7 @@ from msabench.errors import MSABenchError, first_difference
 from msabench.methods.base import MSAMethod
 from msabench.results.job_identity import what_is_trained
 from msabench.training.build import Built
-from msabench.training.seed_stack import SeedStack, joined
+from msabench.training.seed_stack import SeedStack, joined, own_buffers
 
 PLAIN_TRAINER: dict[str, tuple[Any, ...]] = {
     "precision": (None, 32, "32", "32-true"),
@@ -150,6 +150,9 @@ def _why_not_in_one_pass(built: Built) -> str:
         with torch.no_grad():
             error = float((predictions - method.eval()(shown).pred).abs().max())
         for place, found in enumerate(alone):
+            resized = [name for name, value in found.items() if together[name][place].shape != value.shape]
+            if resized:
+                return f"keeps values whose number changes ({resized[0]})"
             largest = max(float(value.abs().max()) for value in found.values() if value.numel())
             error = max(error, *(float((together[n][place] - v).abs().max()) for n, v in found.items() if v.numel()))
             if not error <= TOLERANCE * max(largest, 1.0):
@@ -171,7 +174,7 @@ def _alone(method: MSAMethod, batch: Batch, turn: str, place: int) -> dict[str, 
     found = {name: term.detach() for name, term in terms.items()}
     turns = {id(p) for group in method.param_groups() for p in group["params"]}
     found |= {n: g for (n, p), g in zip(trained, gradients, strict=True) if g is not None and id(p) in turns}
-    found |= {name: buffer.clone() for name, buffer in method.named_buffers()}
+    found |= {name: buffer.clone() for name, buffer in own_buffers(method).items()}
     with torch.no_grad():
         for name, (buffer, value) in before.items():
             owner, _, leaf = name.rpartition(".")
