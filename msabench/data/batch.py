@@ -100,7 +100,7 @@ class Batch:
 
     def to(self, device: object) -> Batch:
         """Copy every tensor to a device (a no-op for tensors that are there already)."""
-        return self.mapped(lambda value: value.to(device, non_blocking=True))  # type: ignore[call-overload, no-any-return]
+        return self.mapped(lambda value: value.to(device, non_blocking=True))  # type: ignore[call-overload]
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with every tensor changed, also those of its other versions.

@@ -22,7 +22,7 @@ def run_packed(rnn: nn.LSTM | nn.GRU, inputs: Tensor, lengths: Tensor) -> tuple[
     """
     if has_torch_function((inputs, lengths)):
         # Lengths decide the shape of what is packed, so several trainings in one pass must each do it apart.
-        return handle_torch_function(run_packed, (inputs, lengths), rnn, inputs, lengths)  # type: ignore[no-any-return]
+        return handle_torch_function(run_packed, (inputs, lengths), rnn, inputs, lengths)
     packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
     outputs, state = rnn(packed)
     hidden = state[0] if isinstance(rnn, nn.LSTM) else state

@@ -64,7 +64,7 @@ class SeedStreams(TorchFunctionMode):
         if not training or p == 0.0:
             return x
         # Laid out as the seed's own values are: what is drawn is written in the order of memory.
-        kept = self._each(
+        kept: Tensor = self._each(
             lambda place, x: torch.empty_like(x).bernoulli_(1 - p, generator=self._generators[place]), x.detach()
         )
         return x * (kept / (1 - p) if p < 1 else kept)

@@ -137,7 +137,7 @@ class _StackedFit:
             clip_by=self.method.clip_by if by_method else trainer["gradient_clip_algorithm"] or "norm",
             epochs=self.epochs,
         )
-        self.steps = 0
+        self.steps = self.batches = 0
         self.failures: dict[int, str] = {}
         self.ended: list[_Seed] = []
 
@@ -184,6 +184,7 @@ class _StackedFit:
         batches = len(orders[0])
         for number, rows in enumerate(zip(*orders, strict=True)):
             check()
+            self.batches += 1
             batch = joined(
                 [
                     seed.built.datamodule.training_batch(own, epoch, needs=self.needs, device=self.device)
@@ -217,7 +218,7 @@ class _StackedFit:
             val_tasks.append(val_task)
             values = {MONITOR: val_task, **{f"val/{key}": value for key, value in metrics.compute().items()}}
             for row in (values, losses):
-                seed.logger.log_metrics({"epoch": epoch, **row}, self.steps - 1)
+                seed.logger.log_metrics({"epoch": epoch, **row}, self.batches - 1)
             seed.logger.save()
             if seed.best is None or val_task < seed.best:
                 seed.best, seed.best_epoch, seed.waited = val_task, epoch, 0
