@@ -11,10 +11,10 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
@@ -177,10 +177,10 @@ class _StackedFit:
         orders = []
         for seed in self.seeds:
             # Some losses ask for the epoch.
-            seed.built.trainer.fit_loop.epoch_progress.current.processed = epoch
+            seed.built.trainer.fit_loop.epoch_progress.current.processed = epoch  # type: ignore[attr-defined]
             data = seed.built.datamodule
             order = train_order(data.seed, epoch, 0, len(data.corpus.splits["train"]))
-            orders.append(order.split(data.batch_size))
+            orders.append(torch.split(order, data.batch_size))
         batches = len(orders[0])
         for number, rows in enumerate(zip(*orders, strict=True)):
             check()
@@ -261,7 +261,7 @@ class _StackedFit:
         checkpoint: dict[str, Any] = {
             "epoch": epoch,
             "global_step": self.steps,
-            "pytorch-lightning_version": pl.__version__,
+            "pytorch-lightning_version": version("lightning"),
             "state_dict": {name: value.detach().cpu() for name, value in method.state_dict().items()},
             # Empty, so that going on from here is refused in words of ours.
             "callbacks": {},
