@@ -199,10 +199,13 @@ def train_together(tasks: Sequence[Task], accelerator: str = "auto") -> None:
         open_seeds.append((built, draws))
     if len(open_seeds) < 2:
         return
+
+    def tell(epoch: int, epochs: int) -> None:
+        for task, _ in open_tasks:
+            task.say("fit", epoch, epochs)
+
     try:
-        failures = fit_stacked(
-            open_seeds, lambda epoch, epochs: [task.say("fit", epoch, epochs) for task, _ in open_tasks] and None
-        )
+        failures = fit_stacked(open_seeds, tell)
     except torch.cuda.OutOfMemoryError as error:
         raise MSABenchError(
             f"{len(open_seeds)} seeds do not fit into the memory of the GPU together; give a smaller --stack_seeds"
