@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -99,19 +100,27 @@ class Batch:
 
     def to(self, device: object) -> Batch:
         """Copy every tensor to a device (a no-op for tensors that are there already)."""
+        return self.mapped(lambda value: value.to(device, non_blocking=True))  # type: ignore[call-overload]
 
-        def move(value: object) -> object:
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with every tensor changed, also those of its other versions.
+
+        Args:
+            change: Called with every tensor, in an order that is the same for batches of one form.
+        """
+
+        def mapped(value: object) -> object:
             if isinstance(value, Tensor):
-                return value.to(device, non_blocking=True)  # type: ignore[call-overload]
+                return change(value)
             if isinstance(value, Batch):
-                return value.to(device)
+                return value.mapped(change)
             if isinstance(value, dict):
-                return {key: move(item) for key, item in value.items()}
+                return {key: mapped(item) for key, item in value.items()}
             if isinstance(value, tuple):
-                return tuple(move(item) for item in value)
+                return tuple(mapped(item) for item in value)
             return value
 
-        return Batch(**{field.name: move(getattr(self, field.name)) for field in fields(self)})  # type: ignore[arg-type]
+        return Batch(**{field.name: mapped(getattr(self, field.name)) for field in fields(self)})  # type: ignore[arg-type]
 
 
 def stacked(*batches: Batch) -> Batch:

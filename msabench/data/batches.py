@@ -78,6 +78,14 @@ class CorpusBatches(ABC):
         """The conversations of a split: ``train``, ``valid`` or ``test``."""
         return self._split_on(split, "cpu").conversations
 
+    def share_splits(self, other: CorpusBatches) -> None:
+        """Hold the splits once with another data module of the same corpus, as trainings in one process do.
+
+        Args:
+            other: The other one.
+        """
+        self._resident = other._resident
+
     @property
     def _selection_split(self) -> str:
         return "valid" if self.selection == "val" else "test"

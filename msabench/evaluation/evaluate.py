@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from msabench.data.batch import Batch, stacked
 from msabench.data.datamodule import MSADataModule
 from msabench.data.needs import Needs
 from msabench.errors import MSABenchError
@@ -29,6 +30,12 @@ Predicted = tuple[Floats, Floats | None]
 CPU_BATCH = 96
 """Clips per forward pass on a CPU, the fastest size when measured; accelerators take the whole split if it fits."""
 
+STACKED_CLIPS = 4096
+"""Clips up to which an accelerator takes several cells into one forward pass, where a split has fewer."""
+
+Situation = tuple[Cell, int | None]
+"""A cell and the seed of its masks; None if its masks are not random."""
+
 
 def evaluate_grid(
     method: MSAMethod,
@@ -39,6 +46,7 @@ def evaluate_grid(
     batch_size: int | None = None,
     device: torch.device | str = "cpu",
     keep_representations: bool = False,
+    stack_cells: bool | None = None,
 ) -> Evaluation:
     """Predict the test split in every distinct cell by a trained method, see ``predict_grid``.
 
@@ -53,6 +61,7 @@ def evaluate_grid(
             an accelerator. Predictions do not depend on it, up to rounding on an accelerator.
         device: Where to compute.
         keep_representations: Whether to keep the joint representations, ``Output.representation``.
+        stack_cells: See ``predict_grid``; None for yes on an accelerator.
 
     Raises:
         MSABenchError: No mask seed, a repeated or negative one, predictions that are not finite, or representations
@@ -60,7 +69,11 @@ def evaluate_grid(
     """
     method.eval().to(device)
     predictor = MethodPredictor(method, keep_representations)
-    return predict_grid(predictor, datamodule, cells, mask_seeds, batch_size=batch_size, device=device)
+    if stack_cells is None:
+        stack_cells = torch.device(device).type != "cpu"
+    return predict_grid(
+        predictor, datamodule, cells, mask_seeds, batch_size=batch_size, device=device, stack_cells=stack_cells
+    )
 
 
 def predict_grid(
@@ -71,6 +84,7 @@ def predict_grid(
     *,
     batch_size: int | None = None,
     device: torch.device | str = "cpu",
+    stack_cells: bool = False,
 ) -> Evaluation:
     """Predict the test split in every distinct cell.
 
@@ -85,6 +99,8 @@ def predict_grid(
         batch_size: Clips per call; None for 96 on a CPU and for the whole split, halved until it fits, on an
             accelerator.
         device: Where the batches are made; the predictor has to be there.
+        stack_cells: Whether a call may get clips of several cells and mask seeds, where ``batch_size`` is at least
+            twice the split; without ``batch_size`` it is then at least 4096. The predictor is told the first cell.
 
     Raises:
         MSABenchError: No mask seed, a repeated or negative one, or predictions that are not finite.
@@ -95,29 +111,33 @@ def predict_grid(
     split = datamodule.corpus.splits["test"]
     clips = split.clips(datamodule.corpus.padding)
     size = batch_size or (CPU_BATCH if device.type == "cpu" else len(split))
-    entries = []
+    if stack_cells and batch_size is None:
+        size = max(len(split), STACKED_CLIPS)
     asked = distinct(cells)
     for cell in asked:
         datamodule.missing.require(cell)
-    for cell in asked:
-        for seed in seeds if cell.is_random else (None,):
-            masks = datamodule.cell_masks(cell, seed or 0, device=device)
-            predict = partial(_predict, predictor, datamodule, cell, seed or 0, masks, device)
-            (preds, representation), size = _halving(predict, size)
+    rest: list[Situation] = [(cell, seed) for cell in asked for seed in (seeds if cell.is_random else (None,))]
+    entries = []
+    while rest:
+        count = max(size // max(len(split), 1), 1) if stack_cells else 1
+        together, rest = rest[:count], rest[count:]
+        masks = [datamodule.cell_masks(cell, seed or 0, device=device) for cell, seed in together]
+        predict = partial(_predict_together, predictor, datamodule, together, masks, device)
+        predicted, size = _halving(predict, size)
+        for (cell, seed), held, (preds, representation) in zip(together, masks, predicted, strict=True):
             if not np.isfinite(preds).all():
                 raise MSABenchError(f"{predictor.name} predicts values that are not finite in cell {cell}")
-            home = clips if masks.observed["text"].device.type == "cpu" else clips.to(device)
-            shares = dropped_share(masks, home)
-            blind, realised = blind_share(masks), Realised.of(cell, masks, home)
+            home = clips if held.observed["text"].device.type == "cpu" else clips.to(device)
+            realised = Realised.of(cell, held, home)
             entries.append(
                 CellPredictions(
                     cell,
                     seed,
                     preds,
-                    mask_hash(masks),
-                    shares,
+                    mask_hash(held),
+                    dropped_share(held, home),
                     representation,
-                    blind,
+                    blind_share(held),
                     None if realised is None else realised.missing,
                     None if realised is None else realised.subsets,
                 )
@@ -132,43 +152,61 @@ def predict_grid(
     )
 
 
+def _predict_together(
+    predictor: Predictor,
+    datamodule: MSADataModule,
+    situations: Sequence[Situation],
+    masks: Sequence[Masks],
+    device: torch.device,
+    size: int,
+) -> list[Predicted]:
+    """Predict the split in some situations, as many of them in a call as fit into ``size`` clips."""
+    count = max(size // max(len(datamodule.corpus.splits["test"]), 1), 1)
+    found: list[Predicted] = []
+    for start in range(0, len(situations), count):
+        part = slice(start, start + count)
+        found += _predict(predictor, datamodule, situations[part], masks[part], device, size)
+    return found
+
+
 def _predict(
     predictor: Predictor,
     datamodule: MSADataModule,
-    cell: Cell,
-    mask_seed: int,
-    masks: Masks,
+    situations: Sequence[Situation],
+    masks: Sequence[Masks],
     device: torch.device,
     size: int,
-) -> Predicted:
+) -> list[Predicted]:
+    """Predict the split in one situation, batch by batch, or in several in one call."""
     needs = predictor.needs
-    batches = datamodule.cell_batches(
-        cell,
-        mask_seed,
-        needs=needs,
-        batch_size=size,
-        device=device,
-        masks=masks,
+    batches: Iterable[Batch] = (
+        batch.for_inference()
+        for (cell, seed), held in zip(situations, masks, strict=True)
+        for batch in datamodule.cell_batches(cell, seed or 0, needs=needs, batch_size=size, device=device, masks=held)
     )
+    if len(situations) > 1:
+        batches = [stacked(*batches)]
     preds, kept = [], []
     with torch.no_grad(), unfilled_memory():
         for batch in batches:
             check()
-            pred, representation = predictor(batch.for_inference(), cell)
+            pred, representation = predictor(batch, situations[0][0])
             preds.append(pred)
             if representation is not None:
                 kept.append(representation)
     array = partial(_array, datamodule, needs)
-    return array(preds), array(kept) if kept else None
+    each = torch.cat(preds).chunk(len(situations))
+    each_kept = torch.cat(kept).chunk(len(situations)) if kept else [None] * len(situations)
+    return [(array(rows), None if more is None else array(more)) for rows, more in zip(each, each_kept, strict=True)]
 
 
-def _array(datamodule: MSADataModule, needs: Needs, parts: list[torch.Tensor]) -> Floats:
-    in_order = datamodule.in_file_order(torch.cat(parts), needs=needs)
+def _array(datamodule: MSADataModule, needs: Needs, values: torch.Tensor) -> Floats:
+    in_order = datamodule.in_file_order(values, needs=needs)
     rows: Floats = in_order.float().cpu().numpy()
     return rows
 
 
-def _halving(predict: Callable[[int], Predicted], size: int) -> tuple[Predicted, int]:
+def _halving(predict: Callable[[int], list[Predicted]], size: int) -> tuple[list[Predicted], int]:
     """Call with smaller batches until they fit; returns what it gave and the size that did."""
     while True:
         try:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.overrides import handle_torch_function, has_torch_function
 
 
 def run_packed(rnn: nn.LSTM | nn.GRU, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,6 +25,9 @@ def run_packed(rnn: nn.LSTM | nn.GRU, inputs: Tensor, lengths: Tensor) -> tuple[
         Outputs ``(B, T, K H)``, 0 past each length, and the last layer's final hidden states ``(B, K H)`` side by side,
         forward first; K is 2 if the network is bidirectional, else 1.
     """
+    if has_torch_function((inputs, lengths)):
+        # Lengths decide the shape of what is packed, so several trainings in one pass must each do it apart.
+        return handle_torch_function(run_packed, (inputs, lengths), rnn, inputs, lengths)
     if inputs.device.type == "cpu" and _padding_is_cheap(rnn, inputs, lengths):
         return _run_padded(rnn, inputs, lengths)
     packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)

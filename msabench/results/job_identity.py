@@ -24,8 +24,9 @@ CALL_KEYS = ("ckpt_path", "weights_only", "verbose", "return_predictions")
 checkpoint only under the settings that made it (``training.keep_best.KeepBest``), so it is the same training."""
 
 IGNORED_KEYS: dict[str, tuple[str, ...]] = {
-    # Seeds are in the job's key, loggers only write.
-    "": ("seed_everything", "config", "wandb", *CALL_KEYS),
+    # Seeds are in the job's key, loggers only write. What is compiled is rounded otherwise, as on another device, and
+    # stands in the provenance as that does.
+    "": ("seed_everything", "config", "wandb", "compile", *CALL_KEYS),
     "data": (
         *PATH_KEYS["data"],
         "seed",

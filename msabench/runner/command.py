@@ -30,6 +30,7 @@ from msabench.runner.local import LocalExecutor, Slot, cpu_slots, gpu_slots, vis
 from msabench.runner.plan import Plan, make_plan
 from msabench.runner.progress import Progress
 from msabench.runner.slurm import SlurmExecutor, array_slots, read_parameters
+from msabench.runner.stacked import train_stacks
 from msabench.runner.suite import expand, read_suite, select
 
 STORES = (COMMITTED_STORE, Path(COSTS))
@@ -53,6 +54,7 @@ def run(
     keep_checkpoints: bool = False,
     dry_run: bool = False,
     fail_fast: bool = False,
+    stack_seeds: int = 1,
 ) -> int:
     """Run every job of a suite that the store does not have yet.
 
@@ -77,6 +79,8 @@ def run(
         keep_checkpoints: Keep best.ckpt of every job; by default it is deleted once the records are stored.
         dry_run: Print the plan with an estimate of its cost and stop.
         fail_fast: Stop at the first job that fails.
+        stack_seeds: At most so many seeds of a job are trained in one pass, where the method can, for a GPU that small
+            methods leave idle; 1 trains each alone. Seeds that cannot be are trained one by one.
 
     Returns:
         0 if every job is recorded with all cells and mask seeds of the suite, 1 if not, 130 if Ctrl-C interrupted it,
@@ -113,6 +117,8 @@ def run(
     failures: list[tuple[Task, str, str]] = []
     try:
         with interruptible():
+            if stack_seeds != 1:
+                train_stacks(_tasks(plan, store, runs, keep_checkpoints), stack_seeds, engine, check, print)
             code = _execute(plan, engine, store, runs, keep_checkpoints, fail_fast, failures)
     except KeyboardInterrupt as interruption:
         print("\ninterrupted; what is recorded stays, and the same command goes on with the rest", file=sys.stderr)
@@ -185,7 +191,7 @@ def _execute(
     # Jobs whose data are not here need no process to fail, and no record: it would name no revision and never clear.
     if fail_fast and plan.problems():
         return 1
-    tasks = [Task(entry.job, run_folder(runs, entry.job), store, keep_checkpoints) for entry in plan.runnable]
+    tasks = _tasks(plan, store, runs, keep_checkpoints)
     progress = Progress(plan.runnable, engine.slots, sys.stdout)
 
     def tick(running: Sequence[Task]) -> None:
@@ -208,6 +214,10 @@ def _execute(
     recorded = ResultStore(store).has
     failures[:] = [(task, word, error) for task, word, error in failures if not recorded(task.job.key.job_id)]
     return 1 if failures or plan.problems() or plan.lacking else 0
+
+
+def _tasks(plan: Plan, store: Path, runs: Path, keep_checkpoints: bool) -> list[Task]:
+    return [Task(entry.job, run_folder(runs, entry.job), store, keep_checkpoints) for entry in plan.runnable]
 
 
 def _error_of(finished: Finished) -> str:

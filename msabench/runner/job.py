@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from msabench.errors import MSABenchError
@@ -61,7 +62,7 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
     job = task.job
     if job.problem:
         raise MSABenchError(job.problem)
-    built = build(list(job.config_files), [*job.overrides, *_placement(task, accelerator)], task.folder)
+    built = build(list(job.config_files), [*job.overrides, *placement(task, accelerator)], task.folder)
     trainer, datamodule = built.trainer, built.datamodule
     found = job_key(built.config, datamodule.corpus.revision, datamodule.corpus.features)
     if found != job.key:
@@ -127,7 +128,13 @@ def _fit(built: Built, task: Task) -> None:
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
         stage = SharedStage.of(built, task)
         start = stage.trained() if stage else None
-        built.trainer.fit(built.model, datamodule=built.datamodule, ckpt_path=start, weights_only=True)
+        try:
+            built.trainer.fit(built.model, datamodule=built.datamodule, ckpt_path=start, weights_only=True)
+        except torch.cuda.OutOfMemoryError as error:
+            raise MSABenchError(
+                f"{task.job.title} found no memory left on its GPU; run fewer jobs on each with --per_device, or give "
+                "a smaller data.batch_size"
+            ) from error
         if stage and start is None:
             stage.keep(task.folder)
 
@@ -147,7 +154,8 @@ def _read(task: Task) -> tuple[MSAMethod, FinishedTraining]:
     return load_checkpoint(checkpoint)[0], FinishedTraining.read(checkpoint)
 
 
-def _placement(task: Task, accelerator: str) -> list[str]:
+def placement(task: Task, accelerator: str) -> list[str]:
+    """Settings of the trainer that say where a job is trained, as words of the command line."""
     settings = {
         "default_root_dir": task.folder,
         "accelerator": accelerator,

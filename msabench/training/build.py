@@ -39,6 +39,7 @@ from msabench.results.job_identity import MAX_SEED
 from msabench.results.places import default_store
 from msabench.training.callbacks import OwnSignals, SaveConfig, SavePredictions, StopEarly
 from msabench.training.cluster import with_environment
+from msabench.training.compiled import Compile, compile_training
 from msabench.training.config_files import config_of
 from msabench.training.finished import FINISHED
 from msabench.training.keep_best import KeepBest
@@ -47,7 +48,7 @@ from msabench.training.parser_messages import sentence
 from msabench.training.run_folder import RunFolder, RunLogger
 from msabench.training.trainer_settings import DEFAULT_SEED, OWN_SETTINGS, TRAINER_DEFAULTS, require_selection
 
-_OWN_TYPES: dict[str, Any] = {"early_stop": int | None, "wandb": bool}
+_OWN_TYPES: dict[str, Any] = {"early_stop": int | None, "compile": Compile | None, "wandb": bool}
 
 
 @dataclass
@@ -172,6 +173,8 @@ class MSACLI(LightningCLI):
             others = [] if settings["logger"] in (None, True) else settings["logger"]
             kwargs["logger"] = [*loggers, *(others if isinstance(others, list) else [others])]
         self.save_config_kwargs = {"folder": self.folder}
+        if config["compile"] is not None:
+            compile_training(self.model, config["compile"])
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:

@@ -84,19 +84,10 @@ class KeepBest(ModelCheckpoint):
         if trainer.is_global_zero:
             assert self.dirpath is not None
             (Path(self.dirpath) / FINISHED).unlink(missing_ok=True)
-            self._provenance = collect(str(trainer.strategy.root_device))
-            if method is not None and (source := source_of(method)):
-                self._provenance[METHOD] = source
-            self._provenance |= self._sources_of_data()
+            self._provenance = provenance_of(self.config, trainer.strategy.root_device, method)
             self._started, self._processor_started = time.perf_counter(), time.process_time()
             # Now, because later stages freeze some.
             self._n_params = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
-
-    def _sources_of_data(self) -> dict[str, dict[str, str]]:
-        if not self.config:
-            return {}
-        data = self.config["data"]
-        return sources_of_data(data["dataset"], data.get("features"), missing_config(self.config).regime)
 
     def _registered(self) -> str | None:
         """The method's name; None for a class that is nowhere on the path, which no other process could evaluate."""
@@ -130,6 +121,11 @@ class KeepBest(ModelCheckpoint):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         assert isinstance(pl_module, MSAMethod)
+        if "loops" not in checkpoint:
+            raise MSABenchError(
+                "the checkpoint is of a training of several seeds at once, which keeps no optimiser to go on with; "
+                "train the seed alone"
+            )
         loops = checkpoint["loops"]["fit_loop"]
         epochs = loops["epoch_progress"]["current"]["processed"]
         if loops["epoch_progress"]["current"]["started"] > epochs:
@@ -286,11 +282,30 @@ class KeepBest(ModelCheckpoint):
             train_seconds=self._seconds,
             train_processor_seconds=self._processor_seconds,
             n_params=self._n_params,
-            peak_memory_bytes=_peak_memory(trainer.strategy.root_device),
+            peak_memory_bytes=peak_memory(trainer.strategy.root_device),
             provenance=self._provenance,
             config_hash=config_hash(self.config) if self._trained is not None else "",
         )
         finished.write(checkpoint.parent)
+
+
+def provenance_of(config: dict[str, Any], device: torch.device, method: str | None) -> dict[str, Any]:
+    """Where a training comes from: code, versions, machine, and what is from outside msabench.
+
+    Args:
+        config: Its resolved config; empty if it has none.
+        device: Its device.
+        method: The method's name; None for one outside the registry.
+    """
+    found = collect(str(device))
+    if method is not None and (source := source_of(method)):
+        found[METHOD] = source
+    if config:
+        data = config["data"]
+        found |= sources_of_data(data["dataset"], data.get("features"), missing_config(config).regime)
+        if config.get("compile"):
+            found["compile"] = config["compile"]
+    return found
 
 
 def _require_modalities(trainer: pl.Trainer, method: MSAMethod) -> None:
@@ -351,7 +366,8 @@ def _moment(checkpoint: Path) -> dict[str, int] | None:
         return None
 
 
-def _peak_memory(device: torch.device) -> int | None:
+def peak_memory(device: torch.device) -> int | None:
+    """Most bytes so far, of the device if it is a GPU, else of the process; None if it is not known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":

@@ -25,6 +25,11 @@ DEFAULT_SEED = 1111
 
 OWN_SETTINGS: dict[str, tuple[str, Any, str]] = {
     "early_stop": ("int | None", None, "Epochs without a better val/task before stopping."),
+    "compile": (
+        "default | reduce-overhead | aot_eager | eager | None",
+        None,
+        "Compile the training pass with torch.compile; results move by rounding.",
+    ),
     "wandb": ("bool", False, "Log to Weights & Biases, offline."),
 }
 """Settings besides Lightning's -> type, default, help."""

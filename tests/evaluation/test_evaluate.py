@@ -17,6 +17,7 @@ from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
 from msabench.evaluation.cell_table import cell_table
 from msabench.evaluation.evaluate import evaluate_grid
+from msabench.methods import registry
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.metrics.spec import METRICS, metric_keys
@@ -27,6 +28,7 @@ from msabench.results import predictions
 from msabench.results.predictions import CellPredictions, Evaluation
 from msabench.results.record import CellRecord
 from msabench.testing.corpora import data_module, random_corpus
+from msabench.testing.subject import fresh
 
 
 class Probe(MSAMethod):
@@ -257,3 +259,56 @@ def test_all_metrics_are_printed_in_lines_that_fit(metric_set: str, default: str
     assert all(len(line) <= 100 for block in blocks for line in block)
     found = [word for block in blocks for word in block[2].removeprefix("inter/lav").split()[1:]]
     assert found == [METRICS[name].format(values[name]) for name in printed]
+
+
+@pytest.mark.parametrize("task", ["regression", "emotions"])
+@pytest.mark.parametrize("size", [None, 25, 10])
+def test_cells_in_one_pass_are_predicted_as_one_by_one(task, size):
+    method, data = made(task)
+    alone = evaluate_grid(method, data, GRIDS["paper"], (0, 1))
+    method.seen.clear()
+    together = evaluate_grid(method, data, GRIDS["paper"], (0, 1), batch_size=size, stack_cells=True)
+    passes = {None: 1, 25: 13, 10: 25}
+    assert len(method.seen) == passes[size], "25 situations of 10 clips"
+    for one, other in zip(alone.cells, together.cells, strict=True):
+        assert (one.cell, one.mask_seed, one.mask_hash) == (other.cell, other.mask_seed, other.mask_hash)
+        assert (one.dropped, one.blind) == (other.dropped, other.blind)
+        np.testing.assert_allclose(one.preds, other.preds, atol=1e-6)
+
+
+def test_on_a_cpu_cells_are_predicted_one_by_one():
+    method, data = made()
+    evaluate_grid(method, data, GRIDS["inter"], (0,))
+    assert len(method.seen) == 7
+
+
+def test_conversations_of_different_cells_stay_apart():
+    cls = registry.method_class("gcnet")
+    data = data_module(random_corpus())
+    method = fresh(cls, data)
+    assert method.data_needs.conversations
+    alone = evaluate_grid(method, data, GRIDS["inter"], (0,))
+    together = evaluate_grid(method, data, GRIDS["inter"], (0,), stack_cells=True)
+    for one, other in zip(alone.cells, together.cells, strict=True):
+        np.testing.assert_allclose(one.preds, other.preds, atol=1e-5)
+
+
+def test_cells_in_one_pass_are_fewer_where_memory_ends(monkeypatch):
+    """What is halved are the clips of a pass, down to one cell and then to parts of it."""
+    method, data = made()
+    whole = evaluate_grid(method, data, GRIDS["paper"], (0,))
+    sizes = []
+    forward = Probe.forward
+
+    def fits_four(self, batch):
+        sizes.append(batch.size)
+        if batch.size > 4:
+            raise torch.cuda.OutOfMemoryError("no room")
+        return forward(self, batch)
+
+    monkeypatch.setattr(Probe, "forward", fits_four)
+    halved = evaluate_grid(method, data, GRIDS["paper"], (0,), batch_size=40, stack_cells=True)
+    assert sizes[:4] == [40, 20, 10, 5]
+    assert max(sizes[4:]) == 3
+    for one, other in zip(whole.cells, halved.cells, strict=True):
+        np.testing.assert_allclose(one.preds, other.preds, atol=1e-5)

@@ -152,11 +152,12 @@ class Steps(Stages, Gathering):
             groups = [group for group in self.param_groups() if group["params"]]
             if not groups:
                 return None
-            optimizer = self._optimizer(groups)
+            optimizer = self.optimizer_of(groups)
             made.append({"optimizer": optimizer, **self._scheduled(optimizer)})
         return made[0] if len(made) == 1 else made
 
-    def _optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def optimizer_of(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The method's optimiser of some groups of parameters, in its fused form where that can be had."""
         settings: dict[str, Any] = {"fused": True} if self._may_fuse(groups) else {}
         optimizer = self.optimizer_class(groups, lr=self.lr, weight_decay=self.weight_decay, **settings)
         if self.optimizer_class in _FUSED:
