@@ -65,6 +65,7 @@ def choose_rows(
     intervals: bool = False,
     scored: bool = False,
     baseline: str | None = None,
+    grid: Sequence[str] = ("paper",),
 ) -> list[ChosenRows]:
     """Find what a store has of some methods.
 
@@ -79,6 +80,7 @@ def choose_rows(
         scored: Whether predictions from elsewhere, which were only scored here, are among the rows although nobody
             named them in ``methods``.
         baseline: A method that somebody named besides ``methods``.
+        grid: Names of the grids and cells that rows have entries for, with their averages.
 
     Returns:
         The chosen rows of each corpus and protocol that has any of it, in the order of ``datasets``.
@@ -119,7 +121,7 @@ def choose_rows(
             failures,
             dataset,
             metric,
-            columns_of(["paper"]),
+            columns_of(list(grid)),
             methods=methods,
             predictions=store if intervals else None,
         ):
