@@ -73,6 +73,9 @@ VERBS = {
     "table": Verb("msabench.tables.command:table", "print result tables, tables of papers, or what the store holds"),
     "compare": Verb("msabench.tables.compare:compare", "compare methods with a baseline, and rank them"),
     "regimes": Verb("msabench.tables.regimes:regimes", "show what seeing missing data in training changes"),
+    "specialists": Verb(
+        "msabench.tables.specialists:specialists", "show one model for all conditions beside one per condition"
+    ),
     "figures": Verb("msabench.figures.command:figures", "draw figures of stored results"),
     "audit": Verb("msabench.audit.command:audit", "check published numbers, or your own"),
     "costs": Verb("msabench.tables.costs:costs", "print what methods cost: parameters, seconds, memory"),

@@ -73,6 +73,7 @@ def choose_rows(
     baseline: str | None = None,
     quantities: Sequence[str] = (),
     records: tuple[pd.DataFrame, list[JobRecord]] | None = None,
+    grid: Sequence[str] = ("paper",),
 ) -> list[ChosenRows]:
     """Find what a store has of some methods.
 
@@ -90,6 +91,7 @@ def choose_rows(
         quantities: Names of derived quantities that entries are made for; other names count for nothing.
         records: ``frame()`` and ``failures()`` of the store, from those who have read them; or what they hold of
             ``datasets``.
+        grid: Names of the grids and cells that rows have entries for, with their averages.
 
     Returns:
         The chosen rows of each corpus and protocol that has any of it, in the order of ``datasets``.
@@ -129,7 +131,7 @@ def choose_rows(
             failures,
             dataset,
             metric,
-            (*columns_of(["paper"]), *columns_for(quantities)),
+            (*columns_of(list(grid)), *columns_for(quantities)),
             methods=methods,
             predictions=store if intervals else None,
         ):

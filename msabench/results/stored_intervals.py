@@ -1,9 +1,10 @@
 """Intervals kept beside the records. Free of torch.
 
 Intervals are made of predictions, which hold labels and stay on the machine that made them. What is derived from them
-is committed: ``<store>/<dataset>/intervals.csv``, one line per row of a table, metric and cell, and one per change from
-training on complete data to another regime. A row is identified by the jobs it is made of, a change by those of both
-its rows, so that an interval of other jobs is never shown.
+is committed: ``<store>/<dataset>/intervals.csv``, one line per row of a table, metric and cell, one per change from
+training on complete data to another regime, and one per specialist beside a model for all conditions. A row is
+identified by the jobs it is made of, the others by those of all their rows, so that an interval of other jobs is never
+shown.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from msabench.results.intervals import intervals
 from msabench.results.places import PREDICTIONS
 from msabench.results.regime_changes import COMPLETE, bounds_of_change, identity, pairs_of
 from msabench.results.rows import RowKey, jobs_hash
+from msabench.results.specialists import AVERAGE, bounds_at_home, groups_of, six_of
 from msabench.results.store import ResultStore
 
 FILENAME = "intervals.csv"
@@ -125,6 +127,13 @@ def _update(store: Path, dataset: str, by_set: dict[str, dict[RowKey, dict[int, 
             name = identity(list(after.values()), list(before.values()))
             job_ids = [*after.values(), *before.values()]
             makers[name] = job_ids, partial(_change_of, name, after, before, files, metric_set)
+        for place, homes in groups_of(list(by_row)):
+            for group in filter(None, [*({home: homes[home]} for home in homes), six_of(homes, rows)]):
+                specialists = {home: rows[other] for home, other in group.items()}
+                job_ids = [job_id for by_seed in specialists.values() for job_id in by_seed.values()]
+                name = identity(list(rows[place].values()), job_ids)
+                make = partial(_versus, name, rows[place], specialists, files, metric_set)
+                makers[name] = [*rows[place].values(), *job_ids], make
     kept: dict[str, Intervals] = {}
     made = lacking = 0
     for name, (job_ids, make) in makers.items():
@@ -163,6 +172,21 @@ def _change_of(
         (name, metric, cell): interval
         for metric in metric_keys(metric_set)
         for cell, interval in bounds_of_change(ours, theirs, metric_set, metric, cells).items()
+    }
+
+
+def _versus(
+    name: str,
+    one: dict[int, str],
+    specialists: dict[str, dict[int, str]],
+    files: dict[str, Path],
+    metric_set: str,
+) -> Intervals:
+    ours = {seed: files[job_id] for seed, job_id in one.items()}
+    theirs = {home: {seed: files[job_id] for seed, job_id in jobs.items()} for home, jobs in specialists.items()}
+    cell = next(iter(theirs)) if len(theirs) == 1 else AVERAGE
+    return {
+        (name, metric, cell): bounds_at_home(ours, theirs, metric_set, metric)[1] for metric in metric_keys(metric_set)
     }
 
 
