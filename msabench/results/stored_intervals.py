@@ -132,8 +132,8 @@ def _update(store: Path, dataset: str, by_set: dict[str, dict[RowKey, dict[int, 
                 specialists = {home: rows[other] for home, other in group.items()}
                 job_ids = [job_id for by_seed in specialists.values() for job_id in by_seed.values()]
                 name = identity(list(rows[place].values()), job_ids)
-                make = partial(_versus, name, rows[place], specialists, files, metric_set)
-                makers[name] = [*rows[place].values(), *job_ids], make
+                versus = partial(_versus, name, rows[place], specialists, files, metric_set)
+                makers[name] = [*rows[place].values(), *job_ids], versus
     kept: dict[str, Intervals] = {}
     made = lacking = 0
     for name, (job_ids, make) in makers.items():

@@ -156,7 +156,7 @@ class Steps(Stages, Gathering):
             made.append({"optimizer": optimizer, **self._scheduled(optimizer)})
         return made[0] if len(made) == 1 else made
 
-    def optimizer_of(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def optimizer_of(self, groups: list[dict[str, Any]]) -> torch.optim.Adam:
         """The method's optimiser of some groups of parameters, in its fused form where that can be had."""
         settings: dict[str, Any] = {"fused": True} if self._may_fuse(groups) else {}
         optimizer = self.optimizer_class(groups, lr=self.lr, weight_decay=self.weight_decay, **settings)
