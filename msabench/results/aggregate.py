@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msabench.metrics.spec import metric_spec
 from msabench.missingness.conditions import AVERAGES, Cell
+from msabench.missingness.specialists import never_shown
 from msabench.results.derived import Derived, derived
 
 if TYPE_CHECKING:
@@ -94,10 +95,12 @@ def _rests_on_unseen(frame: pd.DataFrame) -> NDArray[np.bool_]:
     import numpy as np
     import pandas as pd
 
-    # Few of either are distinct.
-    (cell, cells), (unseen, kinds) = pd.factorize(frame["cell"]), pd.factorize(frame["unseen"])
-    rests = [[bool(kind) and set(Cell.parse(name).available) <= set(kind) for kind in kinds] for name in cells]
-    return np.array(rests, dtype=bool).reshape(len(cells), len(kinds))[cell, unseen]
+    # Few of each are distinct.
+    cell, cells = pd.factorize(frame["cell"])
+    known, kinds = pd.factorize(pd.MultiIndex.from_frame(frame[["unseen", "regime"]]))
+    unseen = [{*letters, *never_shown(regime)} for letters, regime in kinds]
+    rests = [[bool(letters) and set(Cell.parse(name).available) <= letters for letters in unseen] for name in cells]
+    return np.array(rests, dtype=bool).reshape(len(cells), len(kinds))[cell, known]
 
 
 def _strict_mean(frame: pd.DataFrame, keys: list[str], metrics: list[str], **more: tuple[str, str]) -> pd.DataFrame:

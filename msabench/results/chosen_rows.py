@@ -184,6 +184,16 @@ def cells_of(names: Sequence[str], *, quantities: bool = False) -> tuple[str, ..
     return tuple(found)
 
 
+def grid_of(cells: Sequence[str]) -> tuple[str, ...]:
+    """What ``choose_rows`` has to make entries for, so that these cells and averages are among them.
+
+    Args:
+        cells: Cell names and keys of ``AVERAGES``.
+    """
+    parts = [str(part) for cell in cells for part in AVERAGES.get(cell, (cell,))]
+    return tuple(dict.fromkeys(["paper", *parts]))
+
+
 def _datasets(asked: Sequence[str] | None, held: list[str], store: Path) -> list[str]:
     if not held:
         raise no_records(store)

@@ -1,13 +1,12 @@
 """One model for all conditions against one model per condition. Free of torch.
 
 A specialist is a training that sees one situation only: ``only(la)`` one set of modalities, ``random(0.3)`` one rate.
-Its home is the cell of that situation. The question is what a model that was trained under many situations at once
-gives away there, or gains.
+Its home is the cell of that situation; that of ``complete`` is ``inter/lav``. The question is what a model that was
+trained under many situations at once gives away there, or gains.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from msabench.missingness.conditions import MISSING_CONDITIONS, Cell
+from msabench.missingness.specialists import COMPLETE, home_of
 from msabench.results.aggregate import DRAWS, PROTOCOL, ROW
 from msabench.results.chosen_rows import ChosenRows
 from msabench.results.paired import Resampled, paired_differences, resampled
-from msabench.results.regime_changes import COMPLETE, Bounds, Change, StoredBounds, identity
+from msabench.results.regime_changes import Bounds, Change, StoredBounds, identity
 from msabench.results.rows import RowKey, key_of
 from msabench.results.table import Entry, Row
 
@@ -28,28 +28,10 @@ AVERAGE = "avg_missing"
 HOMES = ("inter", "random", "random-table")
 """Grids of the cells that may be a specialist's home."""
 
-_SPECIALIST = re.compile(r"only\((?P<letters>[lav]+)\)|(?P<law>random|random-table)\((?P<rate>0\.[1-9])\)")
-
-
-def home_of(regime: str) -> str | None:
-    """The cell whose situation a training regime consists of; None for a regime of several situations.
-
-    Args:
-        regime: Its label in the key of a job.
-
-    >>> home_of("only(la)"), home_of("random(0.3)"), home_of("mixed")
-    ('inter/la', 'random/0.3', None)
-    """
-    found = _SPECIALIST.fullmatch(regime)
-    if found is None:
-        return None
-    name = f"inter/{found['letters']}" if found["letters"] else f"{found['law']}/{found['rate']}"
-    return str(Cell.parse(name))
-
 
 def is_generalist(regime: str) -> bool:
     """Whether a regime shows several situations with missing data in training."""
-    return regime != COMPLETE and home_of(regime) is None
+    return home_of(regime) is None
 
 
 @dataclass(frozen=True)
@@ -86,9 +68,12 @@ def groups_of(keys: Sequence[RowKey]) -> Iterator[tuple[int, dict[str, int]]]:
         places.setdefault(same, {}).setdefault(key[regime], []).append(place)
     for by_regime in places.values():
         homes = {home: here[0] for name, here in by_regime.items() if len(here) == 1 and (home := home_of(name))}
+        if set(homes) <= {home_of(COMPLETE)}:
+            # With and without missing data in training: that is ``regime_changes``.
+            continue
         homes = {home: homes[home] for home in sorted(homes, key=Cell.parse)}
         for name, here in by_regime.items():
-            if len(here) == 1 and homes and is_generalist(name):
+            if len(here) == 1 and is_generalist(name):
                 yield here[0], homes
 
 

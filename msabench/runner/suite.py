@@ -15,11 +15,13 @@
       - {method: constant, dataset: synth}       # uses configs/constant_synth.yaml
       - {method: umdf, dataset: synth, variants: [default, wo_mcim], overrides: {model.init_args.lr: 0.001}}
       - {method: mult, dataset: synth, regimes: [complete, {regime: intra, rate: [0.5, 0.5]}], config: my_mult.yaml}
+      - {method: lf_dnn, dataset: synth, regimes: [mixed], specialists: [inter, random/0.3]}
 
 A job entry expands into seeds x variants x regimes. Its own overrides come after the suite's, ``variants`` and
-``regimes`` after both. ``config`` is a path from the config folder; ``seeds`` replaces the suite's. Where that
-folder has no such file, the config of that name that comes with msabench is taken: a suite of one's own needs configs
-for its own methods alone.
+``regimes`` after both. ``specialists`` adds, for each cell of its grids, the regime that consists of that situation
+alone: ``complete``, ``only(la)``, ``random(0.3)``. ``config`` is a path from the config folder; ``seeds`` replaces the
+suite's. Where that folder has no such file, the config of that name that comes with msabench is taken: a suite of one's
+own needs configs for its own methods alone.
 ``include: [a.yaml]`` adds the jobs of other suites, with the seeds and overrides that they have there; the grid and the
 mask seeds must be this suite's. They, too, are looked up beside this file and then among those that come with msabench.
 """
@@ -36,8 +38,9 @@ from typing import Any
 from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError, one_of
 from msabench.files import yaml_of
-from msabench.missingness.conditions import parse_grid
+from msabench.missingness.conditions import distinct, parse_grid
 from msabench.missingness.config import MissingConfig
+from msabench.missingness.specialists import specialist_of
 from msabench.packaged import CONFIGS, SUITES, beside_or_packaged
 from msabench.results.job_identity import MAX_SEED, job_key
 from msabench.results.record import JobKey
@@ -45,7 +48,7 @@ from msabench.training.config_words import as_words
 from msabench.training.method_of_config import info_of
 
 SUITE_KEYS = ("name", "description", "grid", "mask_seeds", "seeds", "overrides", "configs", "include", "jobs")
-ENTRY_KEYS = ("method", "dataset", "variants", "regimes", "seeds", "config", "overrides")
+ENTRY_KEYS = ("method", "dataset", "variants", "regimes", "specialists", "seeds", "config", "overrides")
 NO_REVISION = "missing"
 """Revision in the key of a job whose data are not here."""
 
@@ -314,21 +317,24 @@ def _unresolved_jobs(
     return [
         UnresolvedJob(method, dataset, seed, config_file, as_words({**common, **variant, **regime}))
         for variant in [{"model.init_args.variant": name} for name in variants] or [{}]
-        for regime in _regimes(entry.get("regimes", []), where)
+        for regime in _regimes(entry, where)
         for seed in seeds
     ]
 
 
-def _regimes(given: Any, where: str) -> list[dict[str, Any]]:
+def _regimes(entry: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    given = entry.get("regimes", [])
     if not isinstance(given, list):
         raise MSABenchError(f"regimes of {where} must be a list, e.g. [complete, mixed]")
-    found = []
-    for item in given:
-        names = tuple(f.name for f in fields(MissingConfig))
-        settings = {"regime": item} if isinstance(item, str) else _mapping(item, f"regimes of {where}", names)
+    names = tuple(f.name for f in fields(MissingConfig))
+    found = [
+        {"regime": item} if isinstance(item, str) else _mapping(item, f"regimes of {where}", names) for item in given
+    ]
+    at_home = _listed(entry.get("specialists", []), str, f"specialists of {where}")
+    found += [specialist_of(cell) for cell in (distinct(parse_grid(at_home)) if at_home else ())]
+    for settings in found:
         MissingConfig(**{**settings, **({"rate": tuple(settings["rate"])} if "rate" in settings else {})})
-        found.append({f"data.missing.{name}": value for name, value in settings.items()})
-    return found or [{}]
+    return [{f"data.missing.{name}": value for name, value in settings.items()} for settings in found] or [{}]
 
 
 def _config_folder(suite: Path, given: Any) -> Path:

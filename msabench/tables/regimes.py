@@ -70,13 +70,14 @@ def regimes(
     """
     if format not in FORMATS:
         raise one_of("format", format, FORMATS)
-    from msabench.results.chosen_rows import cells_of, choose_rows
+    from msabench.results.chosen_rows import cells_of, choose_rows, grid_of
     from msabench.results.regime_changes import regime_changes
     from msabench.results.stored_intervals import read_intervals
 
     wanted = cells_of(cells)
     place = store_to_read(store, committed)
-    chosen_tables = choose_rows(place, datasets, methods, metric, variants, scored=scored)
+    grid = grid_of(wanted)
+    chosen_tables = choose_rows(place, datasets, methods, metric, variants, scored=scored, grid=grid)
     found = [
         regime_changes(chosen, wanted, before, after, read_intervals(place, chosen.table.dataset), place)
         for chosen in chosen_tables

@@ -57,6 +57,9 @@ OWN_WAYS = (
 )
 """Hooks that a stack of seeds calls for none of them: a method that writes one of its own is trained alone."""
 
+AMPLIFIES = {"cubemlp": "8e-5"}
+"""Methods that rounding moves by more than 1e-5 in an epoch or two -> how far ``val/task`` was apart after three."""
+
 CLIPS = 6
 """Clips that the trial takes."""
 
@@ -74,6 +77,8 @@ def why_alone(built: Built) -> str:
     for name, allowed in PLAIN_TRAINER.items():
         if config["trainer"].get(name) not in allowed:
             return f"is trained with trainer.{name} {config['trainer'][name]!r}, which seeds in one pass do not know"
+    if method.info.name in AMPLIFIES:
+        return f"amplifies rounding, so that its seeds would not come out as alone ({AMPLIFIES[method.info.name]})"
     if config["compile"]:
         return f"is compiled ({config['compile']}), which passes over several seeds are not"
     if config["wandb"]:

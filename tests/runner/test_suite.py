@@ -106,6 +106,22 @@ def test_overrides_of_an_entry_win_and_values_become_words(folder):
     )
 
 
+def test_specialists_are_the_regimes_of_the_cells_of_a_grid(folder):
+    entry = {"method": "constant", "dataset": "synth", "regimes": ["mixed"], "specialists": ["inter", "random/0.3"]}
+    suite = read_suite(written(folder, jobs=[entry]))
+    missing = [tuple(word.removeprefix("--data.missing.") for word in job.overrides) for job in suite.jobs]
+    assert missing == [
+        ("regime=mixed",),
+        *(("regime=only", f"only={letters}") for letters in ("l", "a", "v", "la", "lv", "av")),
+        ("regime=complete",),
+        ("regime=random", "rate=[0.3, 0.3]"),
+    ]
+    with pytest.raises(MSABenchError, match=r"no regime of the one situation intra/0\.5"):
+        read_suite(written(folder, jobs=[{**entry, "specialists": ["intra/0.5"]}]))
+    with pytest.raises(MSABenchError, match=r"specialists of job 1 of suite s\.yaml must be a list"):
+        read_suite(written(folder, jobs=[{**entry, "specialists": "inter"}]))
+
+
 @pytest.mark.usefixtures("here")
 def test_equal_trainings_are_one_job_and_jobs_survive_json(folder):
     entry = {"method": "constant", "dataset": "synth"}
@@ -160,7 +176,7 @@ ENTRY = {"method": "constant", "dataset": "synth"}
         ({"jobs": [{**ENTRY, "variants": "wo_x"}]}, "variants of job 1 of suite s.yaml must be a list"),
         ({"jobs": [{**ENTRY, "regimes": ["none"]}]}, "unknown training regime 'none'"),
         ({"jobs": [{**ENTRY, "regimes": "mixed"}]}, "regimes of job 1 of suite s.yaml must be a list"),
-        ({"jobs": [{**ENTRY, "regimes": [{"rates": 1}]}]}, "unknown key in regimes of job 1 of suite s.yaml 'rates'"),
+        ({"jobs": [{**ENTRY, "regimes": [{"ratio": 1}]}]}, "unknown key in regimes of job 1 of suite s.yaml 'ratio'"),
         ({"jobs": [{**ENTRY, "config": "no.yaml"}]}, "there is no config .*no.yaml for job 1"),
         ({"overrides": [1]}, "overrides of suite s.yaml must be a mapping"),
         ({"grid": ["none"]}, "unknown grid 'none'"),

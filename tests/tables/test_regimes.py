@@ -12,7 +12,7 @@ from msabench.__main__ import dispatch
 from msabench.errors import MSABenchError
 from msabench.leaderboard.readme import readme_text
 from msabench.leaderboard.site import build_site
-from msabench.missingness.conditions import INTER, MISSING_CONDITIONS
+from msabench.missingness.conditions import INTER, MISSING_CONDITIONS, distinct, parse_grid
 from msabench.results.aggregate import jobs_by_row
 from msabench.results.chosen_rows import choose_rows
 from msabench.results.paired import paired_differences, resampled
@@ -148,3 +148,12 @@ def test_the_verb_runs_on_the_committed_records(capsys: pytest.CaptureFixture[st
     store = str(ROOT / "leaderboard" / "results")
     assert dispatch(["regimes", "--datasets", "synth", "--metric", "corr", "--store", store]) == 0
     assert "No interval" not in capsys.readouterr().out
+
+
+def test_cells_of_other_protocols_are_compared_as_well(tmp_path: Path) -> None:
+    cells = parse_grid(["random"])
+    for regime, noise in (("complete", 3.0), ("mixed", 0.5)):
+        add_runs(tmp_path, "mult", noisy(noise), regime=regime, config_hash=regime, cells=distinct(cells), n=80)
+    found = rows(regimes(metric="corr", cells=["random/0.3", "avg_random"], store=tmp_path, format="csv"))
+    assert [row["cell"] for row in found] == ["random/0.3", "avg_random"]
+    assert all(float(row["low"]) > 0 for row in found)
