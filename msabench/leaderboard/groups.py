@@ -16,14 +16,19 @@ from msabench.metrics.spec import METRICS, MetricSpec, metric_keys
 from msabench.missingness.conditions import GRIDS, Cell, distinct
 from msabench.results.aggregate import LEVEL, PROTOCOL, ROW, jobs_by_row, over_seeds_of
 from msabench.results.build import build_tables, entry_of, parts_of
+from msabench.results.derived import SUMMARY, columns_for, derived, meanings_of, spec_of
 from msabench.results.record import JobRecord, canonical_hash
 from msabench.results.rows import RowKey, jobs_hash, key_of
 from msabench.results.stored_intervals import Intervals
-from msabench.results.table import AVERAGE_MEANINGS, CONSTANT, Column, Entry, Row, Table, columns_of
+from msabench.results.table import AVERAGE_MEANINGS, BLOCKS, CONSTANT, Column, Entry, Row, Table, columns_of
 from msabench.tables.marks import label, meanings
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+QUANTITIES = tuple(quantity.key for quantity in SUMMARY)
+"""Quantities made of several cells that pages show."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def build_groups(frame: pd.DataFrame, failures: Sequence[JobRecord], datasets: S
         jobs = {metric_set: jobs_by_row(part) for metric_set, part in parts.items()}
         tables = build_tables(here, failures, dataset, None, _columns(here))
         for table in tables:
+            table.columns = _with_records(table)
             name = f"{dataset}-{canonical_hash(list(table.protocol.values()), 6)}"
             if sum(other.protocol == table.protocol for other in tables) > 1:
                 name += f"-{table.metric_set}"
@@ -73,17 +79,25 @@ def build_groups(frame: pd.DataFrame, failures: Sequence[JobRecord], datasets: S
 
 def _entries(part: pd.DataFrame, metric_set: str) -> dict[RowKey, dict[str, dict[str, Entry]]]:
     entries: dict[RowKey, dict[str, dict[str, Entry]]] = {}
-    for record in over_seeds_of(part, metric_keys(metric_set)).to_dict("records"):
+    for record in over_seeds_of(part, metric_keys(metric_set), quantities=QUANTITIES).to_dict("records"):
         row = entries.setdefault(tuple(record[name] for name in (*PROTOCOL, *ROW)), {})
         row.setdefault(record["metric"], {})[str(record["cell"])] = entry_of(record)
     return entries
 
 
 def _columns(frame: pd.DataFrame) -> tuple[Column, ...]:
-    """The columns of the papers, and a column for every other test situation that has records."""
+    """The columns of the papers, one for every other test situation that has records, and derived quantities."""
     usual = set(distinct(GRIDS["paper"]))
     more = distinct(Cell.parse(cell) for cell in frame["cell"].unique())
-    return columns_of(["paper", *(str(cell) for cell in more if cell not in usual)])
+    return (*columns_of(["paper", *(str(cell) for cell in more if cell not in usual)]), *columns_for(QUANTITIES))
+
+
+def _with_records(table: Table) -> tuple[Column, ...]:
+    """A table's columns without situations that only other protocols of its corpus have records of."""
+    usual = set(columns_of(["paper"]))
+    return tuple(
+        column for column in table.columns if column in usual or any(column.key in row.entries for row in table.rows)
+    )
 
 
 def page_of(method: str) -> str:
@@ -101,7 +115,8 @@ def to_json(groups: Sequence[Group], intervals: dict[str, Intervals]) -> dict[st
 
     Returns:
         ``metrics``: key -> how it is called and printed; ``level``: coverage of intervals in percent; ``averages``:
-        what the averages are taken over; ``groups``: the groups with their rows. Plain data without NaN.
+        what the averages are taken over; ``blocks``: block of columns -> what its headers mean; ``derived``: what
+        derived quantities are; ``groups``: the groups with their rows. Plain data without NaN.
     """
     used = dict.fromkeys(metric for group in groups for metric in group.metrics)
     shown = {column.key for group in groups for column in group.table.columns}
@@ -109,6 +124,8 @@ def to_json(groups: Sequence[Group], intervals: dict[str, Intervals]) -> dict[st
         "metrics": {key: _metric(METRICS[key]) for key in used},
         "level": LEVEL,
         "averages": [meaning for key, meaning in AVERAGE_MEANINGS.items() if key in shown],
+        "blocks": BLOCKS,
+        "derived": meanings_of([key for key in QUANTITIES if key in shown]),
         "groups": [_group(group, intervals.get(group.table.dataset, {})) for group in groups],
     }
 
@@ -141,10 +158,16 @@ def _group(group: Group, intervals: Intervals) -> dict[str, Any]:
         "protocolText": table.protocol_text,
         "default": table.metric.key,
         "definitions": {key: METRICS[key].definitions[table.metric_set] for key in group.metrics},
-        "columns": [{"key": c.key, "header": c.header, "block": c.block} for c in table.columns],
+        "columns": [_column(column) for column in table.columns],
         "notes": [*meanings(table.rows, shown, table.metric_set), *table.notes],
         "rows": [_row(group, row, intervals) for row in table.rows],
     }
+
+
+def _column(column: Column) -> dict[str, str]:
+    quantity = derived(column.key)
+    kind = {} if quantity is None else {"kind": quantity.kind}
+    return {"key": column.key, "header": column.header, "block": column.block, **kind}
 
 
 def _row(group: Group, row: Row, intervals: Intervals) -> dict[str, Any]:
@@ -165,7 +188,7 @@ def _row(group: Group, row: Row, intervals: Intervals) -> dict[str, Any]:
         "counts": [entry and [entry.n_seeds, entry.n_mask_seeds, entry.n_collapsed, entry.unseen] for entry in counts],
         "values": {
             metric: [
-                _value(METRICS[metric], numbers.get(metric, {}).get(cell), intervals.get((jobs, metric, cell)))
+                _value(METRICS[metric], cell, numbers.get(metric, {}).get(cell), intervals.get((jobs, metric, cell)))
                 for cell in cells
             ]
             for metric in group.metrics
@@ -173,9 +196,14 @@ def _row(group: Group, row: Row, intervals: Intervals) -> dict[str, Any]:
     }
 
 
-def _value(spec: MetricSpec, entry: Entry | None, interval: tuple[float, float] | None) -> list[float | None] | None:
+def _value(
+    metric: MetricSpec, cell: str, entry: Entry | None, interval: tuple[float, float] | None
+) -> list[float | None] | None:
     """``[mean, std]`` or ``[mean, std, low, high]`` as printed, None if undefined; None where there are no records."""
-    return None if entry is None else [_printed(spec, number) for number in (entry.mean, entry.std, *(interval or ()))]
+    quantity = derived(cell)
+    if entry is None or (quantity is not None and not quantity.applies(metric)):
+        return None
+    return [_printed(spec_of(cell, metric), number) for number in (entry.mean, entry.std, *(interval or ()))]
 
 
 def _printed(spec: MetricSpec, number: float) -> float | None:

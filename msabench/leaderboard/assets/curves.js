@@ -1,8 +1,8 @@
-// Two plots of chosen rows: over the share of dropped frames, and over sets of available modalities.
+// Plots of chosen rows: over whatever is dropped or added by degrees, and over sets of available modalities.
 (() => {
   "use strict";
   const { element } = window.msabench;
-  const { level } = window.msabenchResults;
+  const { blocks, level } = window.msabenchResults;
 
   // Okabe and Ito's colours, which readers with colour vision deficiencies tell apart; markers and dashes differ too.
   const LIGHT = ["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#a87000", "#56b4e9", "#6b6b6b"];
@@ -10,6 +10,7 @@
   const MARKERS = ["square", "circle", "triangle-up", "diamond", "x", "star", "triangle-down", "cross"];
   const DASHES = ["solid", "dash", "dot", "dashdot"];
   const MOST = 8;
+  const CURVES = ["intra", "random", "random-table", "aligned", "block", "block-aligned", "noise"];
 
   // It is large; the rest of the page does not wait for it.
   const address = new URL("plotly.min.js", document.currentScript.src).href;
@@ -78,7 +79,8 @@
       return;
     }
     const headers = places.map((place) => group.columns[place].header);
-    const x = lines ? headers.map(Number) : headers;
+    // A header may say what its rate comes to: "0.7 (2/3)".
+    const x = lines ? headers.map(Number.parseFloat) : headers;
     const colours = document.documentElement.classList.contains("dark") ? DARK : LIGHT;
     const traces = rows.map((row, number) => trace(row, number, places, metric.key, x, lines, colours));
     const spread = traces.every((t) => t.intervals) ? `${level} % intervals` : `${level} % intervals where there are any, else standard deviations over seeds`;
@@ -98,7 +100,7 @@
         plot_bgcolor: "rgba(0,0,0,0)",
         font: { color: style("--ink"), family: "inherit", size: 13 },
         scattermode: lines ? "overlay" : "group",
-        xaxis: { ...axis, title: { text: xTitle }, ...(lines ? { dtick: 0.1 } : { type: "category" }) },
+        xaxis: { ...axis, title: { text: xTitle }, ...(lines && block !== "noise" ? { dtick: 0.1 } : lines ? {} : { type: "category" }) },
         yaxis: { ...axis, range: rangeOf(traces), title: { text: metric.title + (metric.percent ? " (%)" : "") } },
         legend: narrow ? { orientation: "h", y: -0.3 } : {},
         showlegend: true,
@@ -116,7 +118,7 @@
     const several = new Set(rows.map((row) => row.regime)).size > 1;
     const titled = rows.map((row) => ({ ...row, title: plain(several ? `${row.label} (${row.regime})` : row.label) }));
     const over = (block) => (["all", "both", block].includes(family) ? titled : []);
-    plot(Plotly, holder, "curve-intra", group, metric, over("intra"), "intra", "share of frames dropped in every modality", true);
-    plot(Plotly, holder, "curve-inter", group, metric, over("inter"), "inter", "available modalities", false);
+    for (const block of CURVES) plot(Plotly, holder, `curve-${block}`, group, metric, over(block), block, blocks[block], true);
+    plot(Plotly, holder, "curve-inter", group, metric, over("inter"), "inter", blocks.inter, false);
   };
 })();

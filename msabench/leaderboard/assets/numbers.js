@@ -2,10 +2,18 @@
 (() => {
   "use strict";
   const { element, format, showTip, hideTip } = window.msabench;
-  const { level } = window.msabenchResults;
-  const BLOCKS = { inter: "available modalities", intra: "share of frames dropped", both: "modalities and share dropped" };
+  const { blocks: meanings, level } = window.msabenchResults;
+  const DERIVED = "derived";
 
-  function bestOf(rows, place, metric) {
+  // How a column's numbers are printed, and which way they are better: derived quantities have ways of their own.
+  function specOf(column, metric) {
+    if (column.kind === "relative") return { ...metric, percent: true, decimals: 1 };
+    return column.kind === "spread" ? { ...metric, direction: "min" } : metric;
+  }
+
+  function bestOf(rows, place, metric, column) {
+    // A constant answer keeps all of what it has and has no spread.
+    if (column.kind === "relative" || column.kind === "spread") return null;
     // Nobody here saw how scored predictions came about: they are best of nothing.
     const means = rows.filter((row) => !row.scored).map((row) => row.values[metric.key][place]?.[0]).filter((mean) => mean !== null && mean !== undefined);
     if (means.length < 2) return null;
@@ -17,7 +25,8 @@
     if (!value) return `${row.label}, ${column.header}: no records, never run.`;
     const [seeds, masks, collapsed, unseen] = row.counts[place];
     const [mean, std, low, high] = value;
-    const lines = [`${row.label}, ${column.header}: ${mean === null ? "undefined, since predictions or labels are constant" : format(metric, mean)}`];
+    const whyUndefined = column.kind ? "undefined, since what it is made of is" : "undefined, since predictions or labels are constant";
+    const lines = [`${row.label}, ${column.header}: ${mean === null ? whyUndefined : format(metric, mean)}`];
     if (value.length < 4) lines.push("no interval");
     else if (low === null) lines.push("interval undefined: so is the metric in a resample");
     else lines.push(`${level} % interval ${format(metric, low)} to ${format(metric, high)}`);
@@ -91,7 +100,7 @@
     const blocks = [...new Set(columns.map(([column]) => column.block))];
     for (const block of blocks) {
       const here = columns.filter(([column]) => column.block === block);
-      top.append(element("th", { colspan: here.length, scope: "colgroup", class: "first", "data-dt-order": "disable" }, BLOCKS[block]));
+      top.append(element("th", { colspan: here.length, scope: "colgroup", class: "first", "data-dt-order": "disable" }, meanings[block] ?? "made of several situations"));
       here.forEach(([column], number) => {
         bottom.append(element("th", { scope: "col", class: `number${number ? "" : " first"}` }, column.header));
       });
@@ -102,13 +111,13 @@
 
   function bodyOf({ metric, rows, ticked }, columns, before, after) {
     const body = element("tbody");
-    const best = new Map(columns.map(([, place]) => [place, bestOf(rows, place, metric)]));
+    const best = new Map(columns.map(([column, place]) => [place, bestOf(rows, place, metric, column)]));
     for (const row of rows) {
       const line = element("tr", { class: row.constant ? "constant" : "" });
       line.append(...before.map((name) => LABELS[name](row, ticked)));
       columns.forEach(([column, place], number) => {
         const first = !number || columns[number - 1][0].block !== column.block;
-        line.append(numberCell(row, place, metric, column, best.get(place), first));
+        line.append(numberCell(row, place, specOf(column, metric), column, best.get(place), first));
       });
       line.append(...after.map((name) => LABELS[name](row, ticked)));
       line.row = row;
@@ -156,7 +165,7 @@
   window.msabench.drawNumbers = async (holder, selection) => {
     const { group, metric, family, sort, search, changed } = selection;
     const DataTable = await window.msabench.dataTables();
-    const columns = group.columns.map((column, place) => [column, place]).filter(([column]) => family === "all" || column.block === family);
+    const columns = group.columns.map((column, place) => [column, place]).filter(([column]) => (family === "all" ? column.block !== DERIVED : column.block === family));
     // On a phone the numbers come first.
     const before = matchMedia("(max-width: 40rem)").matches ? FIRST : [...FIRST, ...REST];
     const after = REST.filter((name) => !before.includes(name));

@@ -1,7 +1,7 @@
 // The page of results: what is selected, and what follows from it. The selection stands in the address.
 (() => {
   "use strict";
-  const { averages, groups, metrics } = window.msabenchResults;
+  const { averages, derived, groups, metrics } = window.msabenchResults;
   const { choose, distinct, element, drawNumbers, drawCurves, MOST_CURVES } = window.msabench;
   const form = document.getElementById("controls");
   const byId = (id) => document.getElementById(id);
@@ -80,6 +80,7 @@
       hidden ? `${hidden} of ${group.rows.length} rows are left out by the selection above.` : "",
       "Bold: best of a column. Point at or tap a number, or move to it with the arrow keys, for its interval.",
       `${averages.join("; ")}. Seeds = training seeds with records.`,
+      ...(state.family === "derived" ? derived.map((meaning) => `${meaning}.`) : []),
       ...group.notes,
     ];
     byId("legend").replaceChildren(...lines.filter(Boolean).map((line) => element("li", {}, line)));
