@@ -54,8 +54,8 @@ class MissingConfig:
     level: Literal["vectors", "tokens"] = "vectors"
     token_fill: Literal["unk", "zero_embedding"] = "unk"
     lengths: Literal["hide", "keep"] = "hide"
-    only: str = ""
-    rates: str = ""
+    only: str | None = None
+    rates: str | None = None
 
     def __post_init__(self) -> None:
         external_regime(self.regime)

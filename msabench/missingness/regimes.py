@@ -151,13 +151,13 @@ def _removal_label(config: MissingConfig) -> str:
 
 
 def _only(config: MissingConfig) -> Cases:
-    if config.only not in MISSING_CONDITIONS:
-        raise one_of("what regime only keeps (data.missing.only)", config.only, MISSING_CONDITIONS)
+    if config.only is None or config.only not in MISSING_CONDITIONS:
+        raise one_of("what regime only keeps (data.missing.only)", config.only or "", MISSING_CONDITIONS)
     return Cases((config.only,))
 
 
 def _fixed_rates(config: MissingConfig) -> Cases:
-    if "=" not in config.rates:
+    if config.rates is None or "=" not in config.rates:
         raise MSABenchError(
             f"rates {config.rates!r} are not allowed under regime per_modality; give data.missing.rates, e.g. "
             "l=0.2,a=0.5, or the regime intra for one rate"
@@ -167,7 +167,8 @@ def _fixed_rates(config: MissingConfig) -> Cases:
 
 
 def _rates_label(config: MissingConfig) -> str:
-    return f"per-modality({amounts.amount(config.rates, SUBSETS[-1], 'missing rate')})"
+    rates = amounts.amount(config.rates or "", SUBSETS[-1], "missing rate")
+    return f"per-modality({rates})"
 
 
 def _inter(config: MissingConfig) -> Cases:
