@@ -144,7 +144,10 @@ def test_unknown_verb_names_the_allowed_ones() -> None:
         (["--model.hiden_text=3"], "umdf has no argument hiden_text; it has: variant, dim, heads"),
         (["--model.dim=wide"], "umdf: dim 'wide' is not allowed; expected int"),
         (["--model", "umdf", "--model.dimm=3"], "umdf has no argument dimm; did you mean dim?"),
-        (["--data.grid=[intar/0.5]"], "or inter/<letters>+intra/<rate>; did you mean intra/0.5?"),
+        (
+            ["--data.grid=[intar/0.5]"],
+            "several joined by + such as inter/<letters>+intra/<rate>; did you mean intra/0.5?",
+        ),
         (["--trainer.max_epochs=many"], "trainer.max_epochs 'many' is not allowed; expected int or null"),
         (["--model=Umdv"], "unknown method class 'Umdv'; allowed: ALMT, BIMamba"),
         (["--model=Umdv"], "; did you mean UMDF?"),
@@ -735,4 +738,4 @@ def test_arguments_reach_their_function_under_their_own_names() -> None:
     assert given["update"] is True
     assert given["methods"] == ["mult", "umdf"]
     assert arguments_of("regress", function, [])["update"] is False
-    assert set(given) == {"methods", "update", "expected", "configs"}
+    assert set(given) == {"methods", "update", "expected", "configs", "cached"}

@@ -237,7 +237,7 @@ def test_ones_own_method_goes_from_training_to_the_site(installed: Installed) ->
     )
     assert f"next: msabench evaluate --checkpoint {folder}/runs/fit/synth/umdf/" in umdf
     assert "8 jobs" in plan
-    assert "(same method in msabench's benchmarks/costs, scaled by clips x epochs)" in plan
+    assert "(same method in msabench's benchmarks/costs, scaled by clips x epochs, from 1 record, wall time)" in plan
     assert "constant    ok, 8 cells within tolerance" in regress
     assert run.startswith("4 jobs, 0 done already, 4 to run")
     assert len(list(folder.glob("store/synth/*/*.jsonl"))) == 4

@@ -24,6 +24,8 @@ def load(
     rate: tuple[float, float] | None = None,
     per: Literal["sample", "modality"] | None = None,
     subsets: Literal["all", "proper"] | None = None,
+    only: str | None = None,
+    rates: str | None = None,
     level: Literal["vectors", "tokens"] | None = None,
     token_fill: Literal["unk", "zero_embedding"] | None = None,
     lengths: Literal["hide", "keep"] | None = None,
@@ -55,9 +57,12 @@ def load(
         features: Feature family and alignment, e.g. ``mult-aligned``; by default the corpus's first.
         name: What an own file is called in records and tables: ``custom-<name>``.
         regime: Training regime, e.g. ``mixed``; by default ``complete``.
-        rate: Lowest and highest rate of the regime ``intra``, in [0, 1].
-        per: Whether ``intra`` draws a rate per ``sample``, or per sample and ``modality``.
+        rate: Lowest and highest rate of ``intra``, ``aligned`` and ``block``, in [0, 1], and of ``random`` and
+            ``random_table``, up to 0.7.
+        per: Whether ``intra`` and ``block`` draw a rate per ``sample``, or per sample and ``modality``.
         subsets: Whether ``inter`` draws from ``all`` seven subsets or the six ``proper`` ones.
+        only: Letters of the modalities that ``only`` keeps, e.g. ``la``.
+        rates: Rates of ``per_modality`` by letter, e.g. ``l=0.2,a=0.5``.
         level: Where text is dropped: ``vectors`` or ``tokens``.
         token_fill: What replaces a dropped token: ``unk`` or ``zero_embedding``.
         lengths: Whether a removed modality's length is hidden (``hide``) or shown (``keep``).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
 from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
@@ -58,8 +59,9 @@ def padded(x: Tensor, valid: Tensor, side: str) -> Tensor:
     # Whole rows are copied; gathering each feature by an index of its own takes seven times as long.
     moved = x.flatten(0, 1).index_select(0, rows)
     empty = ~valid.flatten()[rows]
-    if x.device.type == "cpu":
-        # Writes to these rows alone. An accelerator would wait for their number.
+    if x.device.type == "cpu" and not has_torch_function((x, valid)):
+        # Writes to these rows alone. An accelerator would wait for their number, and several seeds in one pass, which
+        # is where torch's functions are called by others, do not have the same.
         moved.index_fill_(0, empty.nonzero().squeeze(1), 0.0)
     else:
         moved.masked_fill_(empty.unsqueeze(1), 0.0)

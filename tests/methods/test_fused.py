@@ -102,6 +102,22 @@ def test_not_in_mixed_precision_and_not_for_unknown_optimisers(tmp_path: Path) -
         assert fit(made(), tmp_path, 1, precision=precision).optimizers[0].defaults["fused"] is True
 
 
+def test_gradients_that_lie_otherwise_in_memory_are_laid_out() -> None:
+    """The fused kernel on a CPU takes numbers in the order in which they lie there."""
+    wanted = torch.arange(4.0).view(2, 2) + 1
+    steps = []
+    for gradient in (wanted, wanted.t().contiguous().t()):
+        method = made()
+        weight = torch.nn.Parameter(torch.zeros(2, 2))
+        optimizer = method.optimizer_of([{"params": [weight], "lr": 1.0, "betas": (0.0, 0.0), "eps": 10.0}])
+        assert optimizer.defaults["fused"] is True
+        weight.grad = gradient
+        optimizer.step()
+        steps.append(weight.detach())
+    torch.testing.assert_close(steps[0], -wanted / (wanted + 10.0))
+    torch.testing.assert_close(steps[1], steps[0])
+
+
 def as_saved_before(path: Path) -> None:
     """A checkpoint of a fused training, made into what one saved before optimisers were fused."""
     checkpoint = torch.load(path, weights_only=True)

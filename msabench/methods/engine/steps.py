@@ -162,6 +162,8 @@ class Steps(Stages, Gathering):
         optimizer = self.optimizer_class(groups, lr=self.lr, weight_decay=self.weight_decay, **settings)
         if self.optimizer_class in _FUSED:
             optimizer.register_load_state_dict_pre_hook(_keep_fused)
+        if settings:
+            optimizer.register_step_pre_hook(_lay_out)
         return optimizer
 
     def _may_fuse(self, groups: list[dict[str, Any]]) -> bool:
@@ -172,7 +174,8 @@ class Steps(Stages, Gathering):
         return (
             self.optimizer_class in _FUSED
             and not mixed
-            and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+            and all(p.device.type in ("cpu", "cuda") for p in parameters)
+            and all(p.is_floating_point() and p.is_contiguous() for p in parameters)
         )
 
     def _scheduled(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -231,6 +234,17 @@ def _keep_fused(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict
     """A saved state with this optimiser's way of stepping: torch would go on in that of the one that saved."""
     fused = optimizer.defaults["fused"]
     return {**state, "param_groups": [{**group, "fused": fused} for group in state["param_groups"]]}
+
+
+def _lay_out(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Lay gradients out as their parameters are: torch's fused kernel on a CPU reads both as they lie in memory.
+
+    Autograd does so itself; a gradient that somebody has set need not be.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and not parameter.grad.is_contiguous():
+                parameter.grad = parameter.grad.contiguous()
 
 
 def _as_list(value: Any) -> list[Any]:
