@@ -66,6 +66,7 @@ _EVERY = (
 
 
 _REGIMES = tuple(name for name, regime in REGIMES.items() if not regime.example)
+"""Regimes that can be asked for by name alone."""
 
 
 def checks_of(info: MethodInfo) -> list[Check]:

@@ -276,7 +276,7 @@ def test_each_check_has_a_report_of_its_own() -> None:
     [mark] = by_class.pytestmark
     names = [str(one) for one in mark.args[1]]
     assert mark.args[0] == "check"
-    assert len(set(names)) == len(names) == 27
+    assert len(set(names)) == len(names) == 29
     assert {name for _, name, _ in FAULTS} <= set(names)
     assert [str(one) for one in by_path.pytestmark[0].args[1]] == names
     with pytest.raises(MSABenchError, match="unknown method class 'nonsense'"):
