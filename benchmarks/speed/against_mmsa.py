@@ -349,7 +349,7 @@ def report(methods: list[str], rounds: int) -> str:
             "",
             "A training epoch without its validation, by step, and an evaluation of the test split with its metrics,",
             "both in ms: as `msabench fit` and `evaluate_grid` have it, and as MMSA's own trainer and loader have it",
-            "(a94e65d), without worker processes and progress bars. One generated file in MMSA's layout, at its sizes of MOSI",
+            "(a94e65d), without worker processes and progress bars. One generated file in MMSA's layout",
             f"({', '.join(f'{n} {split}' for split, n in SIZES.items())} clips of {STEPS} steps, "
             f"{'/'.join(map(str, DIMS.values()))} features); MMSA's settings on both",
             "sides, and in place of BERT the file's text features, which MMSA's model picks from memory. Deterministic",
