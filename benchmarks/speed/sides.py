@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,13 +54,14 @@ class Side:
     """A child process that measures on request.
 
     Args:
-        name: Key of ``SIDES``.
+        name: Key of the script's sides.
         package: Folder of the package and its configs.
+        script: Script that calls ``main`` with its sides; this one's are ``SIDES``.
     """
 
-    def __init__(self, name: str, package: Path = ROOT) -> None:
+    def __init__(self, name: str, package: Path = ROOT, script: str = __file__) -> None:
         self._child = subprocess.Popen(
-            [sys.executable, __file__, name],
+            [sys.executable, script, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -104,9 +105,9 @@ class Side:
 
 
 @contextmanager
-def running(*sides: tuple[str, Path]) -> Iterator[list[Side]]:
-    """Sides by name and package; they end with the block."""
-    started = [Side(name, package) for name, package in sides]
+def running(*sides: tuple[str, Path], script: str = __file__) -> Iterator[list[Side]]:
+    """Sides of a script by name and package; they end with the block."""
+    started = [Side(name, package, script) for name, package in sides]
     try:
         yield started
     finally:
@@ -125,16 +126,22 @@ class Done(Exception):  # noqa: N818 (nothing went wrong)
 
 
 class Requests:
-    """What the parent wants."""
+    """What the parent wants.
 
-    line = ""
+    Args:
+        kind: What its work is.
+    """
+
+    def __init__(self, kind: type[Work] = Work) -> None:
+        self.kind = kind
+        self.line = ""
 
     def next_work(self) -> Work | None:
         """The next work, None at the end."""
         self.line = self.line or sys.stdin.readline()
         if not self.line:
             return None
-        work, self.line = Work(**json.loads(self.line)), ""
+        work, self.line = self.kind(**json.loads(self.line)), ""
         return work
 
     def wait(self) -> None:
@@ -210,6 +217,11 @@ _PLATEAU = ("mult", "umdf")
 
 def fitted(work: Work, folder: str, requests: Requests) -> None:
     """Epochs of ``msabench fit`` after the first, each with its masks, log and all that happens between two epochs."""
+    answer_epochs(requests, built(work, folder))
+
+
+def answer_epochs(requests: Requests, made: Any) -> None:
+    """Fit what was built, an epoch for each request."""
     import lightning.pytorch as pl
 
     class Gate(pl.Callback):
@@ -227,7 +239,6 @@ def fitted(work: Work, folder: str, requests: Requests) -> None:
                 requests.wait()
             self.started = time.process_time()
 
-    made = built(work, folder)
     made.trainer.callbacks.append(Gate())
     made.trainer.fit(made.model, datamodule=made.datamodule)
 
@@ -316,11 +327,11 @@ SIDES: dict[str, Callable[[Work, str, Requests], None]] = {
 }
 
 
-def main() -> None:
-    requests = Requests()
+def main(sides: Mapping[str, Callable[[Any, str, Requests], None]] = SIDES, kind: type[Work] = Work) -> None:
+    requests = Requests(kind)
     while (work := requests.next_work()) is not None:
         with tempfile.TemporaryDirectory() as folder, suppress(Done):
-            SIDES[sys.argv[1]](work, folder, requests)
+            sides[sys.argv[1]](work, folder, requests)
 
 
 if __name__ == "__main__":

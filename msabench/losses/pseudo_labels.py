@@ -107,9 +107,10 @@ class PseudoLabels(nn.Module):
             moved = (n - 1) / (n + 1) * old + 2 / (n + 1) * new.clamp(-self.bound, self.bound)
             branch.labels[index] = torch.where(n > 1, moved, old)
         self.visits[index] = n
+        seen = self.visits > 0
         for name, branch in self._all().items():
             branch.features[index] = features[name].to(branch.features.dtype)
-            branch.average(self.visits > 0, self.zero_is_positive)
+            branch.average(seen, self.zero_is_positive)
 
     def _all(self) -> dict[str, _Branch]:
         return {name: cast(_Branch, branch) for name, branch in self.branches.items()}
@@ -141,12 +142,14 @@ class _Branch(WideBuffers):
 
     def average(self, seen: Tensor, zero_is_positive: bool) -> None:
         above = self.labels >= 0 if zero_is_positive else self.labels > 0
-        self.positive.copy_(self._centre(above & seen, self.positive))
+        self._move(self.positive, above & seen)
         # A clip not seen yet has label 0.
-        self.negative.copy_(self._centre(self.labels < 0, self.negative))
+        self._move(self.negative, self.labels < 0)
 
-    def _centre(self, members: Tensor, before: Tensor) -> Tensor:
-        return torch.where(members.any(), self.features[members].mean(0), before)
+    def _move(self, centre: Tensor, members: Tensor) -> None:
+        rows = members.nonzero().squeeze(1)
+        if len(rows):
+            centre.copy_(self.features.index_select(0, rows).mean(0))
 
 
 def pseudo_label_loss(pred: Tensor, pseudo: Tensor, human: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from msabench.losses.orthogonality import orthogonality
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.nn.gradient_reversal import reverse_gradient
-from msabench.nn.packed import run_packed
+from msabench.nn.packed import final_states, run_packed
 from msabench.nn.text import TextInput
 from msabench.nn.text_vector import text_vector
 
@@ -61,7 +61,7 @@ class _SequenceVector(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         states, first = run_packed(self.rnn1, x, lengths)
-        _, second = run_packed(self.rnn2, self.norm(states), lengths)
+        second = final_states(self.rnn2, self.norm(states), lengths)
         # The official order: forward of both networks, then backward of both.
         return torch.cat([first.unflatten(1, (2, -1)), second.unflatten(1, (2, -1))], dim=2).flatten(1)
 

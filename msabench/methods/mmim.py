@@ -54,7 +54,7 @@ from msabench.losses.entropy import gaussian_entropy
 from msabench.losses.information import infonce
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
-from msabench.nn.packed import run_packed
+from msabench.nn.packed import final_states
 from msabench.nn.text import TextInput, parameter_groups
 from msabench.nn.text_vector import TextVector, text_vector
 
@@ -74,7 +74,7 @@ class _Encoder(nn.Module):
         self.linear = nn.Linear((1 + bidirectional) * hidden, out)
 
     def forward(self, x: Tensor, last: Tensor) -> Tensor:
-        return self.linear(run_packed(self.rnn, x, last + 1)[1])
+        return self.linear(final_states(self.rnn, x, last + 1))
 
 
 class _Likelihood(nn.Module):
@@ -255,10 +255,12 @@ class MMIM(MSAMethod):
 
     def gradients(self, optimizer: Any, batch: Batch, *, first: bool) -> None:
         """Gradients of all parameters: those that no step follows count in the norm, too."""
-        self.zero_grad()
+        parameters = list(self.parameters())
+        for parameter in parameters:
+            parameter.grad = None
         self.manual_backward(self.turn_loss(batch))
         if self.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
+            nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's batches."""

@@ -32,7 +32,7 @@ from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.missingness.conditions import MODALITIES
 from msabench.nn.branch_head import BranchHead
-from msabench.nn.packed import run_packed
+from msabench.nn.packed import final_states
 from msabench.nn.part_groups import Rates, groups_by_part
 from msabench.nn.text import TextInput
 from msabench.nn.text_vector import TextVector, text_vector
@@ -48,7 +48,7 @@ class _SequenceEncoder(nn.Module):
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """Encode ``(B, T, features)`` with lengths ``(B,)`` as ``(B, out)``."""
-        return self.linear(run_packed(self.rnn, inputs, lengths)[1])
+        return self.linear(final_states(self.rnn, inputs, lengths))
 
 
 class SelfMM(MSAMethod):

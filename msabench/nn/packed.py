@@ -38,6 +38,23 @@ def run_packed(rnn: nn.LSTM | nn.GRU, inputs: Tensor, lengths: Tensor) -> tuple[
     return padded, torch.cat(tuple(hidden[-directions:]), dim=-1)
 
 
+def final_states(rnn: nn.LSTM | nn.GRU, inputs: Tensor, lengths: Tensor) -> Tensor:
+    """The final hidden states of ``run_packed`` alone, bit for bit, without putting its outputs together.
+
+    Args:
+        rnn: As for ``run_packed``.
+        inputs: float ``(B, T, D)``, as for ``run_packed``.
+        lengths: int64 ``(B,)``, from 1 to T.
+
+    Returns:
+        ``(B, K H)``.
+    """
+    apart = has_torch_function((inputs, lengths))
+    if not apart and inputs.device.type == "cpu" and _padding_is_cheap(rnn, inputs, lengths):
+        return _Whole(rnn, inputs, lengths).final()
+    return run_packed(rnn, inputs, lengths)[1]
+
+
 def _padding_is_cheap(rnn: nn.LSTM | nn.GRU, inputs: Tensor, lengths: Tensor) -> bool:
     """Whether the padding's arithmetic takes less than packing does.
 
@@ -64,25 +81,48 @@ _PACKED_COSTS = {(True, True): (5e5, 750), (True, False): (3.5e5, 150), (False, 
 
 def _run_padded(rnn: nn.LSTM | nn.GRU, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """``run_packed`` over whole sequences."""
-    end = int(lengths.max())
-    steps, clips, bounds = torch.arange(end), torch.arange(len(inputs)), lengths.unsqueeze(1)
-    exists = steps < bounds
-    mirrored = torch.where(exists, bounds - 1 - steps, steps)
-    x = inputs[:, :end]
-    if torch.is_grad_enabled():
-        # A gradient of 0 times what is not finite would be NaN.
-        x = x.masked_fill(~exists.unsqueeze(2), 0)
-    final = []
-    for layer in range(rnn.num_layers):
-        outputs = [_along(rnn, x, layer, 0)]
-        final = [outputs[0][clips, lengths - 1]]
-        if rnn.bidirectional:
-            backward = _along(rnn, x[clips.unsqueeze(1), mirrored], layer, 1)
-            final.append(backward[clips, lengths - 1])
-            outputs.append(backward[clips.unsqueeze(1), mirrored])
-        x = torch.cat(outputs, dim=2)
-    padded = F.pad(x.masked_fill(~exists.unsqueeze(2), 0), (0, 0, 0, inputs.shape[1] - end))
-    return padded, torch.cat(final, dim=1)
+    whole = _Whole(rnn, inputs, lengths)
+    x = whole.outputs()
+    padded = F.pad(x.masked_fill(~whole.exists.unsqueeze(2), 0), (0, 0, 0, inputs.shape[1] - x.shape[1]))
+    return padded, whole.final()
+
+
+class _Whole:
+    """The last layer's states over whole sequences; those of the backward direction from a clip's last step on.
+
+    Args:
+        rnn: As for ``run_packed``.
+        inputs: float ``(B, T, D)``.
+        lengths: int64 ``(B,)``.
+    """
+
+    def __init__(self, rnn: nn.LSTM | nn.GRU, inputs: Tensor, lengths: Tensor) -> None:
+        end = int(lengths.max())
+        steps, bounds = torch.arange(end), lengths.unsqueeze(1)
+        self.exists = steps < bounds
+        self._clips, self._last = torch.arange(len(inputs)), lengths - 1
+        self._mirror = torch.where(self.exists, bounds - 1 - steps, steps) if rnn.bidirectional else steps
+        x = inputs[:, :end]
+        if torch.is_grad_enabled():
+            # A gradient of 0 times what is not finite would be NaN.
+            x = x.masked_fill(~self.exists.unsqueeze(2), 0)
+        for layer in range(rnn.num_layers):
+            x = self.outputs() if layer else x
+            self._states = [_along(rnn, x, layer, 0)]
+            if rnn.bidirectional:
+                self._states.append(_along(rnn, self._mirrored(x), layer, 1))
+
+    def outputs(self) -> Tensor:
+        """``(B, end, K H)``, whatever it is past each length."""
+        forward, *backward = self._states
+        return torch.cat([forward, *map(self._mirrored, backward)], dim=2)
+
+    def final(self) -> Tensor:
+        """``(B, K H)``."""
+        return torch.cat([states[self._clips, self._last] for states in self._states], dim=1)
+
+    def _mirrored(self, x: Tensor) -> Tensor:
+        return x[self._clips.unsqueeze(1), self._mirror]
 
 
 def _along(rnn: nn.LSTM | nn.GRU, x: Tensor, layer: int, direction: int) -> Tensor:

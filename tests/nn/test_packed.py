@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from msabench.nn import packed
-from msabench.nn.packed import run_packed
+from msabench.nn.packed import final_states, run_packed
 
 
 @pytest.fixture(params=["packed", "padded"], autouse=True)
@@ -30,6 +30,19 @@ def test_each_clip_as_if_alone(cls, bidirectional, layers):
         assert not outputs[i, length:].any()
         last_layer = hidden[-2:] if bidirectional else hidden[-1:]
         torch.testing.assert_close(final[i], last_layer[:, 0].flatten())
+
+
+@pytest.mark.parametrize("cls", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_final_states_are_those_of_a_whole_run_bit_for_bit(cls, bidirectional, layers):
+    torch.manual_seed(0)
+    rnn = cls(3, 4, num_layers=layers, batch_first=True, bidirectional=bidirectional)
+    x, lengths = torch.randn(4, 8, 3, requires_grad=True), torch.tensor([6, 1, 3, 5])
+    found = [final_states(rnn, x, lengths), run_packed(rnn, x, lengths)[1]]
+    assert torch.equal(*found)
+    gradients = (torch.autograd.grad(final.square().sum(), [x, *rnn.parameters()]) for final in found)
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
 def test_what_lies_past_the_length_changes_nothing():

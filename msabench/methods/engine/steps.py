@@ -76,13 +76,17 @@ class Steps(Stages, Gathering):
             batch: The batch.
             first: Whether what has added up is forgotten before.
         """
-        self.toggle_optimizer(optimizer)
+        # With one turn there is nothing to freeze.
+        alone = len(self.turns) == 1
+        if not alone:
+            self.toggle_optimizer(optimizer)
         if first:
             optimizer.zero_grad()
         self.manual_backward(self.turn_loss(batch))
         if self.gradient_clip is not None:
             self.clip_gradients(optimizer, self.gradient_clip, self.clip_by)
-        self.untoggle_optimizer(optimizer)
+        if not alone:
+            self.untoggle_optimizer(optimizer)
 
     # The steps.
 
