@@ -28,6 +28,7 @@ from sides import ONE_THREAD, ROOT, Side, Work, built, running
 
 PAGES = {
     "packed": "Recurrent networks over clips of different lengths",
+    "against_mmsa": "Methods of MMSA beside MMSA itself",
     "tables": "Tables over large stores",
     "workers": "Many jobs: workers forked from a parent that has imported everything",
     "starts": "What single commands take to start",
