@@ -57,7 +57,7 @@ def grow(source: Path, target: Path, times: int) -> None:
 def called(words: list[str], package: Path) -> tuple[float, float]:
     """Processor seconds and peak memory in MB of one call."""
     child = subprocess.Popen(
-        words, cwd=ROOT, env={**environment(package), "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
+        words, cwd=package, env={**environment(package), "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
     )
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
