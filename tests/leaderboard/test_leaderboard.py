@@ -28,7 +28,7 @@ from msabench.leaderboard.site import build_site
 from msabench.methods.info import MethodInfo
 from msabench.methods.registry import methods as registered
 from msabench.metrics.spec import METRICS
-from msabench.missingness.conditions import parse_grid
+from msabench.missingness.conditions import distinct, parse_grid
 from msabench.results import build as tables
 from msabench.results.aggregate import jobs_by_row
 from msabench.results.intervals import intervals
@@ -41,6 +41,7 @@ from tests.support import site_store
 from tests.support.contributed import contribute
 from tests.support.records import add, fail
 from tests.support.simulated_store import simulate
+from tests.support.stored_runs import add_runs, noisy
 
 REPOSITORY = Path(__file__).parents[2]
 STORE, PUBLISHED, README = (
@@ -99,6 +100,41 @@ def test_every_number_has_the_digits_that_tables_print(folder):
                 spec = METRICS[metric]
                 assert f"{value[0]:.{spec.decimals}f}" == spec.format(float(line["mean"]))
                 assert counts == [*(int(line[name]) for name in ("n_seeds", "n_mask_seeds", "n_collapsed")), False]
+
+
+def test_derived_columns_are_those_of_the_summary(folder):
+    from msabench.tables.command import table
+
+    add_runs(folder, "mult", noisy(1.0), n=60)
+    numbers = numbers_of(folder)
+    [group] = numbers["groups"]
+    [row] = group["rows"]
+    kinds = {column["header"]: column.get("kind") for column in group["columns"] if column["block"] == "derived"}
+    # There is no auilc_1.0 without intra/1.0.
+    assert list(kinds) == ["auilc_0.9", "avg/lav", "mean/0.0", "0.5/0.0", "spread_lost", "spread_alone"]
+    for metric in ("corr", "mae"):
+        printed = csv.DictReader(table(["synth"], metric=metric, store=folder, summary=True, format="csv").splitlines())
+        means = {line["column"]: line["mean"] for line in printed if line["block"] == "derived"}
+        for place, column in enumerate(group["columns"]):
+            if column["block"] != "derived":
+                continue
+            value = row["values"][metric][place]
+            if metric == "mae" and column["kind"] == "relative":
+                assert value is None
+                assert not means[column["header"]]
+            else:
+                decimals = 1 if column["kind"] == "relative" else METRICS[metric].decimals
+                scale = 100 if column["kind"] == "relative" else 1
+                assert value[0] == pytest.approx(scale * float(means[column["header"]]), abs=0.51 * 10**-decimals)
+    assert len(numbers["derived"]) == len(kinds)
+
+
+def test_a_group_has_no_columns_that_only_another_has_records_of(folder):
+    add_runs(folder, "mult", noisy(1.0), n=60)
+    add_runs(folder, "lf_dnn", noisy(1.0), n=60, revision="other", cells=distinct(parse_grid(["random"])))
+    blocks = {g["protocol"]["revision"]: {c["block"] for c in g["columns"]} for g in numbers_of(folder)["groups"]}
+    assert blocks.pop("other") == {"inter", "intra", "random"}
+    assert blocks.popitem()[1] == {"inter", "intra", "derived"}
 
 
 def test_protocols_are_groups_of_their_own(folder):
