@@ -60,7 +60,11 @@ def _by_seed(frame: pd.DataFrame, metrics: list[str], quantities: Sequence[Deriv
     parts = [per_cell]
     made = {name: tuple(map(str, cells)) for name, cells in AVERAGES.items()}
     found = {quantity.key: quantity for quantity in quantities}
+    held = set(per_cell["cell"])
     for name, cells in (made | {key: quantity.cells for key, quantity in found.items()}).items():
+        if not held.issuperset(cells):
+            # Nobody can have all of them.
+            continue
         over = per_cell[per_cell["cell"].isin(cells)]
         # Cells without random masks have no mask seed and would hide how often the others were drawn.
         drawn = over.assign(drawn=over["n_mask_seeds"].where(over["n_mask_seeds"] > 0))
