@@ -86,7 +86,7 @@ def test_an_unknown_one_is_guessed() -> None:
     with pytest.raises(MSABenchError, match=r"allowed: .*lnln, .*per_modality, bad_audio; did you mean bad_audio\?"):
         config_hash(resolve([CONFIG], ["--data.missing.regime=bad_audoi"]))
     with pytest.raises(MSABenchError, match="unknown training regime 'bad_adio'"):
-        _regimes(["bad_adio"], "jobs 1")
+        _regimes({"regimes": ["bad_adio"]}, "jobs 1")
 
 
 @pytest.mark.parametrize(
