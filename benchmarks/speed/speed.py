@@ -330,7 +330,7 @@ def train_in_child(settings: str) -> None:
 def measure_start(rounds: int) -> list[Row]:
     """Verbs that do not train, and the second start on a corpus."""
     rows = []
-    for words in (["--help"], ["methods"], ["table"]):
+    for words in (["--help"], ["methods"], ["table", "--committed"]):
         code = (
             "import sys; from msabench.__main__ import dispatch; dispatch(sys.argv[1:]); "
             "print('torch' in sys.modules, file=sys.stderr)"
