@@ -83,6 +83,24 @@ class RegimeChanges:
     left_out: list[str]
 
 
+def places_by_regime(keys: Sequence[RowKey]) -> list[dict[str, list[int]]]:
+    """Rows that differ in the regime alone, and in the config's hash that it enters.
+
+    Args:
+        keys: The key of each row.
+
+    Returns:
+        For each method, version and variant under each protocol, regime -> places of its rows.
+    """
+    names = (*PROTOCOL, *ROW)
+    regime, config = names.index("regime"), names.index("config_hash")
+    places: dict[RowKey, dict[str, list[int]]] = {}
+    for place, key in enumerate(keys):
+        same = tuple(value for number, value in enumerate(key) if number not in (regime, config))
+        places.setdefault(same, {}).setdefault(key[regime], []).append(place)
+    return list(places.values())
+
+
 def pairs_of(keys: Sequence[RowKey], before: str) -> Iterator[tuple[int, int]]:
     """Places of rows that differ in the regime alone.
 
@@ -94,13 +112,7 @@ def pairs_of(keys: Sequence[RowKey], before: str) -> Iterator[tuple[int, int]]:
         (place of the row under another regime, place of the row under ``before``), where each is the only one of its
         method, version and variant under its protocol and regime.
     """
-    names = (*PROTOCOL, *ROW)
-    regime, config = names.index("regime"), names.index("config_hash")
-    places: dict[RowKey, dict[str, list[int]]] = {}
-    for place, key in enumerate(keys):
-        same = tuple(value for number, value in enumerate(key) if number not in (regime, config))
-        places.setdefault(same, {}).setdefault(key[regime], []).append(place)
-    for by_regime in places.values():
+    for by_regime in places_by_regime(keys):
         for name, here in by_regime.items():
             if name != before and len(here) == len(by_regime.get(before, ())) == 1:
                 yield here[0], by_regime[before][0]

@@ -15,10 +15,10 @@ import numpy as np
 
 from msabench.missingness.conditions import MISSING_CONDITIONS, Cell
 from msabench.missingness.specialists import COMPLETE, home_of
-from msabench.results.aggregate import DRAWS, PROTOCOL, ROW
+from msabench.results.aggregate import DRAWS
 from msabench.results.chosen_rows import ChosenRows
 from msabench.results.paired import Resampled, paired_differences, resampled
-from msabench.results.regime_changes import Bounds, Change, StoredBounds, identity
+from msabench.results.regime_changes import Bounds, Change, StoredBounds, identity, places_by_regime
 from msabench.results.rows import RowKey, key_of
 from msabench.results.table import Entry, Row
 
@@ -60,13 +60,7 @@ def groups_of(keys: Sequence[RowKey]) -> Iterator[tuple[int, dict[str, int]]]:
         (place of the model for all, home cell -> place of its specialist), where each is the only row of its method,
         version and variant under its protocol and regime.
     """
-    names = (*PROTOCOL, *ROW)
-    regime, config = names.index("regime"), names.index("config_hash")
-    places: dict[RowKey, dict[str, list[int]]] = {}
-    for place, key in enumerate(keys):
-        same = tuple(value for number, value in enumerate(key) if number not in (regime, config))
-        places.setdefault(same, {}).setdefault(key[regime], []).append(place)
-    for by_regime in places.values():
+    for by_regime in places_by_regime(keys):
         homes = {home: here[0] for name, here in by_regime.items() if len(here) == 1 and (home := home_of(name))}
         if set(homes) <= {home_of(COMPLETE)}:
             # With and without missing data in training: that is ``regime_changes``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from msabench.metrics.spec import MetricSpec
+    from msabench.results.chosen_rows import ChosenRows
     from msabench.results.record import JobRecord
     from msabench.results.regime_changes import Change, RegimeChanges
 
@@ -148,14 +149,26 @@ def section(part: RegimeChanges, cells: Sequence[str], *, markdown: bool) -> str
         cells: Cells to show, in order.
         markdown: Whether to print markdown.
     """
-    table = part.chosen.table
-    title = heading(part)
+    return laid_out(part.chosen, heading(part), grid(part, cells), legend(part, cells), markdown=markdown)
+
+
+def laid_out(chosen: ChosenRows, title: str, lines: list[list[str]], legend: Sequence[str], *, markdown: bool) -> str:
+    """A table of comparisons with its heading, protocol, caveat and legend, as text or markdown.
+
+    Args:
+        chosen: The table that the rows are of.
+        title: The heading.
+        lines: Header and rows.
+        legend: Sentences below.
+        markdown: Whether to print markdown.
+    """
+    table = chosen.table
     head = [f"### {title}", "", f"{table.protocol_text}."] if markdown else [title, f"{table.protocol_text}."]
     if table.caveat:
         head += ["", f"**{table.caveat}**"] if markdown else [table.caveat]
     print_grid = grid_markdown if markdown else grid_text
-    items = [f"- {line}" if markdown else line for line in legend(part, cells)]
-    return "\n".join([*head, "", print_grid(grid(part, cells)), "", *items])
+    items = [f"- {line}" if markdown else line for line in legend]
+    return "\n".join([*head, "", print_grid(lines), "", *items])
 
 
 def heading(part: RegimeChanges) -> str:
@@ -202,17 +215,22 @@ def legend(part: RegimeChanges, cells: Sequence[str]) -> list[str]:
         "their number; `msabench compare` corrects.",
     ]
     lines += [f"{AVERAGE_MEANINGS[cell]}." for cell in cells if cell in AVERAGE_MEANINGS]
+    lines += marks_of(changes, {method.row.fidelity for method in part.methods})
+    if part.left_out:
+        lines.append(f"Not trained under both: {'; '.join(part.left_out)}.")
+    return [*lines, *part.chosen.table.warnings]
+
+
+def marks_of(changes: Sequence[Change], fidelities: Set[str]) -> list[str]:
+    """What the marks of some comparisons mean, and what must be said of the methods' fidelities; sentences."""
+    lines = []
     if any(change.before.n_collapsed or change.after.n_collapsed for change in changes):
         lines.append("†n = predictions collapsed into one class under n training seeds, see `msabench table`.")
     if any(change.before.unseen or change.after.unseen for change in changes):
         lines.append(f"{PILCROW} = {UNSEEN}.")
     if any(change.interval is None for change in changes):
         lines.append("No interval: the predictions that it is made of are not here.")
-    held = {method.row.fidelity for method in part.methods}
-    lines += [f"{meaning}." for name, meaning in FIDELITIES.items() if name in held]
-    if part.left_out:
-        lines.append(f"Not trained under both: {'; '.join(part.left_out)}.")
-    return [*lines, *part.chosen.table.warnings]
+    return [*lines, *(f"{meaning}." for name, meaning in FIDELITIES.items() if name in fidelities)]
 
 
 def _short(cell: str) -> str:
@@ -220,8 +238,11 @@ def _short(cell: str) -> str:
 
 
 def _words(metric: MetricSpec, change: Change | None) -> list[str]:
-    if change is None:
-        return ["-", "-", "-"]
+    return ["-", "-", "-"] if change is None else words_of(metric, change)
+
+
+def words_of(metric: MetricSpec, change: Change) -> list[str]:
+    """Both numbers with their marks, and the difference with its interval and a star where that leaves out 0."""
     values = [
         metric.format(entry.mean)
         + (f"{DAGGER}{entry.n_collapsed}" if entry.n_collapsed else "")

@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Literal
 from msabench.errors import MSABenchError, one_of
 from msabench.results.aggregate import DRAWS, LEVEL
 from msabench.results.places import store_to_read
-from msabench.tables.marks import FIDELITIES, UNSEEN
-from msabench.tables.render import DAGGER, PILCROW, grid_csv, grid_markdown, grid_text
+from msabench.tables.regimes import FORMATS, laid_out, marks_of, words_of
+from msabench.tables.render import grid_csv
 
 if TYPE_CHECKING:
     from msabench.results.chosen_rows import ChosenRows
-    from msabench.results.regime_changes import Change
     from msabench.results.specialists import Versus
-
-FORMATS = ("text", "markdown", "csv")
 
 _CSV_HEADER = (
     *("dataset", "revision", "features", "method", "variant", "fidelity", "metric", "home", "regime"),
@@ -90,14 +87,8 @@ def section(chosen: ChosenRows, rows: Sequence[Versus], *, markdown: bool) -> st
         rows: The comparisons.
         markdown: Whether to print markdown.
     """
-    table = chosen.table
-    title = f"{table.heading}: one model for all conditions against one per condition"
-    head = [f"### {title}", "", f"{table.protocol_text}."] if markdown else [title, f"{table.protocol_text}."]
-    if table.caveat:
-        head += ["", f"**{table.caveat}**"] if markdown else [table.caveat]
-    print_grid = grid_markdown if markdown else grid_text
-    items = [f"- {line}" if markdown else line for line in legend(chosen, rows)]
-    return "\n".join([*head, "", print_grid(grid(chosen, rows)), "", *items])
+    title = f"{chosen.table.heading}: one model for all conditions against one per condition"
+    return laid_out(chosen, title, grid(chosen, rows), legend(chosen, rows), markdown=markdown)
 
 
 def grid(chosen: ChosenRows, rows: Sequence[Versus]) -> list[list[str]]:
@@ -113,8 +104,7 @@ def grid(chosen: ChosenRows, rows: Sequence[Versus]) -> list[list[str]]:
         for home, change in found.homes.items():
             name = "avg" if home == "avg_missing" else home.removeprefix("inter/")
             seeds = " and ".join(map(str, dict.fromkeys((change.before.n_seeds, found.seeds))))
-            before, after = (_value(chosen, change, number) for number in ("before", "after"))
-            difference = metric.signed(change.difference) + _interval(chosen, change)
+            before, after, difference = words_of(metric, change)
             lines.append(
                 [found.row.label, found.row.fidelity, name, before, after, found.row.regime, difference, seeds]
             )
@@ -148,28 +138,8 @@ def legend(chosen: ChosenRows, rows: Sequence[Versus]) -> list[str]:
         lines.append("avg = mean over the six missing conditions: six specialists, each at home, against one model.")
     if any("/0.7" in change.cell and change.cell.startswith("random") for change in changes):
         lines.append("random/0.7 and random-table/0.7 realise 2/3: every clip keeps exactly one modality.")
-    if any(change.before.n_collapsed or change.after.n_collapsed for change in changes):
-        lines.append("†n = predictions collapsed into one class under n training seeds, see `msabench table`.")
-    if any(change.before.unseen or change.after.unseen for change in changes):
-        lines.append(f"{PILCROW} = {UNSEEN}.")
-    if any(change.interval is None for change in changes):
-        lines.append("No interval: the predictions that it is made of are not here.")
-    held = {found.row.fidelity for found in rows}
-    lines += [f"{meaning}." for name, meaning in FIDELITIES.items() if name in held]
+    lines += marks_of(changes, {found.row.fidelity for found in rows})
     return [*lines, *chosen.table.warnings]
-
-
-def _value(chosen: ChosenRows, change: Change, which: str) -> str:
-    entry = change.before if which == "before" else change.after
-    collapsed = f"{DAGGER}{entry.n_collapsed}" if entry.n_collapsed else ""
-    return chosen.table.metric.format(entry.mean) + collapsed + PILCROW * entry.unseen
-
-
-def _interval(chosen: ChosenRows, change: Change) -> str:
-    if change.interval is None:
-        return ""
-    low, high = (chosen.table.metric.signed(bound) for bound in change.interval)
-    return f" [{low}, {high}]{'*' if change.is_shown else ''}"
 
 
 def _csv_lines(chosen: ChosenRows, rows: Sequence[Versus]) -> list[list[str]]:
