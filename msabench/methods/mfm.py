@@ -54,6 +54,7 @@ from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.missingness.conditions import MODALITIES
 from msabench.nn.multi_view_memory import Hidden, MemoryFusion, TwoLayers
+from msabench.nn.packed import cheapest_kernel
 from msabench.nn.padding import all_padded, padding_side
 from msabench.nn.text import TextInput
 from msabench.nn.window_mean import window_means
@@ -68,7 +69,8 @@ class _Encoder(nn.Module):
         self.linear = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        _, (last, _) = self.lstm(x)
+        with cheapest_kernel(self.lstm, x):
+            _, (last, _) = self.lstm(x)
         z: Tensor = self.linear(last[0])
         return z
 

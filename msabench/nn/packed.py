@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,6 +56,43 @@ def final_states(rnn: nn.LSTM | nn.GRU, inputs: Tensor, lengths: Tensor) -> Tens
     if not apart and inputs.device.type == "cpu" and _padding_is_cheap(rnn, inputs, lengths):
         return _Whole(rnn, inputs, lengths).final()
     return run_packed(rnn, inputs, lengths)[1]
+
+
+@contextmanager
+def cheapest_kernel(rnn: nn.LSTM | nn.GRU, inputs: Tensor) -> Iterator[None]:
+    """Within it a CPU runs ``rnn`` over whole sequences by the kernel that takes less for these inputs.
+
+    oneDNN's kernel of LSTMs also works out gradients of its inputs, and features read from a file need none: with many
+    features that is a third of a training step. The other kernel leaves them out, and has a price of its own for each
+    step, clip and weight. Both give the same numbers up to rounding.
+
+    Args:
+        rnn: The network.
+        inputs: float ``(B, T, D)``, what it will read.
+    """
+    if _input_gradients_are_dear(rnn, inputs):
+        enabled = torch.backends.mkldnn.enabled
+        torch.backends.mkldnn.enabled = False
+        try:
+            yield
+        finally:
+            torch.backends.mkldnn.enabled = enabled
+    else:
+        yield
+
+
+def _input_gradients_are_dear(rnn: nn.LSTM | nn.GRU, inputs: Tensor) -> bool:
+    """Whether an LSTM's kernel spends more on gradients that nobody asked for than the other one on its own price.
+
+    Fitted, in multiplications of a step, on an Intel Xeon over 5 to 768 inputs, 16 to 768 units and 16 to 256 clips; on
+    the side of the usual kernel where both take about as long.
+    """
+    if not isinstance(rnn, nn.LSTM) or inputs.device.type != "cpu" or has_torch_function((inputs,)):
+        return False
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or inputs.requires_grad:
+        return False
+    clips, features, units = len(inputs), inputs.shape[2], rnn.hidden_size
+    return clips * units * (features - 200) > 6e5 + 50 * units**2
 
 
 def _padding_is_cheap(rnn: nn.LSTM | nn.GRU, inputs: Tensor, lengths: Tensor) -> bool:
@@ -130,5 +170,6 @@ def _along(rnn: nn.LSTM | nn.GRU, x: Tensor, layer: int, direction: int) -> Tens
     weights = tuple(rnn.all_weights[(2 if rnn.bidirectional else 1) * layer + direction])
     start = x.new_zeros(1, len(x), rnn.hidden_size)
     if isinstance(rnn, nn.LSTM):
-        return torch.lstm(x, (start, start), weights, rnn.bias, 1, 0.0, rnn.training, False, True)[0]
+        with cheapest_kernel(rnn, x):
+            return torch.lstm(x, (start, start), weights, rnn.bias, 1, 0.0, rnn.training, False, True)[0]
     return torch.gru(x, start, weights, rnn.bias, 1, 0.0, rnn.training, False, True)[0]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from msabench.nn.packed import cheapest_kernel
+
 
 class ClipNorm(nn.BatchNorm1d):
     """BatchNorm1d that uses its running statistics for a single clip, whose own variance is undefined."""
@@ -65,7 +67,8 @@ class TextNet(nn.Module):
 
     def forward(self, sequence: Tensor) -> Tensor:
         """Encode ``(B, T, D)``: float ``(B, C)``."""
-        _, (last, _) = self.rnn(sequence)
+        with cheapest_kernel(self.rnn, sequence):
+            _, (last, _) = self.rnn(sequence)
         return self.linear_1(self.dropout(last[0]))
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from msabench.nn import packed
-from msabench.nn.packed import final_states, run_packed
+from msabench.nn.packed import cheapest_kernel, final_states, run_packed
 
 
 @pytest.fixture(params=["packed", "padded"], autouse=True)
@@ -110,3 +110,49 @@ def test_a_subclass_computes_the_same(way):
     outputs, final = run_packed(rnn, x, lengths)
     torch.testing.assert_close(final[0], rnn(x[:1, :2])[1][0, 0])
     assert outputs.shape == (2, 5, 4)
+
+
+def kernels(states):
+    """Names of the functions whose gradients lead back from states."""
+    names, found = set(), [states.grad_fn]
+    while found:
+        function = found.pop()
+        if function is not None and function.name() not in names:
+            names.add(function.name())
+            found += [after for after, _ in function.next_functions]
+    return names
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_features_from_a_file_are_read_by_a_kernel_that_works_out_no_gradients_of_them(bidirectional):
+    torch.manual_seed(0)
+    rnn = nn.LSTM(600, 64, batch_first=True, bidirectional=bidirectional)
+    x = torch.randn(48, 3, 600)
+    usual = rnn(x)[0]
+    with cheapest_kernel(rnn, x):
+        cheapest = rnn(x)[0]
+    if torch.backends.mkldnn.is_available():
+        assert any("Mkldnn" in name for name in kernels(usual))
+    assert not any("Mkldnn" in name for name in kernels(cheapest))
+    torch.testing.assert_close(cheapest, usual, atol=1e-6, rtol=1e-5)
+    weights = torch.randn_like(usual)
+    gradients = (torch.autograd.grad((states * weights).sum(), list(rnn.parameters())) for states in (usual, cheapest))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_the_usual_kernel_reads_what_needs_a_gradient_and_what_is_small():
+    rnn, enabled = nn.LSTM(600, 64, batch_first=True), torch.backends.mkldnn.enabled
+    x = torch.randn(48, 2, 600)
+    for inputs, network in ((x, rnn), (x.clone().requires_grad_(), rnn), (x[:2], rnn), (x, nn.GRU(600, 64))):
+        with cheapest_kernel(network, inputs):
+            assert torch.backends.mkldnn.enabled == (enabled and not (inputs is x and network is rnn))
+    with torch.no_grad(), cheapest_kernel(rnn, x):
+        assert torch.backends.mkldnn.enabled == enabled
+
+
+def test_the_usual_kernel_is_back_after_a_failure():
+    rnn, enabled = nn.LSTM(600, 64, batch_first=True), torch.backends.mkldnn.enabled
+    with pytest.raises(RuntimeError), cheapest_kernel(rnn, torch.randn(48, 2, 600)):
+        rnn(torch.randn(48, 2, 5))
+    assert torch.backends.mkldnn.enabled == enabled
