@@ -1,13 +1,16 @@
 """Summaries: order of means, completeness of averages, undefined values, separation of protocols."""
 
+import functools
 import math
+import operator
 import statistics
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from msabench.missingness.conditions import AVERAGES
-from msabench.results.aggregate import PROTOCOL, ROW, by_seed, inconsistencies, over_seeds
+from msabench.results.aggregate import PROTOCOL, ROW, by_seed, inconsistencies, over_seeds, over_seeds_of
 from msabench.results.store import ResultStore
 from tests.support.records import add
 
@@ -43,6 +46,32 @@ def test_mask_seeds_first_then_training_seeds(store):
     fixed = one(pd.DataFrame(over_seeds(store.records(), "f1_non0")), "inter/l")
     assert fixed["mean"] == pytest.approx(0.6)
     assert (fixed["n_seeds"], fixed["n_mask_seeds"]) == (2, 0)
+
+
+def test_sums_over_seeds_are_not_rounded_on_the_way(store):
+    values = {seed: 0.1 + 0.05 * seed for seed in range(1, 11)}
+    for seed, value in values.items():
+        add(store, lambda cell, mask, of=value: of, seed=seed, cell_options={"names": ["inter/l", "inter/a"]})
+    assert functools.reduce(operator.add, values.values()) != math.fsum(values.values()), "these tell the two apart"
+    for line in over_seeds(store.records(), "f1_non0"):
+        assert line["mean"] == math.fsum(values.values()) / 10
+        assert line["std"] == pytest.approx(statistics.stdev(values.values()), rel=1e-15)
+
+
+def test_several_metrics_at_once_are_those_one_by_one(store):
+    draw = np.random.default_rng(0).random
+    for seed in (1, 2, 3):
+        given = {"cell_options": {"mask_seeds": (0, 1, 2)}, "seed": seed}
+        add(store, lambda cell, mask: {"f1_non0": draw(), "corr": math.nan, "mae": draw()}, **given)
+        add(store, lambda cell, mask: {"f1_non0": draw(), "corr": draw(), "mae": math.nan}, method="umdf", **given)
+    records, metrics = store.records(), ["mae", "f1_non0", "corr"]
+    together = over_seeds_of(records, metrics, quantities=["auilc_0.9", "retention_0.5"])
+    apart = [
+        line for metric in metrics for line in over_seeds(records, metric, quantities=["auilc_0.9", "retention_0.5"])
+    ]
+    # NaN is unequal to itself, and alike in print.
+    assert list(map(repr, together)) == list(map(repr, apart))
+    assert len(together) == 2 * len(metrics) * (len(set(records.cell.tolist())) + 4)
 
 
 def test_averages_are_taken_within_a_seed(store):
