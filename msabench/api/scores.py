@@ -77,6 +77,7 @@ class Scores:
         found = self.evaluation.records("")
         cells = list(dict.fromkeys(record.cell for record in found))
         letters = "".join(letter for letter, modality in LETTERS.items() if modality in self.unseen)
+        keys = list(found[0].metrics)
         records = Records(
             jobs=[{**dict.fromkeys((*PROTOCOL, *ROW), ""), "seed": 0, "unseen": letters}],
             job=np.zeros(len(found), dtype=np.int64),
@@ -86,10 +87,9 @@ class Scores:
             mask_seed=np.array([record.mask_seed or 0 for record in found]),
             **{name: np.array([getattr(r, name) for r in found]) for name in ("mask_hash", "n", "collapsed")},
             blind=np.array([np.nan if record.blind is None else record.blind for record in found]),
-            columns={key: self.frame[key].to_numpy() for key in self.frame},
+            columns={key: self.frame[key].to_numpy() for key in keys},
             rows=np.arange(len(found)),
         )
-        keys = list(self.frame.columns)
         lines = over_seeds_of(records, keys)
         names = list(dict.fromkeys(line["cell"] for line in lines))
         means = np.array([line["mean"] for line in lines]).reshape(len(keys), len(names)).T
