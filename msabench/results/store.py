@@ -52,7 +52,7 @@ class ResultStore:
 
     Args:
         folder: The store's folder; need not exist before the first ``add``.
-        indexed: Whether ``frame`` believes and writes the index; not for a store from somebody else.
+        indexed: Whether the index is believed and written; not for a store from somebody else.
     """
 
     def __init__(self, folder: Path | str, *, indexed: bool = True) -> None:
