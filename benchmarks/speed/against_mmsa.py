@@ -11,7 +11,6 @@ holds that both compute the same.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import os
@@ -29,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import sides
+from command import parser_of, show
 from sides import ROOT
 
 CLONE = "MSABENCH_PARITY_MMSA"
@@ -370,19 +370,15 @@ def report(methods: list[str], rounds: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--write", type=Path, help="file to write instead of printing")
     given = parser.parse_args()
     if CLONE not in os.environ:
         sys.exit(f"{CLONE} names no clone of https://github.com/thuiar/MMSA; set it to the folder of one")
     os.environ["TQDM_DISABLE"] = "1"
     text = report(given.methods, given.rounds)
-    if given.write is None:
-        print(text)
-    else:
-        given.write.write_text(f"{text}\n", encoding="utf-8")
+    show(text, given.write)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ A file in MMSA's unaligned layout is written a few clips at a time, then read by
 
 from __future__ import annotations
 
-import argparse
 import os
 import pickle
 import platform
@@ -31,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.speed import revisions  # noqa: E402
+from benchmarks.speed.command import parser_of, show  # noqa: E402
 
 SHAPES = {"text": (50, 768), "audio": (500, 74), "vision": (500, 35)}
 """Steps and features of a clip, as in MOSEI's unaligned file."""
@@ -181,17 +181,13 @@ def report(folder: Path, size: float, before: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__)
     parser.add_argument("--gigabytes", type=float, default=8.0, help="size of the large file")
     parser.add_argument("--before", type=float, default=1.0, help="size at which the earlier state is measured, too")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where files lie meanwhile")
-    parser.add_argument("--write", type=Path, help="file to write instead of printing")
     given = parser.parse_args()
     text = report(given.folder, given.gigabytes, given.before)
-    if given.write is None:
-        print(text)
-    else:
-        given.write.write_text(f"{text}\n", encoding="utf-8")
+    show(text, given.write)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ The ways alternate; the least of the rounds counts, in processor seconds of one 
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import sys
@@ -23,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from benchmarks.speed.command import show_rounds  # noqa: E402
 from msabench.nn import packed  # noqa: E402
 
 STEPS = 50
@@ -110,17 +110,5 @@ def report(rounds: int) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--write", type=Path, help="file to write instead of printing")
-    given = parser.parse_args()
-    text = report(given.rounds)
-    if given.write is None:
-        print(text)
-    else:
-        given.write.write_text(f"{text}\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    show_rounds(__doc__, report, 4)

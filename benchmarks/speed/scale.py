@@ -7,7 +7,6 @@ Nothing is asserted here; ``tests/results/test_cell_lines.py`` holds that record
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.speed.command import show_rounds  # noqa: E402
 from benchmarks.speed.revisions import BEFORE, checkout, environment  # noqa: E402
 from msabench.results.record import SCHEMA_VERSION, JobRecord  # noqa: E402
 from msabench.results.record_file import sealed  # noqa: E402
@@ -106,17 +106,5 @@ def report(rounds: int) -> str:
     return "\n".join([*lines, *rows(rounds)])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=1, help="pairs of each call")
-    parser.add_argument("--write", type=Path, help="file to write instead of printing")
-    given = parser.parse_args()
-    text = report(given.rounds)
-    if given.write is None:
-        print(text)
-    else:
-        given.write.write_text(f"{text}\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    show_rounds(__doc__, report, 1)

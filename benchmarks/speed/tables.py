@@ -7,7 +7,6 @@ Nothing is asserted here; ``tests/tables/test_paper_tables.py`` holds what makes
 
 from __future__ import annotations
 
-import argparse
 import platform
 import resource
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.speed.command import parser_of, show  # noqa: E402
 from tests.support.simulated_store import simulate  # noqa: E402
 
 CALLS: dict[str, list[str]] = {
@@ -57,16 +57,6 @@ def report() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", type=Path, help="file to write instead of printing")
-    target = parser.parse_args().write
-    text = report()
-    if target is None:
-        print(text)
-    else:
-        target.write_text(f"{text}\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    given = parser_of(__doc__).parse_args()
+    show(report(), given.write)

@@ -8,7 +8,6 @@ one is compared byte by byte with that of the other. ``tests/runner/test_warm.py
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import resource
@@ -24,6 +23,9 @@ import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.speed.command import parser_of, show  # noqa: E402
 
 WORKERS = ("fresh", "warm")
 SLOTS = 2
@@ -128,16 +130,12 @@ def report(suites: list[str], repeats: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", type=Path, help="file to write instead of printing")
+    parser = parser_of(__doc__)
     parser.add_argument("--suites", nargs="+", default=["small", "demo"], help="small, or suites of msabench's")
     parser.add_argument("--repeats", type=int, default=1, help="pairs of runs")
     given = parser.parse_args()
     text = report(given.suites, given.repeats)
-    if given.write is None:
-        print(text)
-    else:
-        given.write.write_text(f"{text}\n", encoding="utf-8")
+    show(text, given.write)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from msabench.data.datamodule import MSADataModule
 from msabench.metrics.spec import METRICS, metric_keys
 from msabench.missingness.conditions import LETTERS
 from msabench.results import scored_file
-from msabench.results.aggregate import PROTOCOL, ROW, over_seeds
+from msabench.results.aggregate import PROTOCOL, ROW, over_seeds_of
 from msabench.results.predictions import Evaluation
+from msabench.results.records import Records
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,17 +74,26 @@ class Scores:
         Index: ``cell``, then averages over conditions (``avg_missing``, ``avg_intra``, ...) of which all cells were
         evaluated. Columns as in ``frame``.
         """
-        records = self.evaluation.records("")
+        found = self.evaluation.records("")
+        cells = list(dict.fromkeys(record.cell for record in found))
         letters = "".join(letter for letter, modality in LETTERS.items() if modality in self.unseen)
-        flat = self.frame.reset_index().assign(
-            **dict.fromkeys((*PROTOCOL, *ROW), ""),
-            seed=0,
-            unseen=letters,
-            collapsed=[record.collapsed for record in records],
+        keys = list(found[0].metrics)
+        records = Records(
+            jobs=[{**dict.fromkeys((*PROTOCOL, *ROW), ""), "seed": 0, "unseen": letters}],
+            job=np.zeros(len(found), dtype=np.int64),
+            cells=cells,
+            cell=np.array([cells.index(record.cell) for record in found]),
+            drawn=np.array([record.mask_seed is not None for record in found]),
+            mask_seed=np.array([record.mask_seed or 0 for record in found]),
+            **{name: np.array([getattr(r, name) for r in found]) for name in ("mask_hash", "n", "collapsed")},
+            blind=np.array([np.nan if record.blind is None else record.blind for record in found]),
+            columns={key: self.frame[key].to_numpy() for key in keys},
+            rows=np.arange(len(found)),
         )
-        keys = list(self.frame.columns)
-        # One by one as in tables: several at once may come out otherwise in the last digit.
-        return pd.DataFrame({key: over_seeds(flat, key).set_index("cell")["mean"] for key in keys})
+        lines = over_seeds_of(records, keys)
+        names = list(dict.fromkeys(line["cell"] for line in lines))
+        means = np.array([line["mean"] for line in lines]).reshape(len(keys), len(names)).T
+        return pd.DataFrame(means, pd.Index(names, name="cell"), keys)
 
     @property
     def ids(self) -> list[str]:

@@ -15,6 +15,7 @@ from msabench.metrics.spec import metric_spec
 from msabench.results.build import build_tables, check_methods, metrics_in
 from msabench.results.places import no_records, store_to_read
 from msabench.results.record import SCORED
+from msabench.results.records import Records
 from msabench.results.store import ResultStore
 from msabench.results.table import CONSTANT, Entry, Row, Table, columns_of
 
@@ -69,25 +70,25 @@ def table(
     columns = list(dict.fromkeys(column.key for column in columns_of(_listed(grid))))
     place = store_to_read(None if store is None else Path(store).expanduser())
     source = ResultStore(place)
-    frame, failures = source.frame(), source.failures()
-    if frame.empty:
+    records, failures = source.records(), source.failures()
+    if not len(records):
         raise no_records(place)
-    check_methods(methods or [], frame)
-    held = sorted(frame["dataset"].unique())
+    check_methods(methods or [], records)
+    held = sorted(records.held("dataset"))
     wanted = held if datasets is None else list(dict.fromkeys(_listed(datasets)))
     for name in wanted:
         if name not in held:
             raise one_of(f"dataset in {place}", name, held)
     if regimes is not None:
-        frame = _of_regimes(frame, _listed(regimes))
+        records = _of_regimes(records, _listed(regimes))
         failures = [job for job in failures if job.key.regime in _listed(regimes)]
     asked = _asked(metrics)
     tables = [
         found
         for name in wanted
-        for metric in _metrics_of(frame, name, asked)
+        for metric in _metrics_of(records, name, asked)
         for found in build_tables(
-            frame, failures, name, metric, columns_of(_listed(grid)), methods=methods, keep_seeds=per_seed
+            records, failures, name, metric, columns_of(_listed(grid)), methods=methods, keep_seeds=per_seed
         )
     ]
     made = _frame_of(tables, columns, per_seed, spread)
@@ -111,11 +112,11 @@ def _asked(metrics: str | Sequence[str] | None) -> list[str] | None:
     return _listed(metrics)
 
 
-def _metrics_of(frame: pd.DataFrame, dataset: str, asked: list[str] | None) -> list[str | None]:
+def _metrics_of(records: Records, dataset: str, asked: list[str] | None) -> list[str | None]:
     """Metrics to make tables of; None stands for the usual one."""
     if asked is None:
         return [None]
-    has = metrics_in(frame, dataset)
+    has = metrics_in(records, dataset)
     if "all" in asked:
         return list(has)
     for key in asked:
@@ -124,12 +125,12 @@ def _metrics_of(frame: pd.DataFrame, dataset: str, asked: list[str] | None) -> l
     return list(asked)
 
 
-def _of_regimes(frame: pd.DataFrame, regimes: list[str]) -> pd.DataFrame:
-    known = sorted(frame["regime"].unique())
+def _of_regimes(records: Records, regimes: list[str]) -> Records:
+    known = sorted(records.held("regime"))
     for regime in regimes:
         if regime not in known:
             raise one_of("regime in the store", regime, known)
-    return frame[frame["regime"].isin(regimes)].reset_index(drop=True)
+    return records.among("regime", regimes)
 
 
 def _frame_of(tables: Sequence[Table], columns: Sequence[str], per_seed: bool, spread: bool) -> pd.DataFrame:

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msabench.errors import MSABenchError
 from msabench.files import replacing
@@ -23,9 +22,6 @@ from msabench.leaderboard.submission import (
 from msabench.results import predictions
 from msabench.results.aggregate import inconsistencies
 from msabench.results.store import ResultStore
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def admit(records: Path, store: Path) -> str:
@@ -65,8 +61,7 @@ def _refusal(problems: Sequence[str]) -> MSABenchError:
 
 def _check(submissions: Sequence[Submission], records: ResultStore, store: ResultStore) -> list[str]:
     """Raise what is wrong; return what should be said."""
-    before = store.frame()
-    references = References(store.folder, before)
+    references = References(store.folder, store.frame())
     problems: list[str] = []
     held: dict[str, dict[str, None]] = {}
     for submission in submissions:
@@ -88,20 +83,17 @@ def _check(submissions: Sequence[Submission], records: ResultStore, store: Resul
             submission.stored = []
         problems += found
     if not problems:
-        problems += _disagreements(records, before)
+        problems += _disagreements(records, store)
     if problems:
         raise _refusal(problems)
     remarks = [_held_against(what, tuple(sources)) for what, sources in held.items()]
     return [*remarks, *(f"warning: {line}" for submission in submissions for line in warnings(submission))]
 
 
-def _disagreements(records: ResultStore, before: pd.DataFrame) -> list[str]:
+def _disagreements(records: ResultStore, store: ResultStore) -> list[str]:
     """What the new records would make inconsistent in a protocol that was not so before."""
-    import pandas as pd
-
-    known = set(inconsistencies(before)) if len(before) else set()
-    both = pd.concat([before, records.frame()], ignore_index=True) if len(before) else records.frame()
-    return [problem for problem in inconsistencies(both) if problem not in known]
+    known = set(inconsistencies(store.records()))
+    return [problem for problem in inconsistencies(store.records_beside(records)) if problem not in known]
 
 
 def _held_against(what: str, sources: tuple[str, ...]) -> str:

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msabench.metrics.spec import METRICS, MetricSpec, metric_keys
 from msabench.missingness.conditions import GRIDS, Cell, distinct
@@ -18,14 +18,11 @@ from msabench.results.aggregate import LEVEL, PROTOCOL, ROW, jobs_by_row, over_s
 from msabench.results.build import build_tables, entry_of, parts_of
 from msabench.results.derived import SUMMARY, columns_for, derived, meanings_of, spec_of
 from msabench.results.record import JobRecord, canonical_hash
+from msabench.results.records import Records
 from msabench.results.rows import RowKey, jobs_hash, key_of
 from msabench.results.stored_intervals import Intervals
 from msabench.results.table import AVERAGE_MEANINGS, BLOCKS, CONSTANT, Column, Entry, Row, Table, columns_of
 from msabench.tables.marks import label, meanings
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 QUANTITIES = tuple(quantity.key for quantity in SUMMARY)
 """Quantities made of several cells that pages show."""
@@ -53,17 +50,17 @@ class Group:
         return metric_keys(self.table.metric_set)
 
 
-def build_groups(frame: pd.DataFrame, failures: Sequence[JobRecord], datasets: Sequence[str]) -> list[Group]:
+def build_groups(records: Records, failures: Sequence[JobRecord], datasets: Sequence[str]) -> list[Group]:
     """Groups of some corpora, in their order.
 
     Args:
-        frame: Records as ``ResultStore.frame`` gives them.
+        records: Records as ``ResultStore.records`` gives them.
         failures: Failed jobs, as ``ResultStore.failures`` gives them.
         datasets: Corpora.
     """
     groups = []
     for dataset in datasets:
-        here = frame[frame["dataset"] == dataset]
+        here = records.of(dataset=dataset)
         parts = parts_of(here, dataset)
         entries = {metric_set: _entries(part, metric_set) for metric_set, part in parts.items()}
         jobs = {metric_set: jobs_by_row(part) for metric_set, part in parts.items()}
@@ -77,18 +74,18 @@ def build_groups(frame: pd.DataFrame, failures: Sequence[JobRecord], datasets: S
     return groups
 
 
-def _entries(part: pd.DataFrame, metric_set: str) -> dict[RowKey, dict[str, dict[str, Entry]]]:
+def _entries(part: Records, metric_set: str) -> dict[RowKey, dict[str, dict[str, Entry]]]:
     entries: dict[RowKey, dict[str, dict[str, Entry]]] = {}
-    for record in over_seeds_of(part, metric_keys(metric_set), quantities=QUANTITIES).to_dict("records"):
-        row = entries.setdefault(tuple(record[name] for name in (*PROTOCOL, *ROW)), {})
-        row.setdefault(record["metric"], {})[str(record["cell"])] = entry_of(record)
+    for line in over_seeds_of(part, metric_keys(metric_set), quantities=QUANTITIES):
+        row = entries.setdefault(tuple(line[name] for name in (*PROTOCOL, *ROW)), {})
+        row.setdefault(line["metric"], {})[line["cell"]] = entry_of(line)
     return entries
 
 
-def _columns(frame: pd.DataFrame) -> tuple[Column, ...]:
+def _columns(records: Records) -> tuple[Column, ...]:
     """The columns of the papers, one for every other test situation that has records, and derived quantities."""
     usual = set(distinct(GRIDS["paper"]))
-    more = distinct(Cell.parse(cell) for cell in frame["cell"].unique())
+    more = distinct(Cell.parse(records.cells[place]) for place in set(records.cell.tolist()))
     return (*columns_of(["paper", *(str(cell) for cell in more if cell not in usual)]), *columns_for(QUANTITIES))
 
 

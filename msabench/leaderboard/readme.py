@@ -63,16 +63,19 @@ def write_readme(store: Path, out: Path, check: bool = False) -> str:
 def readme_text(store: Path) -> str:
     """The README of a store: the usual metric of every corpus and protocol, ablations apart."""
     results = ResultStore(store)
-    frame, failures = results.frame(), results.failures()
-    held = sorted({*frame["dataset"], *(job.key.dataset for job in failures)})
+    records, failures = results.records(), results.failures()
+    held = sorted({*records.held("dataset"), *(job.key.dataset for job in failures)})
     parts = [_HEAD]
     if not held:
         parts.append("There are no records yet.\n")
     for dataset in held:
-        for table in build_tables(frame, failures, dataset, None, columns_of(["paper"])):
+        for table in build_tables(records, failures, dataset, None, columns_of(["paper"])):
             parts.append(_section(table))
         # What seeing missing data in training changes.
-        parts += [f"{section(part, CELLS, markdown=True)}\n" for part in kept_changes(store, dataset)]
+        parts += [
+            f"{section(part, CELLS, markdown=True)}\n"
+            for part in kept_changes(store, dataset, records=(records, failures))
+        ]
     return "\n".join(parts)
 
 

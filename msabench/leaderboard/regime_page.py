@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msabench.leaderboard.pages import Writer
 from msabench.results.record import JobRecord
+from msabench.results.records import Records
 from msabench.results.regime_changes import COMPLETE, MIXED, RegimeChanges
 from msabench.tables.regimes import CELLS, grid, heading, kept_changes, legend
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BESIDE = ("corr", "mae")
 """Metrics shown beside a corpus's usual one, where it has them."""
 
 
 def write_regimes(
-    writer: Writer, store: Path, datasets: Sequence[str], records: tuple[pd.DataFrame, list[JobRecord]]
+    writer: Writer, store: Path, datasets: Sequence[str], records: tuple[Records, list[JobRecord]]
 ) -> None:
     """Write the page.
 
@@ -27,7 +24,7 @@ def write_regimes(
         writer: Writes pages.
         store: Folder of the result store.
         datasets: Corpora to show, in order.
-        records: ``frame()`` and ``failures()`` of the store.
+        records: ``records()`` and ``failures()`` of the store.
 
     Raises:
         MSABenchError: A record or interval file is malformed.

@@ -59,9 +59,9 @@ def build_site(out: Path, store: Path, published: Path, datasets: Sequence[str] 
             raise one_of(f"dataset in {store}", name, held)
     shown = [name for name in held if datasets is None or name in datasets]
     jobs = [job for job in jobs if job.key.dataset in shown]
-    frame = results.frame(shown)
-    groups = build_groups(frame, [job for job in failures if job.key.dataset in shown], shown)
-    built = f"Built by msabench {__version__} from {len(frame):,} records of {_finished(jobs)} jobs."
+    records = results.records(shown)
+    groups = build_groups(records, [job for job in failures if job.key.dataset in shown], shown)
+    built = f"Built by msabench {__version__} from {len(records):,} records of {_finished(jobs)} jobs."
     with replacing_folder(out) as folder:
         writer = Writer(folder, built)
         _write_assets(folder)
@@ -69,10 +69,10 @@ def build_site(out: Path, store: Path, published: Path, datasets: Sequence[str] 
         _write_numbers(folder, numbers)
         _write_overview(writer, groups, jobs, built)
         writer.write("results.html", "results.html", "results")
-        write_regimes(writer, store, shown, (frame, failures))
+        write_regimes(writer, store, shown, (records, failures))
         cells: dict[str, list[str]] = {}
-        for job_id, cell in zip(frame["job_id"].tolist(), frame["cell"].tolist(), strict=True):
-            cells.setdefault(job_id, []).append(cell)
+        for job, cell in zip(records.job.tolist(), records.cell.tolist(), strict=True):
+            cells.setdefault(records.jobs[job]["job_id"], []).append(records.cells[cell])
         _write_methods(writer, groups, jobs, cells)
         write_published(writer, published)
         writer.write("submit.html", "submit.html", "submit")

@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from msabench.data.info import METRIC_SETS, DatasetInfo
 from msabench.data.registry import recorded_info
@@ -15,14 +17,12 @@ from msabench.methods.info import EXTERNAL
 from msabench.methods.registry import methods as registered
 from msabench.metrics.spec import DEFAULT_METRIC, MetricSpec, metric_keys, metric_spec
 from msabench.missingness.conditions import LETTERS, Cell
-from msabench.results.aggregate import PROTOCOL, ROW, inconsistencies, over_seeds
+from msabench.results.aggregate import PROTOCOL, ROW, Line, inconsistencies, over_seeds
 from msabench.results.derived import BLOCK, made_of
 from msabench.results.places import predictions_file
 from msabench.results.record import MANY_BLIND, SCORED, JobRecord
+from msabench.results.records import Job, Records
 from msabench.results.table import CONSTANT, Column, Entry, Row, Table, failures_in
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def dataset_facts(name: str) -> DatasetInfo:
@@ -30,24 +30,24 @@ def dataset_facts(name: str) -> DatasetInfo:
     return recorded_info(name) or DatasetInfo(name=name, title=name, caveat="This corpus is not registered.")
 
 
-def parts_of(frame: pd.DataFrame, dataset: str) -> dict[str, pd.DataFrame]:
+def parts_of(records: Records, dataset: str) -> dict[str, Records]:
     """A corpus's records by metric set; users' own files under one name may differ in it.
 
     Args:
-        frame: Records as ``ResultStore.frame`` gives them.
+        records: Records as ``ResultStore.records`` gives them.
         dataset: Corpus name.
 
     Returns:
         Metric set -> its records, in the order of ``METRIC_SETS``, without those that have none.
     """
-    here = frame[frame["dataset"] == dataset]
-    parts = {name: here[here["metric_set"] == name] for name in METRIC_SETS}
+    here = records.of(dataset=dataset)
+    parts = {name: here.of(metric_set=name) for name in METRIC_SETS}
     return {name: part for name, part in parts.items() if len(part)}
 
 
-def metrics_in(frame: pd.DataFrame, dataset: str) -> tuple[str, ...]:
+def metrics_in(records: Records, dataset: str) -> tuple[str, ...]:
     """Keys of the metrics that a corpus's records have; those of the corpus if there are none."""
-    sets = list(parts_of(frame, dataset)) or [dataset_facts(dataset).metric_set]
+    sets = list(parts_of(records, dataset)) or [dataset_facts(dataset).metric_set]
     return tuple(dict.fromkeys(key for name in sets for key in metric_keys(name)))
 
 
@@ -58,7 +58,7 @@ def default_metric(dataset: str, metric_set: str) -> str:
 
 
 def build_tables(
-    frame: pd.DataFrame,
+    records: Records,
     failures: Sequence[JobRecord],
     dataset: str,
     metric: str | None,
@@ -71,7 +71,7 @@ def build_tables(
     """Tables of one corpus: one for each metric set and protocol found in its records.
 
     Args:
-        frame: Records as ``ResultStore.frame`` gives them.
+        records: Records as ``ResultStore.records`` gives them.
         failures: Failed jobs, as ``ResultStore.failures`` gives them.
         dataset: Corpus name.
         metric: Metric key, which leaves out jobs without it; None takes the usual one of each metric set.
@@ -83,7 +83,7 @@ def build_tables(
     Raises:
         MSABenchError: No record of the corpus has the metric.
     """
-    parts = parts_of(frame, dataset)
+    parts = parts_of(records, dataset)
     failed: dict[str, list[JobRecord]] = {}
     for job in failures:
         if job.key.dataset == dataset:
@@ -96,15 +96,16 @@ def build_tables(
             f"metric {metric!r} is not one of the {' or '.join(sets)} metrics; allowed: {', '.join(allowed)}"
         )
     wanted = None if methods is None else {CONSTANT, *methods}
-    shown = {name: part if wanted is None else part[part["method"].isin(wanted)] for name, part in parts.items()}
+    shown = {name: part if wanted is None else part.among("method", wanted) for name, part in parts.items()}
     left_out = [
-        f"Left out for lack of {metric}: jobs on {dataset} with {name} metrics ({part['job_id'].nunique()})."
+        f"Left out for lack of {metric}: jobs on {dataset} with {name} metrics ({len(part.jobs)})."
         for name, part in shown.items()
         if name not in having and len(part)
     ]
     tables = []
+    nothing = records.keeping(lambda _: False)
     for name in having:
-        part, found = (group.get(name, frame.iloc[:0]) for group in (parts, shown))
+        part, found = (group.get(name, nothing) for group in (parts, shown))
         mine = [job for job in failed.get(name, ()) if wanted is None or job.key.method in wanted]
         spec = metric_spec(metric or default_metric(dataset, name), name)
         quantities = [column.key for column in columns if column.block == BLOCK]
@@ -113,15 +114,15 @@ def build_tables(
     return tables
 
 
-def _metric_set_of(failure: JobRecord, parts: Mapping[str, pd.DataFrame]) -> str:
+def _metric_set_of(failure: JobRecord, parts: Mapping[str, Records]) -> str:
     """The metric set of a failed job, which seldom says: that of the finished ones on the same data."""
-    same = (name for name, part in parts.items() if part["revision"].eq(failure.key.revision).any())
+    same = (name for name, part in parts.items() if failure.key.revision in part.held("revision"))
     usual = next(iter(parts), dataset_facts(failure.key.dataset).metric_set)
     return failure.metric_set or next(same, usual)
 
 
 def _rows_by_protocol(
-    found: pd.DataFrame,
+    found: Records,
     failures: Sequence[JobRecord],
     dataset: str,
     metric_set: str,
@@ -132,31 +133,33 @@ def _rows_by_protocol(
 ) -> dict[tuple[str, ...], list[Row]]:
     """Rows of one metric set, by the values of ``PROTOCOL``."""
     rows: dict[tuple[str, ...], dict[tuple[Any, ...], Row]] = {}
-    for record in over_seeds(found, metric, keep_seeds=keep_seeds, quantities=quantities).to_dict("records"):
-        row = _row_of(rows, record, record.get("seed"))
-        row.entries[str(record["cell"])] = entry_of(record)
+    for line in over_seeds(found, metric, keep_seeds=keep_seeds, quantities=quantities):
+        row = _row_of(rows, line, line.get("seed"))
+        row.entries[line["cell"]] = entry_of(line)
     for row in (row for group in rows.values() for row in group.values()):
         _leave_out_undefined(row, quantities)
     # Cells may have different seeds, so that no cell need have all of them.
-    for record in found[[*PROTOCOL, *ROW, "seed"]].drop_duplicates().to_dict("records"):
-        _row_of(rows, record, record["seed"] if keep_seeds else None).n_seeds += 1
-    if predictions is not None:
-        for _, jobs in found.groupby([*PROTOCOL, *ROW, *(["seed"] if keep_seeds else [])], sort=False, dropna=False):
-            record = jobs.iloc[0].to_dict()
-            row = _row_of(rows, record, record["seed"] if keep_seeds else None)
+    finished: dict[tuple[Any, ...], list[Job]] = {}
+    for job in found.jobs:
+        names = (*PROTOCOL, *ROW, *(["seed"] if keep_seeds else []))
+        finished.setdefault(tuple(job[name] for name in names), []).append(job)
+    for jobs in finished.values():
+        row = _row_of(rows, jobs[0], jobs[0]["seed"] if keep_seeds else None)
+        row.n_seeds = len(jobs)
+        if predictions is not None:
             _add_intervals(row, predictions, jobs, metric_set, metric)
-    for job in failures:
-        row = _row_of(rows, vars(job.key), job.key.seed if keep_seeds else None)
-        row.failures.append(failure_line(job, row))
+    for failure in failures:
+        row = _row_of(rows, vars(failure.key), failure.key.seed if keep_seeds else None)
+        row.failures.append(failure_line(failure, row))
     # The config's hash tells a method from outside from one of ours that has its name.
-    outside = set(found.loc[found["external"], "config_hash"])
+    outside = {job["config_hash"] for job in found.jobs if job["external"]}
     for row in (row for group in rows.values() for row in group.values()):
         row.fidelity = SCORED if row.origin else EXTERNAL if row.config_hash in outside else row.fidelity
     return {protocol: list(group.values()) for protocol, group in rows.items()}
 
 
 def _tables(
-    part: pd.DataFrame,
+    part: Records,
     rows: Mapping[tuple[str, ...], list[Row]],
     dataset: str,
     metric_set: str,
@@ -180,19 +183,19 @@ def _tables(
     return tables
 
 
-def _row_of(rows: dict[tuple[str, ...], dict[tuple[Any, ...], Row]], record: dict[Any, Any], seed: int | None) -> Row:
-    group = rows.setdefault(tuple(record[name] for name in PROTOCOL), {})
-    about = {name: record[name] for name in ROW}
+def _row_of(rows: dict[tuple[str, ...], dict[tuple[Any, ...], Row]], job: Job, seed: int | None) -> Row:
+    group = rows.setdefault(tuple(job[name] for name in PROTOCOL), {})
+    about = {name: job[name] for name in ROW}
     key = (*about.values(), seed)
     if key not in group:
-        known = registered().get(record["method"])
+        known = registered().get(job["method"])
         group[key] = Row(**about, seed=seed, fidelity=known.fidelity if known else "unknown")
     return group[key]
 
 
-def entry_of(record: dict[Any, Any]) -> Entry:
+def entry_of(line: Line) -> Entry:
     """The number of one line of ``over_seeds``. It counts over the seeds of the cell; the table's row has them all."""
-    return Entry(*(record[name] for name in ("mean", "std", "n_seeds", "n_mask_seeds", "n_collapsed", "unseen")))
+    return Entry(*(line[name] for name in ("mean", "std", "n_seeds", "n_mask_seeds", "n_collapsed", "unseen")))
 
 
 def _leave_out_undefined(row: Row, quantities: Sequence[str]) -> None:
@@ -209,12 +212,11 @@ def failure_line(job: JobRecord, row: Row) -> str:
     return f"{row.label} ({row.regime}), seed {job.key.seed}: {' '.join(job.error.split())[:120]}"
 
 
-def _add_intervals(row: Row, store: Path, jobs: pd.DataFrame, metric_set: str, metric: str) -> None:
+def _add_intervals(row: Row, store: Path, jobs: Sequence[Job], metric_set: str, metric: str) -> None:
     """Give a row's entries their intervals, from the predictions of the jobs that they are means over."""
     from msabench.results.intervals import intervals
 
-    [dataset] = jobs["dataset"].unique()
-    files = [predictions_file(store, dataset, row.method, job_id) for job_id in dict.fromkeys(jobs["job_id"])]
+    files = [predictions_file(store, job["dataset"], row.method, job["job_id"]) for job in jobs]
     found = intervals(files, metric_set, metric, list(row.entries))
     row.entries = {key: replace(entry, interval=found.get(key)) for key, entry in row.entries.items()}
 
@@ -261,58 +263,57 @@ def _notes(table: Table, methods: Sequence[str] | None) -> list[str]:
     return [*notes, *failures_in(table.rows)]
 
 
-def doubts(frame: pd.DataFrame, protocol: Mapping[str, str]) -> list[str]:
+def doubts(records: Records, protocol: Mapping[str, str]) -> list[str]:
     """What makes numbers of a protocol doubtful, to be said wherever they are shown; sentences.
 
     Args:
-        frame: Records as ``ResultStore.frame`` gives them.
+        records: Records as ``ResultStore.records`` gives them.
         protocol: Field of ``aggregate.PROTOCOL`` -> value.
     """
-    for name, value in protocol.items():
-        frame = frame[frame[name] == value]
-    found = [*inconsistencies(frame), *_size_problems(frame, dataset_facts(protocol["dataset"]))]
-    unseen = sorted(
-        {modality for letters in frame["unseen"].unique() for modality in map(LETTERS.__getitem__, letters)}
-    )
+    records = records.of(**protocol)
+    found = [*inconsistencies(records), *_size_problems(records, dataset_facts(protocol["dataset"]))]
+    unseen = sorted({modality for letters in records.held("unseen") for modality in map(LETTERS.__getitem__, letters)})
     if unseen:
         found.append(f"no training clip had {' or '.join(unseen)}")
-    blind = frame.groupby("cell")["blind"].max()
-    many = {Cell.parse(str(cell)): share for cell, share in blind.items() if share >= MANY_BLIND}
+    blind = np.zeros(len(records.cells))
+    np.fmax.at(blind, records.cell, records.blind)
+    shares = zip(records.cells, blind.tolist(), strict=True)
+    many = {Cell.parse(cell): share for cell, share in shares if share >= MANY_BLIND}
     if many:
-        shares = ", ".join(f"{100 * many[cell]:.0f} % in {cell}" for cell in sorted(many))
+        where = ", ".join(f"{100 * many[cell]:.0f} % in {cell}" for cell in sorted(many))
         found.append(
-            f"some test clips have no observed frame left and are answered blind: {shares} (said from "
+            f"some test clips have no observed frame left and are answered blind: {where} (said from "
             f"{100 * MANY_BLIND:.0f} % on)"
         )
     return [f"Warning: {problem}." for problem in found]
 
 
-def _size_problems(frame: pd.DataFrame, info: DatasetInfo) -> list[str]:
+def _size_problems(records: Records, info: DatasetInfo) -> list[str]:
     """Sizes of splits that are not the corpus's."""
     if info.split_sizes is None:
         return []
     listed = "/".join(map(str, info.split_sizes))
-    whole = sorted({sizes for sizes in frame["split_sizes"].unique() if sizes and sizes != listed})
+    whole = sorted({sizes for sizes in records.held("split_sizes") if sizes and sizes != listed})
     if whole:
         return [f"records have {', '.join(whole)} clips in train/valid/test; {info.title} has {listed}"]
-    clips = sorted({int(n) for n in frame["n"].unique() if n != info.split_sizes[2]})
+    clips = [n for n in np.unique(records.n).tolist() if n != info.split_sizes[2]]
     return [f"records have {', '.join(map(str, clips))} test clips; {info.title} has {info.split_sizes[2]}"] * bool(
         clips
     )
 
 
-def check_methods(methods: Sequence[str], frame: pd.DataFrame, published: Sequence[str] = ()) -> None:
+def check_methods(methods: Sequence[str], records: Records, published: Sequence[str] = ()) -> None:
     """Refuse methods that are neither registered nor recorded.
 
     Args:
         methods: Names to check.
-        frame: Records as ``ResultStore.frame`` gives them.
+        records: Records as ``ResultStore.records`` gives them.
         published: Further names that are allowed, those in the papers' tables that are shown.
 
     Raises:
         MSABenchError: Names the first such method and the allowed ones.
     """
-    allowed = sorted({*registered(), *frame["method"].unique(), *published})
+    allowed = sorted({*registered(), *records.held("method"), *published})
     for name in methods:
         if name not in allowed:
             raise one_of("method", name, allowed)

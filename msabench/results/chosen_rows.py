@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msabench.data.registry import corpora
 from msabench.errors import MSABenchError, one_of
@@ -16,12 +15,10 @@ from msabench.results.aggregate import jobs_by_row
 from msabench.results.derived import DERIVED, columns_for, derived
 from msabench.results.places import no_records, predictions_file
 from msabench.results.record import JobRecord
+from msabench.results.records import Records
 from msabench.results.rows import key_of
 from msabench.results.store import ResultStore
 from msabench.results.table import CONSTANT, Row, Table, columns_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass
@@ -72,7 +69,7 @@ def choose_rows(
     scored: bool = False,
     baseline: str | None = None,
     quantities: Sequence[str] = (),
-    records: tuple[pd.DataFrame, list[JobRecord]] | None = None,
+    records: tuple[Records, list[JobRecord]] | None = None,
     grid: Sequence[str] = ("paper",),
 ) -> list[ChosenRows]:
     """Find what a store has of some methods.
@@ -89,7 +86,7 @@ def choose_rows(
             named them in ``methods``.
         baseline: A method that somebody named besides ``methods``.
         quantities: Names of derived quantities that entries are made for; other names count for nothing.
-        records: ``frame()`` and ``failures()`` of the store, from those who have read them; or what they hold of
+        records: ``records()`` and ``failures()`` of the store, from those who have read them; or what they hold of
             ``datasets``.
         grid: Names of the grids and cells that rows have entries for, with their averages.
 
@@ -103,31 +100,31 @@ def choose_rows(
 
     if metric is not None:
         metric_spec(metric)
-    frame, failures = records or (ResultStore(store).frame(), ResultStore(store).failures())
-    wanted = _datasets(datasets, sorted(set(frame["dataset"])), store)
-    without = [] if metric is None else [name for name in wanted if metric not in metrics_in(frame, name)]
+    held, failures = records or (ResultStore(store).records(), ResultStore(store).failures())
+    wanted = _datasets(datasets, sorted(held.held("dataset")), store)
+    without = [] if metric is None else [name for name in wanted if metric not in metrics_in(held, name)]
     if without and (datasets or len(without) == len(wanted)):
-        allowed = dict.fromkeys(key for name in without for key in metrics_in(frame, name))
+        allowed = dict.fromkeys(key for name in without for key in metrics_in(held, name))
         raise MSABenchError(
             f"no record of {', '.join(without)} in {store} has metric {metric!r}; allowed: {', '.join(allowed)}"
         )
     wanted = [name for name in wanted if name not in without]
-    check_methods(methods or [], frame)
-    kinds = ["default", *(job.key.variant for job in failures), *frame["variant"].unique()]
+    check_methods(methods or [], held)
+    kinds = ["default", *(job.key.variant for job in failures), *held.held("variant")]
     for variant in variants or ():
         if variant not in kinds:
             raise one_of(f"variant in {store}", variant, dict.fromkeys(kinds))
     shown = variants or ["default"]
-    frame = frame[frame["variant"].isin(shown) | (frame["method"] == CONSTANT)]
+    held = held.keeping(lambda job: job["variant"] in shown or job["method"] == CONSTANT)
     failures = [job for job in failures if job.key.variant in shown]
-    elsewhere = (frame["origin"] != "") & ~frame["method"].isin([*(methods or ()), baseline])
-    hidden = frame.iloc[:0] if scored else frame[elsewhere]
-    frame = frame if scored else frame[~elsewhere]
+    named = {*(methods or ()), baseline}
+    hidden = held.keeping(lambda job: not scored and job["origin"] != "" and job["method"] not in named)
+    held = held.keeping(lambda job: scored or job["origin"] == "" or job["method"] in named)
     found = []
     for dataset in wanted:
-        jobs = {metric_set: jobs_by_row(part) for metric_set, part in parts_of(frame, dataset).items()}
+        jobs = {metric_set: jobs_by_row(part) for metric_set, part in parts_of(held, dataset).items()}
         for table in build_tables(
-            frame,
+            held,
             failures,
             dataset,
             metric,
@@ -136,7 +133,7 @@ def choose_rows(
             predictions=store if intervals else None,
         ):
             left_out = [f"failed job {line}" for row in table.rows for line in row.failures]
-            if methods is None and (names := sorted(set(hidden.loc[hidden["dataset"] == dataset, "method"]))):
+            if methods is None and (names := sorted(hidden.of(dataset=dataset).held("method"))):
                 left_out.append(f"{', '.join(names)}, only scored here (--scored takes them in)")
             with_constant = constant or CONSTANT in (methods or ())
             table.rows = [row for row in table.rows if row.entries and (with_constant or row.method != CONSTANT)]

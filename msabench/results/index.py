@@ -1,4 +1,8 @@
-"""The index of a store: its cell records as one frame, derived from the record files. Free of torch."""
+"""The index of a store: its cell records as one table, derived from the record files. Free of torch.
+
+Records out of an index are free of pandas as well. Arrow imports it for most conversions, so that columns are taken out
+of Arrow's buffers.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +25,12 @@ from msabench.results.record import METHOD, JobKey, JobRecord
 from msabench.results.record_file import RecordFile, metric_set_in
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from msabench.results.records import Records
 
 INDEX_NAME = ".index"
 INDEX_VERSION = 3
@@ -43,9 +51,7 @@ Signature = dict[str, list[int]]
 """Path below the store -> [size, mtime in ns] of every record file."""
 
 
-def indexed_frame(
-    folder: Path, files: Signature, read: Callable[..., RecordFile], *, indexed: bool = True
-) -> pd.DataFrame:
+def indexed_table(folder: Path, files: Signature, read: Callable[..., RecordFile], *, indexed: bool = True) -> pa.Table:
     """The cell records of some files, out of the index as far as it is of the same files.
 
     Args:
@@ -55,20 +61,67 @@ def indexed_frame(
         indexed: Whether to believe and to write the index.
 
     Returns:
-        A frame with the columns ``COLUMNS``.
+        A table with the columns ``COLUMNS``, a job's rows one after another; texts may be dictionary-encoded.
 
     Raises:
         MSABenchError: A file is malformed; names the file and the line.
     """
     known, table = _load(folder) if indexed else ({}, None)
     if known == files and table is not None:
-        return _frame(table)
+        return table
     same = {name for name, stamp in files.items() if known.get(name) == stamp}
     fresh = _fresh([name for name in files if name not in same], read)
     table = fresh if table is None or not same else _merged(table, {Path(name).stem for name in same}, fresh)
     if indexed:
         _save(folder, files, table)
-    return _frame(table)
+    return table
+
+
+def frame_of(table: pa.Table) -> pd.DataFrame:
+    """A table of records as a frame with the columns ``COLUMNS``.
+
+    Args:
+        table: As ``indexed_table`` gives it.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    table = table.cast(_schema())
+    frame: pd.DataFrame = table.to_pandas()
+    # Floats have no room for a seed of 64 bits.
+    seeds: pd.Series[int] = table.column("mask_seed").to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    frame["mask_seed"] = seeds
+    return frame
+
+
+def records_of(*tables: pa.Table) -> Records:
+    """The records of some tables.
+
+    Args:
+        *tables: As ``indexed_table`` gives them.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    from msabench.results.records import Records
+
+    table = tables[0] if len(tables) == 1 else pa.concat_tables([table.cast(_schema()) for table in tables])
+    job_id = _words(table.column("job_id"))[1]
+    starts = np.flatnonzero(np.diff(job_id, prepend=-1))
+    about = {name: _values(table.column(name))[starts].tolist() for name in ("job_id", *KEY_FIELDS, *JOB_FIELDS)}
+    cells, cell = _words(table.column("cell"))
+    seeds = table.column("mask_seed")
+    return Records(
+        jobs=[dict(zip(about, values, strict=True)) for values in zip(*about.values(), strict=True)],
+        job=np.repeat(np.arange(len(starts)), np.diff(starts, append=len(job_id))),
+        cells=cells,
+        cell=cell,
+        drawn=_there(seeds),
+        mask_seed=_values(seeds),
+        **{name: _values(table.column(name)) for name in ("mask_hash", "n", "collapsed", "blind")},
+        columns={name: _values(table.column(name)) for name in METRICS},
+        rows=np.arange(len(job_id)),
+    )
 
 
 def index_is_damaged(folder: Path) -> bool:
@@ -86,14 +139,16 @@ def _load(folder: Path) -> tuple[Signature, pa.Table | None]:
         return {}, None
     try:
         # ``read_table`` would import all of Arrow's data sets.
-        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+        texts = [field.name for field in _schema() if field.type == pa.large_string()]
+        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
+        table = file.read(use_threads=False).unify_dictionaries()
         about = json.loads(table.schema.metadata[b"msabench"])
         version, files = about["version"], about["files"]
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         # Foreign: rebuilt.
         return {}, None
     bare = table.replace_schema_metadata(None)
-    if version != INDEX_VERSION or not isinstance(files, dict) or bare.schema != _schema():
+    if version != INDEX_VERSION or not isinstance(files, dict) or bare.schema != _encoded():
         return {}, None
     return files, bare
 
@@ -179,7 +234,9 @@ def _columns(files: list[CellLines]) -> pa.Table | None:
 
 
 def _line_by_line(names: Iterable[str], read: Callable[..., RecordFile]) -> pa.Table:
-    return _table(_rows_frame([row for name in names for row in _rows(read(name))]))
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([row for name in names for row in _rows(read(name))], schema=_schema())
 
 
 def _merged(table: pa.Table, kept: Set[str], fresh: pa.Table) -> pa.Table:
@@ -187,6 +244,7 @@ def _merged(table: pa.Table, kept: Set[str], fresh: pa.Table) -> pa.Table:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    table = table.cast(_schema())
     same = table.filter(pc.is_in(table.column("job_id"), pa.array(sorted(kept), table.schema.field("job_id").type)))
     both = pa.concat_tables([same, fresh])
     # Arrow's own sort does not keep the order of a job's records.
@@ -196,26 +254,77 @@ def _merged(table: pa.Table, kept: Set[str], fresh: pa.Table) -> pa.Table:
     return order.drop_columns("place")
 
 
-def _frame(table: pa.Table) -> pd.DataFrame:
-    import pandas as pd
-    import pyarrow as pa
-
-    frame: pd.DataFrame = table.to_pandas()
-    # Floats have no room for a seed of 64 bits.
-    seeds: pd.Series[int] = table.column("mask_seed").to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    frame["mask_seed"] = seeds
-    return frame
-
-
-def _table(frame: pd.DataFrame) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-
-
 @cache
 def _schema() -> pa.Schema:
-    return _table(_rows_frame([])).schema
+    import pyarrow as pa
+
+    texts = {f.name for f in fields(JobKey) if f.type == "str"} | {"job_id", "cell", "mask_hash", *JOB_FIELDS}
+    kinds = dict.fromkeys(texts, pa.large_string())
+    kinds |= dict.fromkeys(("method_version", "seed", "n", "mask_seed"), pa.int64())
+    kinds |= dict.fromkeys(("collapsed", "external"), pa.bool_())
+    return pa.schema([(name, kinds.get(name, pa.float64())) for name in COLUMNS])
+
+
+def _encoded() -> pa.Schema:
+    """The schema with texts as places in a dictionary, of which there are few."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            field.with_type(pa.dictionary(pa.int32(), pa.string())) if field.type == pa.large_string() else field
+            for field in _schema()
+        ]
+    )
+
+
+def _words(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+    """The distinct texts of a column, and each row's place among them."""
+    import pyarrow as pa
+
+    array = (column if pa.types.is_dictionary(column.type) else column.dictionary_encode()).combine_chunks()
+    return array.dictionary.to_pylist(), _numbers(array.indices).astype("int64")
+
+
+def _values(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column as an array: texts as objects; where there is no value, NaN among floats and 0 among others."""
+    import numpy as np
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type) or pa.types.is_large_string(column.type):
+        words, places = _words(column)
+        return np.array(words, dtype=object)[places]
+    values = _numbers(column.combine_chunks())
+    return np.where(_there(column), values, values.dtype.type("nan" if values.dtype.kind == "f" else 0))
+
+
+def _numbers(array: pa.Array) -> NDArray[Any]:
+    """Numbers or truth values as they lie in memory; anything where there is none."""
+    import numpy as np
+    import pyarrow as pa
+
+    here = slice(array.offset, array.offset + len(array))
+    data = array.buffers()[1]
+    if pa.types.is_boolean(array.type):
+        return _bits(data)[here]
+    kind = "f" if pa.types.is_floating(array.type) else "i"
+    return np.frombuffer(data, f"{kind}{array.type.bit_width // 8}")[here]
+
+
+def _there(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Where a column has values."""
+    import numpy as np
+
+    array = column.combine_chunks()
+    validity = array.buffers()[0]
+    if validity is None:
+        return np.ones(len(array), dtype=bool)
+    return _bits(validity)[array.offset : array.offset + len(array)]
+
+
+def _bits(buffer: pa.Buffer) -> NDArray[np.bool_]:
+    import numpy as np
+
+    return np.unpackbits(np.frombuffer(buffer, np.uint8), bitorder="little").astype(bool)
 
 
 def _job_values(job: JobRecord, metric_set: str) -> dict[str, Any]:
@@ -234,22 +343,7 @@ def _rows(read: RecordFile) -> Iterator[dict[str, Any]]:
     key = _job_values(read.job, read.metric_set)
     for cell in read.cells:
         dropped = {f"dropped_{modality}": share for modality, share in cell.dropped.items()}
-        rest = {name: getattr(cell, name) for name in ("cell", "mask_seed", "mask_hash", "n", "collapsed", "blind")}
-        yield {**key, **rest, **dropped, **cell.metrics}
-
-
-def _rows_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    import pandas as pd
-
-    columns = {name: [row.get(name) for row in rows] for name in COLUMNS}
-    strings = {f.name for f in fields(JobKey) if f.type == "str"} | {"job_id", "cell", "mask_hash", *JOB_FIELDS} - {
-        "external"
-    }
-    kinds = {"method_version": "int64", "seed": "int64", "n": "int64", "mask_seed": "Int64"}
-    kinds |= dict.fromkeys(("collapsed", "external"), "bool")
-    return pd.DataFrame(
-        {
-            name: pd.Series(values, dtype="str" if name in strings else kinds.get(name, "float64"))
-            for name, values in columns.items()
-        }
-    )
+        numbers = {**dropped, **cell.metrics, "blind": cell.blind}
+        rest = {name: getattr(cell, name) for name in ("cell", "mask_seed", "mask_hash", "n", "collapsed")}
+        # As large as integers may be in JSON, they are numbers like others.
+        yield {**key, **rest, **{name: None if value is None else float(value) for name, value in numbers.items()}}

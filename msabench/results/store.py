@@ -27,13 +27,16 @@ from typing import TYPE_CHECKING
 from msabench.errors import MSABenchError
 from msabench.files import creating
 from msabench.results.checks import check_lines
-from msabench.results.index import Signature, indexed_frame
+from msabench.results.index import Signature, frame_of, indexed_table, records_of
 from msabench.results.places import PREDICTIONS, predictions_file
 from msabench.results.record import CellRecord, JobKey, JobRecord
 from msabench.results.record_file import RecordFile, file_checksum, plain, read_record, sealed
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
+
+    from msabench.results.records import Records
 
 STALE_SECONDS = 3600
 """Age at which a temporary file has no writer any more. Files of a store are written within seconds."""
@@ -49,7 +52,7 @@ class ResultStore:
 
     Args:
         folder: The store's folder; need not exist before the first ``add``.
-        indexed: Whether ``frame`` believes and writes the index; not for a store from somebody else.
+        indexed: Whether the index is believed and written; not for a store from somebody else.
     """
 
     def __init__(self, folder: Path | str, *, indexed: bool = True) -> None:
@@ -171,9 +174,31 @@ class ResultStore:
         Raises:
             MSABenchError: A file is malformed; names the file and the line.
         """
-        files = {name: stamp for name, stamp in self._files().items() if ".failed." not in name}
-        frame = indexed_frame(self.folder, files, self._read, indexed=self.indexed)
+        frame = frame_of(self._table())
         return frame if datasets is None else frame[frame["dataset"].isin(datasets)].reset_index(drop=True)
+
+    def records(self, datasets: list[str] | None = None) -> Records:
+        """All cell records of finished jobs, as tables and statistics take them.
+
+        Args:
+            datasets: Corpora to keep; None keeps all.
+
+        Raises:
+            MSABenchError: A file is malformed; names the file and the line.
+        """
+        records = records_of(self._table())
+        return records if datasets is None else records.among("dataset", datasets)
+
+    def records_beside(self, other: ResultStore) -> Records:
+        """All cell records of finished jobs of this store and of another one.
+
+        Args:
+            other: The other store.
+
+        Raises:
+            MSABenchError: A file is malformed; names the file and the line.
+        """
+        return records_of(self._table(), other._table())
 
     def validate(self) -> list[str]:
         """Check every file: JSON, schema, job ids, place in the folder, unique (cell, mask seed), checksums.
@@ -184,6 +209,10 @@ class ResultStore:
         return [str(found) for _, found in self.files() if isinstance(found, MSABenchError)]
 
     # Files.
+
+    def _table(self) -> pa.Table:
+        files = {name: stamp for name, stamp in self._files().items() if ".failed." not in name}
+        return indexed_table(self.folder, files, self._read, indexed=self.indexed)
 
     def _path(self, key: JobKey, suffix: str = "") -> Path:
         for name in (key.dataset, key.method):

@@ -98,15 +98,15 @@ def update_intervals(store: ResultStore, datasets: Sequence[str] | None = None, 
     Raises:
         MSABenchError: A corpus has no records, or a file is malformed.
     """
-    frame = store.frame()
-    held = sorted(frame["dataset"].unique())
+    records = store.records()
+    held = sorted(records.held("dataset"))
     for name in datasets or ():
         if name not in held:
             raise one_of(f"dataset in {store.folder}", name, held)
     lines = []
     for name in held:
         if datasets is None or name in datasets:
-            rows = {metric_set: jobs_by_row(part) for metric_set, part in parts_of(frame, name).items()}
+            rows = {metric_set: jobs_by_row(part) for metric_set, part in parts_of(records, name).items()}
             known = {} if anew else read_intervals(store.folder, name)
             lines.append(_update(store.folder, name, rows, known))
     return lines

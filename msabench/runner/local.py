@@ -59,6 +59,18 @@ class Slot:
         accelerator = self.accelerator or ("cpu" if self.gpu is None else "gpu")
         return ["--accelerator", accelerator, *([] if self.core is None else ["--core", str(self.core)])]
 
+    def options_of_child(self) -> list[str]:
+        """What a worker in it is told that this process starts."""
+        return ["--parent", str(os.getpid()), *self.options()]
+
+    def environment(self, around: Mapping[str, str]) -> dict[str, str]:
+        """Variables of a worker in it.
+
+        Args:
+            around: Variables of any worker.
+        """
+        return {**around, **({} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu})}
+
 
 def cpu_slots(count: int | None = None) -> list[Slot]:
     """One slot per core that this process may use, or ``count`` slots shared out over them.
@@ -145,7 +157,7 @@ class LocalExecutor:
                     workers.listen(POLL_SECONDS)
         finally:
             workers.close()
-            _end([worker for worker, _, _ in active if isinstance(worker, subprocess.Popen)])
+            kill([worker for worker, _, _ in active if isinstance(worker, subprocess.Popen)])
 
 
 class _Workers:
@@ -166,11 +178,9 @@ class _Workers:
     def start(self, task: Task, slot: Slot) -> Worker | Finished:
         environment = {**os.environ, **self._environment}
         server = self._server_at_hand(environment) if can_be_warm(task) else None
-        if slot.gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
+        environment = slot.environment(environment)
         if server is None:
-            options = ["--parent", str(os.getpid()), *slot.options()]
-            return start(task, *options, env=environment, start_new_session=True)
+            return start(task, *slot.options_of_child(), env=environment, start_new_session=True)
         arguments = [str(task.folder / "job.json"), *slot.options()]
         return begin(task, lambda log, locks: server.launch(arguments, environment, log, locks))
 
@@ -223,7 +233,12 @@ def _finished(task: Task, worker: Worker) -> Finished:
     return Finished(task, 0) if ResultStore(task.store).has(task.job.key.job_id) else Finished(task, code, worker.error)
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End workers, each the leader of its session, with their children, and wait for them.
+
+    Args:
+        processes: The workers; some may have ended.
+    """
     for process in processes:
         if process.poll() is None:
             # Everything a worker stores is written atomically, so it needs no time to clean up. It leads its

@@ -143,13 +143,12 @@ def duration(seconds: float) -> str:
 def _lacking(done: Sequence[Job], store: ResultStore) -> tuple[Job, ...]:
     if not done:
         return ()
-    frame = store.frame(sorted({job.key.dataset for job in done}))
+    records = store.records(sorted({job.key.dataset for job in done}))
     stored: dict[str, set[tuple[str, int | None]]] = defaultdict(set)
-    no_seed = frame["mask_seed"].isna()
-    seeds = frame["mask_seed"].fillna(0).astype(int)
-    for job_id, cell, seed, none in zip(frame["job_id"], frame["cell"], seeds, no_seed, strict=True):
-        stored[job_id].add((cell, None if none else seed))
-    return tuple(job for job in done if _asked(job) - stored[job.key.job_id])
+    columns = (records.job, records.cell, records.mask_seed, records.drawn)
+    for job, cell, seed, drawn in zip(*(column.tolist() for column in columns), strict=True):
+        stored[records.jobs[job]["job_id"]].add((records.cells[cell], seed if drawn else None))
+    return tuple(planned for planned in done if _asked(planned) - stored[planned.key.job_id])
 
 
 def _asked(job: Job) -> set[tuple[str, int | None]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -26,8 +25,8 @@ from msabench.results.claims import claim, require_writable
 from msabench.results.record import JobKey
 from msabench.results.store import ResultStore
 from msabench.runner.executor import RECORDED_FAILURE, Executor, Task, last_line
-from msabench.runner.local import ONE_THREAD, POLL_SECONDS, LocalExecutor, Slot
-from msabench.runner.worker import die_with, end, one_line
+from msabench.runner.local import ONE_THREAD, POLL_SECONDS, LocalExecutor, Slot, kill
+from msabench.runner.worker import end, one_line, placed
 
 LOG = "stack.txt"
 """Output of a stack, in the run folder of its first seed."""
@@ -104,10 +103,7 @@ def train_stacks(
             if not ended:
                 time.sleep(POLL_SECONDS)
     finally:
-        for entry in running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(entry.process.pid, signal.SIGKILL)
-            entry.process.wait()
+        kill([entry.process for entry in running])
 
 
 def _start(tasks: Sequence[Task], slot: Slot) -> _Running | None:
@@ -127,19 +123,14 @@ def _start(tasks: Sequence[Task], slot: Slot) -> _Running | None:
         if len(ours) < 2:
             return None
         words = [sys.executable, "-m", "msabench.runner.stacked", *(str(task.folder / "job.json") for task in ours)]
-        words += ["--parent", str(os.getpid()), "--accelerator", "cpu" if slot.gpu is None else "gpu"]
-        words += [] if slot.core is None else ["--core", str(slot.core)]
-        environment = {**os.environ, **ONE_THREAD}
-        if slot.gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
         log = locks.enter_context((ours[0].folder / LOG).open("wb"))
         process = subprocess.Popen(
-            words,
+            [*words, *slot.options_of_child()],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             pass_fds=held if os.name == "posix" else [],
-            env=environment,
+            env=slot.environment({**os.environ, **ONE_THREAD}),
             start_new_session=True,
         )
     return _Running(process, tuple(ours), slot, time.perf_counter())
@@ -228,14 +219,7 @@ def main(arguments: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m msabench.runner.stacked", description="Train seeds together.")
     parser.add_argument("jobs", type=Path, nargs="+", help="job.json in each run folder")
-    parser.add_argument("--parent", type=int, help="process to die with (Linux)")
-    parser.add_argument("--core", type=int, help="CPU core to pin to (Linux)")
-    parser.add_argument("--accelerator", default="auto", help="Lightning's accelerator; one device of it is used")
-    given = parser.parse_args(arguments)
-    if given.parent is not None:
-        die_with(given.parent)
-    if given.core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {given.core})
+    given = placed(parser, arguments)
     tasks = [Task.load(path) for path in given.jobs]
     try:
         tasks[0].find_what_is_from_outside()

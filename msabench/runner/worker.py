@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -37,14 +38,7 @@ def main(arguments: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m msabench.runner.worker", description="Run one job of a suite.")
     parser.add_argument("job", type=Path, help="job.json in the run folder")
-    parser.add_argument("--parent", type=int, help="process to die with (Linux)")
-    parser.add_argument("--core", type=int, help="CPU core to pin to (Linux)")
-    parser.add_argument("--accelerator", default="auto", help="Lightning's accelerator; one device of it is used")
-    given = parser.parse_args(arguments)
-    if given.parent is not None:
-        die_with(given.parent)
-    if given.core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {given.core})
+    given = placed(parser, arguments)
     task = Task.load(given.job)
     try:
         task.say("load", 0)
@@ -65,6 +59,27 @@ def main(arguments: list[str]) -> int:
             return NOT_RECORDED
         return RECORDED_FAILURE
     return 0
+
+
+def placed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments of a worker, and tie this process to its parent and its core.
+
+    Args:
+        parser: The worker's own parser, which gets the options that every worker has.
+        arguments: What the worker was started with.
+
+    Returns:
+        What the parser read, with ``accelerator`` among it.
+    """
+    parser.add_argument("--parent", type=int, help="process to die with (Linux)")
+    parser.add_argument("--core", type=int, help="CPU core to pin to (Linux)")
+    parser.add_argument("--accelerator", default="auto", help="Lightning's accelerator; one device of it is used")
+    given = parser.parse_args(arguments)
+    if given.parent is not None:
+        die_with(given.parent)
+    if given.core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {given.core})
+    return given
 
 
 def die_with(parent: int) -> None:

@@ -1,9 +1,11 @@
-"""``msabench table``. Free of torch; pandas is imported only when there are records to read."""
+"""``msabench table``. Free of torch and pandas."""
 
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,7 +25,7 @@ from msabench.tables.paper_report import Request, add_following, add_paper, foll
 from msabench.tables.render import Grid
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from msabench.results.records import Records
 
 
 def table(
@@ -132,19 +134,19 @@ def _add_results(
 
     from msabench.results.build import build_tables, check_methods
 
-    frame, failures = request.records()
-    held = _held(frame, failures)
-    check_methods(methods or [], frame, published)
+    records, failures = request.records()
+    held = _held(records, failures)
+    check_methods(methods or [], records, published)
     for name in datasets or ():
         if name not in corpora() and name not in held:
             raise one_of("dataset", name, [*corpora(), *(name for name in held if name not in corpora())])
     if not held and not published:
         raise no_records(store)
-    shown, remarks = _shown(frame, list(dict.fromkeys(datasets)) if datasets else None, held, metric, store)
+    shown, remarks = _shown(records, list(dict.fromkeys(datasets)) if datasets else None, held, metric, store)
     report.remarks += remarks
     for name in shown:
         found = build_tables(
-            frame,
+            records,
             failures,
             name,
             metric,
@@ -157,15 +159,15 @@ def _add_results(
             report.remarks.append(f"{name}: no records of {', '.join(methods or [])} in {store}.")
         report.tables += found
     if held and not (datasets or methods or metric):
-        report.overview = _overview(frame, failures)
+        report.overview = _overview(records, failures)
 
 
-def _held(frame: pd.DataFrame, failures: Sequence[JobRecord]) -> list[str]:
-    return sorted({*frame["dataset"], *(job.key.dataset for job in failures)})
+def _held(records: Records, failures: Sequence[JobRecord]) -> list[str]:
+    return sorted({*records.held("dataset"), *(job.key.dataset for job in failures)})
 
 
 def _shown(
-    frame: pd.DataFrame, asked: list[str] | None, held: list[str], metric: str | None, store: Path
+    records: Records, asked: list[str] | None, held: list[str], metric: str | None, store: Path
 ) -> tuple[list[str], list[str]]:
     """Which corpora to show, and what to say about the others."""
     from msabench.results.build import metrics_in
@@ -179,7 +181,7 @@ def _shown(
         if name not in held
     ]
     present = [name for name in asked or held if name in held]
-    allowed = {name: metrics_in(frame, name) for name in asked or held}
+    allowed = {name: metrics_in(records, name) for name in asked or held}
     without = [name for name in allowed if metric is not None and metric not in allowed[name]]
     if asked and without:
         keys = ", ".join(allowed[without[0]])
@@ -192,19 +194,36 @@ def _shown(
     return [name for name in present if name not in without], remarks
 
 
-def _overview(frame: pd.DataFrame, failures: Sequence[JobRecord]) -> Grid:
+@dataclass
+class _Line:
+    """What the store holds of one method."""
+
+    jobs: int = 0
+    cells: set[int] = field(default_factory=set)
+    masks: set[int] = field(default_factory=set)
+    failed: int = 0
+
+    def counts(self) -> list[str]:
+        return [str(count) for count in (self.jobs, len(self.cells), len(self.masks), self.failed)]
+
+
+def _overview(records: Records, failures: Sequence[JobRecord]) -> Grid:
     """What the store holds: one line per corpus, protocol, method, variant and regime."""
     fields = ["dataset", "features", "revision", "level", "token_fill", "lengths", "selection"]
     fields += ["method", "variant", "regime"]
-    lines: dict[tuple[str, ...], list[int]] = {}
-    elsewhere = frame["origin"] != ""
-    frame = frame.assign(method=frame["method"].where(~elsewhere, frame["method"] + f" ({SCORED})"))
-    grouped = frame.groupby(fields, dropna=False).agg(
-        jobs=("job_id", "nunique"), cells=("cell", "nunique"), masks=("mask_seed", "nunique")
-    )
-    for key, counts in zip(grouped.index, grouped.to_numpy().tolist(), strict=True):
-        lines[tuple(key)] = [*counts, 0]
-    for job in failures:
-        lines.setdefault(tuple(getattr(job.key, name) for name in fields), [0, 0, 0, 0])[3] += 1
+    lines: dict[tuple[str, ...], _Line] = defaultdict(_Line)
+    of_job = []
+    for job in records.jobs:
+        about = {**job, "method": f"{job['method']} ({SCORED})" if job["origin"] else job["method"]}
+        line = lines[tuple(about[name] for name in fields)]
+        line.jobs += 1
+        of_job.append(line)
+    columns = (records.job, records.cell, records.drawn, records.mask_seed)
+    for place, cell, drawn, seed in zip(*(column.tolist() for column in columns), strict=True):
+        of_job[place].cells.add(cell)
+        if drawn:
+            of_job[place].masks.add(seed)
+    for failure in failures:
+        lines[tuple(getattr(failure.key, name) for name in fields)].failed += 1
     header = [*fields, "jobs", "cells", "masks", "failed"]
-    return [header, *([*(word or "-" for word in key), *map(str, lines[key])] for key in sorted(lines))]
+    return [header, *([*(word or "-" for word in key), *lines[key].counts()] for key in sorted(lines))]

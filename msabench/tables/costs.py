@@ -66,7 +66,8 @@ def costs(
             if value not in there:
                 raise one_of(f"{name} in {place}", value, there)
         jobs = [job for job in jobs if values is None or getattr(job.key, name) in values]
-    situations = Counter(results.frame()["job_id"].tolist())
+    records = results.records()
+    situations = Counter(records.jobs[place]["job_id"] for place in records.job.tolist())
     grid = [list(HEADER), *cost_rows(jobs, situations)]
     if format == "csv":
         return grid_csv(grid)

@@ -1,4 +1,4 @@
-"""Which tables of papers ``msabench table`` prints. Free of torch; pandas is imported only to read records."""
+"""Which tables of papers ``msabench table`` prints. Free of torch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from msabench.tables.output import Report
 from msabench.tables.paper import chosen_columns, paper_views
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from msabench.results.records import Records
     from msabench.tables.reproductions import Reproductions
 
 NO_PAPERS = "none"
@@ -46,13 +45,13 @@ class Request:
     published: Path
     store: ResultStore
 
-    def records(self) -> tuple[pd.DataFrame, list[JobRecord]]:
+    def records(self) -> tuple[Records, list[JobRecord]]:
         """The store's records and failed jobs, read once."""
         return self._records
 
     @cached_property
-    def _records(self) -> tuple[pd.DataFrame, list[JobRecord]]:
-        return self.store.frame(), self.store.failures()
+    def _records(self) -> tuple[Records, list[JobRecord]]:
+        return self.store.records(), self.store.failures()
 
     @cached_property
     def held(self) -> Reproductions | None:

@@ -16,11 +16,10 @@ from msabench.tables.marks import FIDELITIES, UNSEEN
 from msabench.tables.render import DAGGER, PILCROW, grid_csv, grid_markdown, grid_text
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from msabench.metrics.spec import MetricSpec
     from msabench.results.chosen_rows import ChosenRows
     from msabench.results.record import JobRecord
+    from msabench.results.records import Records
     from msabench.results.regime_changes import Change, RegimeChanges
 
 FORMATS = ("text", "markdown", "csv")
@@ -101,7 +100,7 @@ def kept_changes(
     store: Path,
     dataset: str,
     beside: Sequence[str] = (),
-    records: tuple[pd.DataFrame, list[JobRecord]] | None = None,
+    records: tuple[Records, list[JobRecord]] | None = None,
 ) -> list[RegimeChanges]:
     """What ``mixed`` changes on a corpus, by records and stored intervals alone, so that it is the same everywhere.
 
@@ -109,7 +108,7 @@ def kept_changes(
         store: Folder of the result store.
         dataset: The corpus.
         beside: Metric keys besides the corpus's usual one; those that it has not are left out.
-        records: ``frame()`` and ``failures()`` of the store, from those who have read them.
+        records: ``records()`` and ``failures()`` of the store, from those who have read them.
 
     Returns:
         One entry for each metric and protocol that has methods trained under both regimes.
@@ -124,13 +123,13 @@ def kept_changes(
     from msabench.results.stored_intervals import read_intervals
 
     results = ResultStore(store)
-    frame, failures = records or (results.frame([dataset]), results.failures())
-    here = frame[frame["dataset"] == dataset]
+    held, failures = records or (results.records([dataset]), results.failures())
+    here = held.of(dataset=dataset)
     # What was only scored here was not trained under regimes that anybody here knows.
-    frame = here[here["origin"] == ""]
-    if not (frame["variant"].eq("default") & frame["method"].ne(CONSTANT)).any():
+    ours = here.of(origin="")
+    if not any(job["variant"] == "default" and job["method"] != CONSTANT for job in ours.jobs):
         return []
-    keys = metrics_in(frame, dataset)
+    keys = metrics_in(ours, dataset)
     stored = read_intervals(store, dataset)
     chosen_tables = [
         chosen

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from msabench.methods.registry import methods as registered
 from msabench.published.layouts import PAPER_TABLES
@@ -14,10 +16,8 @@ from msabench.published.tables import is_of_kind
 from msabench.results.aggregate import PROTOCOL, ROW, over_seeds_of
 from msabench.results.build import doubts, entry_of, failure_line, mark_alike
 from msabench.results.record import JobRecord
+from msabench.results.records import Job, Records
 from msabench.results.table import CONSTANT, Entry, Row
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Protocol = tuple[str, ...]
 """Values of ``aggregate.PROTOCOL``."""
@@ -67,20 +67,23 @@ class Reproductions:
     metric is summarised once per corpus.
 
     Args:
-        frame: Records as ``ResultStore.frame`` gives them.
+        records: Records as ``ResultStore.records`` gives them.
         failures: Failed jobs, as ``ResultStore.failures`` gives them.
     """
 
-    def __init__(self, frame: pd.DataFrame, failures: Sequence[JobRecord]) -> None:
+    def __init__(self, records: Records, failures: Sequence[JobRecord]) -> None:
         corpora = {name for table in PAPER_TABLES for name in table.datasets}
         rows = {row for table in PAPER_TABLES for block in table.blocks for row in block.rows}
         methods = {CONSTANT, *(row.method for row in rows)}
         # A method from outside, or predictions from elsewhere, may have the name of one of the papers.
-        ours = frame[~frame["external"] & (frame["origin"] == "")]
-        self._frame = ours[ours["dataset"].isin(corpora) & ours["method"].isin(methods)]
+        self._records = records.keeping(
+            lambda job: (
+                not job["external"] and job["origin"] == "" and job["dataset"] in corpora and job["method"] in methods
+            )
+        )
         self._runs: dict[tuple[str, str, str], dict[Identity, Run]] = defaultdict(dict)
-        for record in self._frame[[*PROTOCOL, *ROW, "seed"]].drop_duplicates().to_dict("records"):
-            self._run(record).row.n_seeds += 1
+        for finished in self._records.jobs:
+            self._run(finished).row.n_seeds += 1
         for job in failures:
             if job.key.dataset in corpora and job.key.method in methods:
                 run = self._run(vars(job.key))
@@ -94,13 +97,13 @@ class Reproductions:
         self._entries: dict[str, dict[tuple[Any, ...], Entry]] = {}
         self._warnings: dict[Protocol, list[str]] = {}
 
-    def _run(self, record: dict[Any, Any]) -> Run:
-        protocol = tuple(record[name] for name in PROTOCOL)
-        about = {name: record[name] for name in ROW}
-        runs = self._runs[record["dataset"], record["method"], record["variant"]]
+    def _run(self, job: Job) -> Run:
+        protocol = tuple(job[name] for name in PROTOCOL)
+        about = {name: job[name] for name in ROW}
+        runs = self._runs[job["dataset"], job["method"], job["variant"]]
         identity = (protocol, tuple(about.values()))
         if identity not in runs:
-            known = registered().get(record["method"])
+            known = registered().get(job["method"])
             runs[identity] = Run(protocol, Row(**about, seed=None, fidelity=known.fidelity if known else "unknown"))
         return runs[identity]
 
@@ -139,14 +142,17 @@ class Reproductions:
 
     def _summarised(self, dataset: str) -> dict[tuple[Any, ...], Entry]:
         """Identity, metric and cell -> number, of all that was run on a corpus."""
-        here = self._frame[self._frame["dataset"] == dataset]
-        if here.empty:
-            return {}
-        keys = [key for key in _KEYS[dataset] if here[key].notna().any()]
-        summary = over_seeds_of(here, keys)
-        about = zip(*(summary[name] for name in (*PROTOCOL, *ROW, "metric", "cell")), strict=True)
-        places = ((words[: len(PROTOCOL)], words[len(PROTOCOL) : -2], *words[-2:]) for words in about)
-        return {place: entry_of(record) for place, record in zip(places, summary.to_dict("records"), strict=True)}
+        here = self._records.of(dataset=dataset)
+        keys = [key for key in _KEYS[dataset] if not np.isnan(here.values(key)).all()]
+        return {
+            (
+                tuple(line[name] for name in PROTOCOL),
+                tuple(line[name] for name in ROW),
+                line["metric"],
+                line["cell"],
+            ): entry_of(line)
+            for line in over_seeds_of(here, keys)
+        }
 
     def warnings(self, protocol: Protocol) -> list[str]:
         """What makes numbers of a protocol not comparable, or not those of the corpus.
@@ -155,5 +161,5 @@ class Reproductions:
             protocol: The protocol of a run.
         """
         if protocol not in self._warnings:
-            self._warnings[protocol] = doubts(self._frame, dict(zip(PROTOCOL, protocol, strict=True)))
+            self._warnings[protocol] = doubts(self._records, dict(zip(PROTOCOL, protocol, strict=True)))
         return self._warnings[protocol]

@@ -57,9 +57,9 @@ def folder(tmp_path):
 def numbers_of(folder):
     """What the pages' scripts read of a store."""
     store = ResultStore(folder)
-    frame = store.frame()
-    datasets = sorted(frame["dataset"].unique())
-    groups = build_groups(frame, store.failures(), datasets)
+    records = store.records()
+    datasets = sorted(records.held("dataset"))
+    groups = build_groups(records, store.failures(), datasets)
     return to_json(groups, {name: read_intervals(folder, name) for name in datasets})
 
 
@@ -199,7 +199,7 @@ def test_rows_know_their_jobs(folder):
     store = ResultStore(folder)
     ids = [add(store, method="mult", seed=seed).stem for seed in (3, 1, 2)]
     add(store, method="umdf")
-    jobs = [list(by_seed.values()) for by_seed in jobs_by_row(store.frame()).values()]
+    jobs = [list(by_seed.values()) for by_seed in jobs_by_row(store.records()).values()]
     assert sorted(map(len, jobs)) == [1, 3]
     assert [ids[1], ids[2], ids[0]] in jobs
     assert jobs_hash(ids) == jobs_hash(sorted(ids)) != jobs_hash(ids[:2])
@@ -219,7 +219,7 @@ def predicted(folder, tmp_path, monkeypatch):
 def test_stored_intervals_are_those_of_the_predictions(predicted):
     assert dispatch(["leaderboard", "intervals", "--store", str(predicted)]) == 0
     stored = read_intervals(predicted, "synth")
-    [by_seed] = jobs_by_row(ResultStore(predicted).frame()).values()
+    [by_seed] = jobs_by_row(ResultStore(predicted).records()).values()
     jobs = list(by_seed.values())
     files = [predicted / "predictions" / "synth" / "constant" / f"{job}.parquet" for job in jobs]
     for metric in ("f1_non0", "mae"):
@@ -272,10 +272,10 @@ def test_malformed_intervals_are_refused(folder, text, words):
 
 
 def test_committed_intervals_belong_to_committed_records():
-    frame = ResultStore(STORE).frame()
-    for dataset, rows in frame.groupby("dataset"):
+    records = ResultStore(STORE).records()
+    for dataset in records.held("dataset"):
         known = {jobs for jobs, _, _ in read_intervals(STORE, dataset)}
-        by_row = jobs_by_row(rows)
+        by_row = jobs_by_row(records.of(dataset=dataset))
         jobs = [list(by_seed.values()) for by_seed in by_row.values()]
         changes = {identity(jobs[after], jobs[before]) for after, before in pairs_of(list(by_row), COMPLETE)}
         assert known == {*map(jobs_hash, jobs), *changes}
@@ -598,7 +598,7 @@ def test_failed_jobs_alone_are_shown(folder, tmp_path):
 
 def numbers_of_failures(folder):
     store = ResultStore(folder)
-    return to_json(build_groups(store.frame(), store.failures(), ["mosi"]), {})["groups"][0]["rows"]
+    return to_json(build_groups(store.records(), store.failures(), ["mosi"]), {})["groups"][0]["rows"]
 
 
 def test_building_needs_no_torch(tmp_path, folder):

@@ -21,13 +21,23 @@ from msabench.missingness.patterns import (
     dropped_share,
     inner_steps,
     mask_hash,
-    training_masks,
     training_patterns,
-    validation_masks,
 )
 from msabench.missingness.purposes import Purpose
 from msabench.missingness.realised import Realised
-from tests.missingness.test_patterns import TOKENS, VECTORS, flat, many_clips, same, small_clips, taken
+from tests.support.drawn_masks import (
+    TOKENS,
+    VECTORS,
+    assert_parts_are_drawn_as_the_whole,
+    assert_seeds_epochs_and_views_differ,
+    flat,
+    golden_training,
+    golden_validation,
+    many_clips,
+    rates,
+    same,
+    small_clips,
+)
 from tests.support.small_split import STEPS
 
 REGIMES = {
@@ -93,9 +103,8 @@ def test_golden_cells(name):
 
 @pytest.mark.parametrize("name", REGIMES)
 def test_golden_regimes(name):
-    views = training_masks(REGIMES[name], small_clips(), seed=1111, epoch=3, n_views=2)
-    assert tuple(mask_hash(view) for view in views) == GOLDEN_TRAINING[name]
-    assert mask_hash(validation_masks(REGIMES[name], small_clips(), mask_seed=2)) == GOLDEN_VALIDATION[name]
+    assert golden_training(REGIMES[name]) == GOLDEN_TRAINING[name]
+    assert golden_validation(REGIMES[name]) == GOLDEN_VALIDATION[name]
 
 
 # What masks may depend on.
@@ -104,22 +113,8 @@ def test_golden_regimes(name):
 @settings(max_examples=15)
 @given(st.permutations(range(12)), st.integers(3, 12), st.integers(1, 64), st.sampled_from([VECTORS, TOKENS]))
 def test_order_batch_size_and_chunks_do_not_matter(order, size, budget, config):
-    clips = small_clips()
-    cells = [Cell.parse(name) for name in CELLS]
-    whole = [cell_masks(cell, config, clips, 5) for cell in cells]
-    views = {name: training_masks(regime, clips, 5, 6, n_views=2) for name, regime in REGIMES.items()}
-    held_out = {name: validation_masks(regime, clips, 5) for name, regime in REGIMES.items()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(philox, "_CPU_BLOCKS", budget)
-        for start in range(0, 12, size):
-            rows = order[start : start + size]
-            part = taken(clips, rows)
-            for cell, expected in zip(cells, whole, strict=True):
-                assert same(cell_masks(cell, config, part, 5), expected, rows)
-            for name, regime in REGIMES.items():
-                assert same(validation_masks(regime, part, 5), held_out[name], rows)
-                for view, expected in zip(training_masks(regime, part, 5, 6, n_views=2), views[name], strict=True):
-                    assert same(view, expected, rows)
+    cells = [(Cell.parse(name), config) for name in CELLS]
+    assert_parts_are_drawn_as_the_whole(REGIMES.values(), cells, order, size, budget)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -131,14 +126,7 @@ def test_devices_agree(name):
 
 @pytest.mark.parametrize("name", [name for name in REGIMES if name != "only"])
 def test_training_depends_on_seed_epoch_and_view_and_validation_on_the_mask_seed(name):
-    clips, config = small_clips(60), REGIMES[name]
-    drawn = [
-        *training_masks(config, clips, 1, 0, n_views=2),
-        *training_masks(config, clips, 1, 1, n_views=2),
-        *training_masks(config, clips, 2, 0, n_views=2),
-        *(validation_masks(config, clips, seed) for seed in (1, 2)),
-    ]
-    assert len(set(map(mask_hash, drawn))) == 8
+    assert_seeds_epochs_and_views_differ(REGIMES[name])
 
 
 # Modalities removed by chance.
@@ -253,8 +241,6 @@ def test_what_was_realised_is_counted():
 
 
 # Frames.
-
-rates = st.integers(0, 1000).map(lambda thousandths: f"{thousandths / 1000:.3f}")
 
 
 @given(st.sampled_from(DROPS), rates, rates, st.sampled_from([VECTORS, TOKENS]), st.sampled_from(["end", "front"]))

@@ -12,13 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from msabench.data.corpus import clip_uids
 from msabench.errors import MSABenchError
 from msabench.missingness import philox
 from msabench.missingness.conditions import GRIDS, MODALITIES, SUBSETS, Cell, distinct
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.patterns import (
-    Clips,
     Purpose,
     cell_masks,
     complete_masks,
@@ -29,11 +27,22 @@ from msabench.missingness.patterns import (
     training_patterns,
     validation_masks,
 )
-from tests.support.small_split import END, FRONT, STEPS, small_split
+from tests.support.drawn_masks import (
+    TOKENS,
+    VECTORS,
+    assert_parts_are_drawn_as_the_whole,
+    assert_seeds_epochs_and_views_differ,
+    flat,
+    golden_training,
+    golden_validation,
+    many_clips,
+    rates,
+    same,
+    small_clips,
+)
+from tests.support.small_split import STEPS
 
-VECTORS = MissingConfig()
 KEEP = MissingConfig(lengths="keep")
-TOKENS = MissingConfig(level="tokens")
 REGIMES = {
     "complete": MissingConfig("complete"),
     "intra": MissingConfig("intra"),
@@ -46,33 +55,6 @@ REGIMES = {
     "lnln": MissingConfig("lnln"),
 }
 CELLS = ("inter/lav", "inter/l", "inter/av", "intra/0.1", "intra/0.5", "intra/0.9", "intra/1.0", "inter/la+intra/0.3")
-rates = st.integers(0, 1000).map(lambda thousandths: f"{thousandths / 1000:.3f}")
-
-
-def small_clips(n=12, padding="end", **options):
-    return small_split(n, padding=padding, **options).clips(END if padding == "end" else FRONT)
-
-
-def many_clips(n, length, split="train"):
-    uid = clip_uids("synth", split, [f"clip{i}" for i in range(n)])
-    full = {m: torch.full((n,), length) for m in MODALITIES}
-    return Clips(uid, full, dict.fromkeys(MODALITIES, length), END)
-
-
-def taken(clips, rows):
-    return replace(clips, uid=clips.uid[rows], lengths={m: length[rows] for m, length in clips.lengths.items()})
-
-
-def same(one, other, rows=slice(None)):
-    return all(
-        torch.equal(getattr(one, name)[m], getattr(other, name)[m][rows])
-        for name in ("observed", "valid", "last")
-        for m in MODALITIES
-    )
-
-
-def flat(masks):
-    return torch.cat([masks.observed[m].ravel() for m in MODALITIES])
 
 
 # The protocol, frozen.
@@ -113,13 +95,12 @@ GOLDEN_CELLS = {
 
 @pytest.mark.parametrize("name", REGIMES)
 def test_golden_training(name):
-    views = training_masks(REGIMES[name], small_clips(), seed=1111, epoch=3, n_views=2)
-    assert tuple(mask_hash(view) for view in views) == GOLDEN_TRAINING[name]
+    assert golden_training(REGIMES[name]) == GOLDEN_TRAINING[name]
 
 
 @pytest.mark.parametrize("name", REGIMES)
 def test_golden_validation(name):
-    assert mask_hash(validation_masks(REGIMES[name], small_clips(), mask_seed=2)) == GOLDEN_VALIDATION[name]
+    assert golden_validation(REGIMES[name]) == GOLDEN_VALIDATION[name]
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -163,19 +144,8 @@ def test_cells_follow_the_definition(rate):
 @settings(max_examples=15)
 @given(st.sampled_from(sorted(REGIMES)), st.permutations(range(12)), st.integers(3, 12), st.integers(1, 64))
 def test_order_batch_size_and_chunks_do_not_matter(name, order, size, budget):
-    clips, config = small_clips(), REGIMES[name]
-    views = training_masks(config, clips, 5, 6, n_views=2)
-    held_out = validation_masks(config, clips, 5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(philox, "_CPU_BLOCKS", budget)
-        for start in range(0, 12, size):
-            rows = order[start : start + size]
-            part = taken(clips, rows)
-            for view, expected in zip(training_masks(config, part, 5, 6, n_views=2), views, strict=True):
-                assert same(view, expected, rows)
-            assert same(validation_masks(config, part, 5), held_out, rows)
-            cell = Cell("lav", "0.4")
-            assert same(cell_masks(cell, config, part, 5), cell_masks(cell, config, clips, 5), rows)
+    cells = [(Cell("lav", "0.4"), REGIMES[name])]
+    assert_parts_are_drawn_as_the_whole([REGIMES[name]], cells, order, size, budget)
 
 
 def test_process_and_thread_count_do_not_matter():
@@ -207,18 +177,7 @@ def test_first_view_does_not_depend_on_the_number_of_views(name):
 
 @pytest.mark.parametrize("name", [name for name in REGIMES if name != "complete"])
 def test_training_depends_on_seed_and_epoch_and_validation_on_the_mask_seed(name):
-    clips, config = small_clips(60), REGIMES[name]
-    hashes = {
-        mask_hash(masks)
-        for masks in (
-            *training_masks(config, clips, 1, 0, n_views=2),
-            *training_masks(config, clips, 1, 1, n_views=2),
-            *training_masks(config, clips, 2, 0, n_views=2),
-            validation_masks(config, clips, 1),
-            validation_masks(config, clips, 2),
-        )
-    }
-    assert len(hashes) == 8
+    assert_seeds_epochs_and_views_differ(REGIMES[name])
 
 
 def test_cells_do_not_depend_on_the_training_regime():

@@ -13,7 +13,7 @@ from msabench.missingness.config import MissingConfig
 from msabench.missingness.patterns import training_masks
 from msabench.missingness.regimes import BUILT_IN
 from msabench.missingness.specialists import home_of, never_shown, specialist_of
-from tests.missingness.test_patterns import small_clips
+from tests.support.drawn_masks import small_clips
 
 HOMES = distinct([*GRIDS["inter"], *GRIDS["random"], *GRIDS["random-table"]])
 

@@ -149,15 +149,15 @@ def test_the_quantity_is_taken_for_each_seed_then_the_mean(tmp_path: Path) -> No
     for seed, half in ((1, 0.4), (2, 0.1)):
         values = BY_HAND | {"intra/0.5": half, "inter/lav": 0.2 * seed}
         add(store, lambda cell, mask, of=values: of[cell] + 0.02 * (mask or 0), seed=seed)
-    summary = over_seeds(store.frame(), "f1_non0", quantities=["retention_0.5", "auilc_0.9", "auilc_1.0"])
-    found = {record["cell"]: record for record in summary.to_dict("records")}
+    summary = over_seeds(store.records(), "f1_non0", quantities=["retention_0.5", "auilc_0.9", "auilc_1.0"])
+    found = {record["cell"]: record for record in summary}
     # Two test masks: .41 of .2 and .11 of .4, not .26 of .3.
     assert found["retention_0.5"]["mean"] == pytest.approx((0.41 / 0.2 + 0.11 / 0.4) / 2)
     assert found["retention_0.5"]["std"] == pytest.approx((0.41 / 0.2 - 0.11 / 0.4) / math.sqrt(2))
     assert (found["retention_0.5"]["n_seeds"], found["retention_0.5"]["n_mask_seeds"]) == (2, 2)
     assert "auilc_1.0" not in found, "intra/1.0 is not recorded, and nothing is extrapolated"
-    plain = over_seeds(store.frame(), "f1_non0")
-    assert plain.to_dict("records") == [r for r in summary.to_dict("records") if r["cell"] not in DERIVED]
+    plain = over_seeds(store.records(), "f1_non0")
+    assert plain == [r for r in summary if r["cell"] not in DERIVED]
 
 
 def test_what_lacks_a_cell_has_no_number(tmp_path: Path) -> None:
@@ -251,14 +251,14 @@ def files(folder: Path, method: str) -> dict[int, Path]:
 
 
 def test_predictions_give_what_records_give(folder: Path) -> None:
-    frame = ResultStore(folder).frame()
-    summary = over_seeds(frame[frame["method"] == "mult"], "corr", keep_seeds=True, quantities=NAMES)
+    records = ResultStore(folder).records().of(method="mult")
+    summary = over_seeds(records, "corr", keep_seeds=True, quantities=NAMES)
     runs = read_runs([path for _, path in sorted(files(folder, "mult").items())])
     values = seed_values(runs, "sentiment", "corr", np.ones((1, 60)), NAMES)
     assert list(values) == NAMES
     for name in NAMES:
-        expected = summary[summary["cell"] == name].sort_values("seed")["mean"]
-        assert values[name][0] == pytest.approx(expected.tolist(), rel=1e-6)
+        expected = {line["seed"]: line["mean"] for line in summary if line["cell"] == name}
+        assert values[name][0] == pytest.approx([expected[seed] for seed in sorted(expected)], rel=1e-6)
     shares = {name for name in NAMES if derived(name).kind == "relative"}  # type: ignore[union-attr]
     assert set(seed_values(runs, "sentiment", "mae", np.ones((1, 60)), NAMES)) == set(NAMES) - shares
 

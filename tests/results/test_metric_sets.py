@@ -181,7 +181,7 @@ def test_a_metric_that_no_record_has_is_one_sentence(store: Path) -> None:
         with pytest.raises(MSABenchError, match=r"^no record of custom in .* has metric 'acc2'; allowed: acc2_non0"):
             regimes(datasets, metric="acc2", store=store)
     with pytest.raises(MSABenchError, match=r"^metric 'acc2' is not one of the sentiment or emotions metrics; allowed"):
-        build_tables(ResultStore(store).frame(), [], "custom", "acc2", columns_of(["inter"]))
+        build_tables(ResultStore(store).records(), [], "custom", "acc2", columns_of(["inter"]))
 
 
 def test_a_corpus_without_the_metric_is_left_out_of_comparisons_unless_it_was_named(tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_a_corpus_without_the_metric_is_left_out_of_comparisons_unless_it_was_na
 
 def test_failures_stand_with_the_finished_jobs_on_their_data(store: Path) -> None:
     fail(ResultStore(store), dataset="custom", revision="b" * 12, method="kt")
-    frame, failures = ResultStore(store).frame(), ResultStore(store).failures()
-    tables = build_tables(frame, failures, "custom", None, columns_of(["inter"]))
-    two_files = frame["revision"].nunique() == 2
+    records, failures = ResultStore(store).records(), ResultStore(store).failures()
+    tables = build_tables(records, failures, "custom", None, columns_of(["inter"]))
+    two_files = len(records.held("revision")) == 2
     holding = [part.metric_set for part in tables if any(row.failures for row in part.rows)]
     assert holding == ["emotions" if two_files else "sentiment"]
 

@@ -167,7 +167,7 @@ def store(tmp_path_factory):
 
 def test_rows_stand_last_under_their_mark_and_are_best_of_nothing(store):
     results = ResultStore(store)
-    [built] = build_tables(results.frame(), [], "synth", None, columns_of(["paper"]))
+    [built] = build_tables(results.records(), [], "synth", None, columns_of(["paper"]))
     assert [row.method for row in built.rows] == [
         "constant",
         *["lf_dnn"] * 2,
@@ -198,7 +198,7 @@ def test_a_scored_row_never_melts_into_a_trained_one_of_its_name(tmp_path):
     results = ResultStore(tmp_path)
     add(results, lambda *_: 0.4, seed=1)
     add(results, lambda *_: 0.9, seed=2, origin=EXTERNAL_ORIGIN)
-    [built] = build_tables(results.frame(), [], "mosi", None, columns_of(["inter/l"]))
+    [built] = build_tables(results.records(), [], "mosi", None, columns_of(["inter/l"]))
     assert [(row.origin, row.entries["inter/l"].mean, row.n_seeds) for row in built.rows] == [
         ("", 0.4, 1),
         ("external", 0.9, 1),
@@ -239,7 +239,7 @@ def test_a_selection_that_nobody_stated_is_a_table_of_its_own(tmp_path):
     results = ResultStore(tmp_path)
     add(results)
     add(results, **ELSEWHERE, selection="unknown")
-    first, second = build_tables(results.frame(), [], "mosi", None, columns_of(["inter/l"]))
+    first, second = build_tables(results.records(), [], "mosi", None, columns_of(["inter/l"]))
     assert [row.method for row in first.rows] == ["mult"]
     assert [row.method for row in second.rows] == ["my_model"]
     assert "selection unknown" in second.protocol_text

@@ -91,7 +91,7 @@ def test_a_row_that_is_not_alone_in_its_regime_is_no_pair(tmp_path: Path) -> Non
     for config in ("one", "two"):
         add_runs(tmp_path, "mult", noisy(1.0), regime="mixed", config_hash=config, cells=FEW, n=40)
     add_runs(tmp_path, "mult", noisy(1.0), regime="complete", config_hash="three", cells=FEW, n=40)
-    by_row = jobs_by_row(ResultStore(tmp_path).frame())
+    by_row = jobs_by_row(ResultStore(tmp_path).records())
     assert list(pairs_of(list(by_row), COMPLETE)) == []
     with pytest.raises(MSABenchError, match="no method has records under both"):
         regimes(store=tmp_path)
@@ -105,7 +105,7 @@ def test_stored_intervals_serve_where_predictions_are_not(store: Path, tmp_path:
             target.write_bytes(path.read_bytes())
     whole = rows(regimes(metric="corr", store=tmp_path, format="csv"))
     assert "8 new" in update_intervals(ResultStore(tmp_path))[0]  # six rows, two changes
-    by_row = jobs_by_row(ResultStore(tmp_path).frame())
+    by_row = jobs_by_row(ResultStore(tmp_path).records())
     jobs = [list(by_seed.values()) for by_seed in by_row.values()]
     (pair, _) = pairs_of(list(by_row), COMPLETE)
     assert (identity(jobs[pair[0]], jobs[pair[1]]), "corr", "inter/l") in read_intervals(tmp_path, "synth")

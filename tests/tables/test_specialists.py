@@ -115,7 +115,7 @@ def test_a_row_that_is_not_alone_in_its_regime_is_compared_with_nothing(tmp_path
     for config in ("one", "two"):
         add_runs(tmp_path, "mult", noisy(1.0), regime="only(l)", config_hash=config, cells=INTER, n=40)
     add_runs(tmp_path, "mult", noisy(1.0), regime="mixed", config_hash="three", cells=INTER, n=40)
-    assert list(groups_of(list(jobs_by_row(ResultStore(tmp_path).frame())))) == []
+    assert list(groups_of(list(jobs_by_row(ResultStore(tmp_path).records())))) == []
 
 
 def test_specialists_of_different_seeds_have_no_average(tmp_path: Path) -> None:

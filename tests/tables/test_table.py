@@ -99,7 +99,7 @@ def test_rates_of_modalities_have_an_average_of_their_own_and_the_page_says_what
     assert "0.7 comes to 2/3" in text
     assert "mean random = mean over the rates 0.1 to 0.7, the complete situation apart" in text
     assert [rows_of(text)["mult"].count(mean) for mean in ("40.00", "60.00", "90.00")] == [3, 3, 3]
-    [group] = build_groups(store.frame(), [], ["synth"])
+    [group] = build_groups(store.records(), [], ["synth"])
     assert "avg_random_table" in {column.key for column in group.table.columns}
     assert any(meaning.startswith("mean random = ") for meaning in to_json([group], {})["averages"])
 
@@ -147,7 +147,7 @@ def test_every_table_says_when_the_clips_are_not_those_of_the_corpus(store, fold
     assert sentence in regimes(["mosi"], store=folder)
     table(["mosi"], store=folder, format="csv")
     assert f"CMU-MOSI: {sentence}" in capsys.readouterr().err
-    (group,) = to_json(build_groups(store.frame(), [], ["mosi"]), {})["groups"]
+    (group,) = to_json(build_groups(store.records(), [], ["mosi"]), {})["groups"]
     assert sentence in group["notes"]
     (chosen,) = choose_rows(folder, ["mosi"], None, None)
     assert sentence in caption(chosen, cells=["inter/l"])
@@ -167,7 +167,7 @@ def test_numbers_that_rest_on_what_training_never_saw_are_marked_in_every_form(s
     assert "answered blind: 25 % in inter/l, 25 % in inter/a" in text
     assert r"50.00\textsuperscript{\P}" in table(["mosi"], store=folder, grid=["inter"], format="latex")
     assert "¶ = rests on modalities alone that no training clip had" in regimes(["mosi"], store=folder)
-    (group,) = to_json(build_groups(store.frame(), [], ["mosi"]), {})["groups"]
+    (group,) = to_json(build_groups(store.records(), [], ["mosi"]), {})["groups"]
     assert [count[3] for count in group["rows"][0]["counts"][:7]] == [False, True, True, False, False, True, False]
 
 
