@@ -183,13 +183,13 @@ def built(case: Case) -> MMIN:
 
 
 @pytest.mark.parametrize("shape", ["golden", "mosi"])
-@pytest.mark.parametrize("variant", ["default", "shared"])
+@pytest.mark.parametrize(
+    ("code", "variant"), [("official", "default"), ("official", "shared"), ("port", "default")], indirect=["code"]
+)
 def test_all_patterns_give_the_same_numbers(
     code: SimpleNamespace, shape: str, variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prediction, f', f'', the teacher's target, every loss term, and gradients, limited network by network."""
-    if code.name == "port" and variant == "shared":
-        pytest.skip("the port has no shared weights")
     case = SHAPES[code.name][shape]
     case = replace(case, settings={**case.settings, "variant": variant})
     ours, complete = built(case), whole(case)
@@ -267,12 +267,11 @@ def test_the_teacher_gives_the_same_numbers(code: SimpleNamespace, shape: str, t
     print(f"embeddings {close(out.representation, theirs.feat):.1e}")
 
 
+@pytest.mark.parametrize("code", ["official"], indirect=True)
 def test_padding_is_not_read_which_is_their_number_of_each_clip_alone(
     code: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clips of unequal length in one batch, against theirs one by one; and padded, as they read a whole batch."""
-    if code.name == "port":
-        pytest.skip("the port reads vectors")
     case = replace(SHAPES["official"]["golden"], steps=(9, 20, 13), settings=dict(CASES["mmin_official"].settings))
     lengths = {"text": [9, 5, 7, 6], "audio": [20, 1, 13, 4], "vision": [2, 13, 8, 5]}
     complete = whole(case, CLIPS)
