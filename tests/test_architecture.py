@@ -56,6 +56,7 @@ LONG_FILES = {
         "prlf": "one method with 21 equations, its ablations, and what the paper leaves open",
         "kt": "one method with its teacher's stage and the eleven variants of the paper's tables",
         "hrlf": "one method: teacher, student, discriminators, and five loss terms",
+        "mmin": "one method: teacher and imagination, encoders of sequences and of vectors, and where two codes differ",
     }.items()
 }
 """File -> why it is longer."""

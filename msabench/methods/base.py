@@ -69,7 +69,8 @@ class MSAMethod(EvaluationSteps, Checkpoints):
         optimizer: ``adam``, or ``adamw`` with decoupled weight decay.
         gradient_clip: Limit of a step's gradient, see ``clip_by``; None for none. Methods with one turn a batch and
             ``accumulate`` 1 may also leave it to the trainer.
-        clip_by: Whether ``gradient_clip`` limits the norm of all gradients or the size of each.
+        clip_by: Whether ``gradient_clip`` limits the norm of all gradients, the size of each (``value``), or the norm
+            of those of each ``group`` of ``param_groups``.
         accumulate: Batches whose losses are summed, not averaged, before a step; batches left over at the end of an
             epoch are dropped, and an epoch of fewer is refused. So do several official codes; the trainer's
             ``accumulate_grad_batches`` averages, and steps at the end of an epoch whatever is left.
@@ -102,7 +103,7 @@ class MSAMethod(EvaluationSteps, Checkpoints):
         lr_factor: float = 0.1,
         optimizer: Literal["adam", "adamw"] = "adam",
         gradient_clip: float | None = None,
-        clip_by: Literal["norm", "value"] = "norm",
+        clip_by: Literal["norm", "value", "group"] = "norm",
         accumulate: int = 1,
     ) -> None:
         super().__init__(spec)

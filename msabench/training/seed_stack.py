@@ -29,7 +29,7 @@ class SeedStack:
         generators: What each seed draws dropout from, on ``device``.
         device: Where to compute.
         gradient_clip: Limit of a seed's gradient in a step; None for none.
-        clip_by: Whether it limits the norm of all of the seed's gradients or the size of each.
+        clip_by: Whether it limits the norm of all of the seed's gradients, the size of each, or the norm of each group.
         epochs: Epochs of the training, for schedules.
 
     Attributes:
@@ -44,7 +44,7 @@ class SeedStack:
         *,
         device: torch.device,
         gradient_clip: float | None,
-        clip_by: Literal["norm", "value"],
+        clip_by: Literal["norm", "value", "group"],
         epochs: int,
     ) -> None:
         self.methods = list(methods)
@@ -132,7 +132,11 @@ class SeedStack:
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         if self.gradient_clip is not None:
-            limit([p.grad for p in trained if p.grad is not None], self.gradient_clip, self.clip_by)
+            groups = [group["params"] for group in self.optimizers[turn].param_groups]
+            for part in groups if self.clip_by == "group" else [trained]:
+                reached = [p.grad for p in part if p.grad is not None]
+                if reached:
+                    limit(reached, self.gradient_clip, "value" if self.clip_by == "value" else "norm")
         return {"": total.detach(), **{name: term.detach() for name, term in terms.items()}}
 
     def step(self, turn: str) -> None:

@@ -31,7 +31,7 @@ class Plain(MSAMethod):
         *,
         variant: str = "default",
         gradient_clip: float | None = None,
-        clip_by: Literal["norm", "value"] = "norm",
+        clip_by: Literal["norm", "value", "group"] = "norm",
         accumulate: int = 1,
     ) -> None:
         super().__init__(
@@ -120,6 +120,35 @@ def test_sums_differ_from_means_where_gradients_are_clipped(tmp_path: Path) -> N
     summed = fitted(Plain, tmp_path, 1, source, accumulate=2, gradient_clip=0.05)
     single = fitted(Plain, tmp_path, 1, source, accumulate=1, gradient_clip=0.05)
     assert not torch.allclose(summed.head.weight, single.head.weight)
+
+
+class Grouped(Plain):
+    """Its two layers are two groups."""
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(part.parameters())} for part in (self.side, self.head)]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_groups_are_limited_each_by_itself(tmp_path: Path, accumulate: int) -> None:
+    """The gradient of a small group does not shrink because that of another is large."""
+    source, settings = data(6), {"gradient_clip": 0.05, "accumulate": accumulate}
+    method = fitted(Grouped, tmp_path, 1, source, clip_by="group", **settings)
+    by_hand = fresh(Grouped, source)
+    optimizer = torch.optim.Adam(by_hand.param_groups(), lr=0.01)
+    for number, (_, batch) in enumerate(method.batches):
+        if number % accumulate == 0:
+            optimizer.zero_grad()
+        by_hand.loss(by_hand(batch), batch)["task"].backward()
+        for part in (by_hand.side, by_hand.head):
+            before = nn.utils.clip_grad_norm_(part.parameters(), 0.05)
+            assert before > 0.05
+        if (number + 1) % accumulate == 0:
+            optimizer.step()
+    assert_same_weights(method, by_hand)
+    if accumulate == 2:  # the sum of gradients of other sizes has another direction
+        joint = fitted(Grouped, tmp_path, 1, source, clip_by="norm", **settings)
+        assert not torch.allclose(method.head.weight, joint.head.weight, atol=1e-6)
 
 
 PARTS = {"bounds": "side", "main": "head"}

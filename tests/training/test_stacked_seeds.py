@@ -17,12 +17,14 @@ from msabench.evaluation.evaluate import evaluate_grid
 from msabench.methods.checkpoint import load_checkpoint
 from msabench.methods.registry import method_info
 from msabench.missingness.conditions import GRIDS
+from msabench.testing.corpora import data_module, random_corpus
 from msabench.training import seed_stack, seed_streams, stacked_fit
 from msabench.training.build import Built, build
 from msabench.training.finished import FinishedTraining
-from msabench.training.seed_stack import limit
+from msabench.training.seed_stack import SeedStack, joined, limit
 from msabench.training.stackable import why_alone
 from msabench.training.stacked_fit import STACKED, build_seeds, fit_stacked
+from tests.methods.test_steps import Grouped
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (1, 2, 3)
@@ -182,6 +184,33 @@ def test_limits_are_of_each_seed() -> None:
     torch.testing.assert_close(gradients[1], torch.tensor([0.8, 0.4]))
     limit(gradients, 0.5, "value")
     torch.testing.assert_close(gradients[0], torch.tensor([[0.5, 0.0], [0.3, 0.0]]))
+
+
+def test_limits_are_of_each_group_of_each_seed() -> None:
+    data = data_module(random_corpus())
+    rows = torch.arange(12).chunk(2)
+    batches = [data.training_batch(own, 0) for own in rows]
+    methods = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        methods.append(Grouped(data.spec))
+    stack = SeedStack(
+        methods,
+        [torch.Generator() for _ in methods],
+        device=torch.device("cpu"),
+        gradient_clip=0.05,
+        clip_by="group",
+        epochs=1,
+    )
+    stack.add_gradients(joined(batches), "main", first=True)
+    for place, (method, batch) in enumerate(zip(methods, batches, strict=True)):
+        method.loss(method(batch), batch)["task"].backward()
+        for part in (method.side, method.head):
+            assert torch.nn.utils.clip_grad_norm_(part.parameters(), 0.05) > 0.05
+        for name, parameter in method.named_parameters():
+            stacked_gradient = stack.parameters[name].grad
+            assert stacked_gradient is not None
+            torch.testing.assert_close(stacked_gradient[place], parameter.grad, atol=1e-6, rtol=1e-5)
 
 
 def test_a_seed_that_fails_harms_no_other(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class Steps(Stages, Gathering):
     lr_factor: float
     optimizer_class: type[torch.optim.Adam]
     gradient_clip: float | None
-    clip_by: Literal["norm", "value"]
+    clip_by: Literal["norm", "value", "group"]
     accumulate: int
 
     def __init__(self, spec: DataSpec) -> None:
@@ -83,7 +83,10 @@ class Steps(Stages, Gathering):
         if first:
             optimizer.zero_grad()
         self.manual_backward(self.turn_loss(batch))
-        if self.gradient_clip is not None:
+        if self.gradient_clip is not None and self.clip_by == "group":
+            for group in optimizer.param_groups:
+                torch.nn.utils.clip_grad_norm_(group["params"], self.gradient_clip)
+        elif self.gradient_clip is not None:
             self.clip_gradients(optimizer, self.gradient_clip, self.clip_by)
         if not alone:
             self.untoggle_optimizer(optimizer)
