@@ -118,6 +118,8 @@ CASES = {
     "emoe_official": Case("emoe", (16, 5, 7), (9, 9, 9), settings=_EMOE | _KERNELS),
     "emoe_official_unaligned": Case("emoe", (16, 5, 7), (9, 20, 13), settings={**_EMOE, "fusion": "concat"}),
     "mmim_official": Case("mmim", (16, 5, 7), (9, 20, 13), settings=_MMIM),
+    # Refiners, flows and heads of the official sizes.
+    "dicmor_official": Case("dicmor", (16, 5, 7), (9, 9, 9), settings={"heads": 4, "layers": 2, "kernel_size": 3}),
     "dmd_official": Case("dmd", (16, 5, 7), (9, 20, 13), settings=_DMD | _KERNELS),
     "mfn_mmsa": Case("mfn", (16, 5, 7), (9, 9, 9), settings=_MFN, gain=2.5),
     "mfn_mmsa_averaged": Case("mfn", (16, 5, 7), (9, 20, 13), settings=_MFN | {"av_time_average": True}, gain=2.5),
@@ -166,8 +168,10 @@ def fill(module: torch.nn.Module, gain: float = 1.0) -> None:
 
 
 def build(case: Case) -> MSAMethod:
-    """The method of a case with its weights, in evaluation mode."""
-    method = method_class(case.method)(case.spec, **case.settings).eval()
+    """The method of a case with its weights, in its last stage and evaluation mode."""
+    method = method_class(case.method)(case.spec, **case.settings)
+    method.enter_stage(method.stages[-1])
+    method.eval()
     fill(method, case.gain)
     return method
 
