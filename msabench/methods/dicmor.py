@@ -57,13 +57,10 @@ from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.methods.base import Output
 from msabench.methods.info import MethodInfo
-from msabench.methods.recovering import Recovering
+from msabench.methods.recovering import Recovering, sources_of
 from msabench.missingness.conditions import MODALITIES
 from msabench.nn.coupling_flow import CouplingFlow
 from msabench.nn.score_classes import LabelClasses
-
-_ORDER = ("text", "vision", "audio")
-"""In which two sources are merged."""
 
 
 class _ClassGaussians(nn.Module):
@@ -211,22 +208,14 @@ class DiCMoR(Recovering):
         self.lambda_nll = lambda_nll
         self.lambda_rec = lambda_rec
         self.flows = nn.ModuleDict({m: CouplingFlow(dim, flow_layers, flow_width) for m in MODALITIES})
-        self.merge = nn.ModuleDict({m: nn.Linear(2 * dim, dim) for m in MODALITIES})
         self.classes = LabelClasses(spec, "polarity" if spec.task == "emotions" else "score")
         self.gaussians = _ClassGaussians(self.classes, dim)
 
     def guess(self, modality: str, streams: dict[str, Tensor], available: Tensor) -> Tensor:
         """Take what is there through the latent space; two guesses are merged. No gradient reaches the flows."""
-        sources = [n for n in _ORDER if n != modality]
         with torch.no_grad():
-            guesses = [self.flows[modality].inverse(self.flows[n](streams[n])[0]) for n in sources]
-        has_first, has_second = (available[:, MODALITIES.index(n)] for n in sources)
-        guessed = torch.where(has_first[:, None, None], *guesses)
-        (pairs,) = (has_first & has_second).nonzero(as_tuple=True)
-        if len(pairs):
-            merged = self.merge[modality](torch.cat(guesses, dim=2)[pairs])
-            guessed = guessed.index_copy(0, pairs, merged.to(guessed.dtype))
-        return guessed
+            through = [self.flows[modality].inverse(self.flows[n](streams[n])[0]) for n in sources_of(modality)]
+        return self.merged(modality, *through, available)
 
     def generative_errors(
         self, streams: dict[str, Tensor], targets: dict[str, Tensor], missing: Tensor, batch: Batch

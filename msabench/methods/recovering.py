@@ -1,8 +1,8 @@
 """What DiCMoR and IMDer share: everything but how a missing modality is guessed.
 
-Stage ``complete`` trains text encoder, projections and a Multimodal Transformer on complete clips. Then text encoder and
-projections are frozen, and stage ``task`` trains the rest: a missing modality's projected sequence is guessed from those
-of the modalities that are there, refined, and read by the transformer like any other.
+Stage ``complete`` trains text encoder, projections and a Multimodal Transformer on complete clips. Then text encoder
+and projections are frozen, and stage ``task`` trains the rest: a missing modality's projected sequence is guessed from
+those of the modalities that are there, refined, and read by the transformer like any other.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Recovering(MSAMethod):
         *,
         variant: str,
         complete_epochs: int,
+        complete_lr: float | None = None,
         dim: int,
         heads: int,
         layers: int,
@@ -62,6 +63,7 @@ class Recovering(MSAMethod):
         if complete_epochs < 1:
             raise MSABenchError(f"complete_epochs {complete_epochs} is not allowed; give at least 1")
         self.stage_epochs = {"complete": complete_epochs}
+        self.complete_lr = complete_lr
         self.idle_recovery = idle_recovery
         self.dropout_text = dropout_text
         self.text_lr = text_lr
@@ -75,6 +77,7 @@ class Recovering(MSAMethod):
             }
         )
         self.steps = steps - kernel_size + 1
+        self.merge = nn.ModuleDict({m: nn.Linear(2 * dim, dim) for m in MODALITIES})
         self.refine = nn.ModuleDict({m: ChannelAttentionRefiner(dim, refiner_layers) for m in MODALITIES})
         self.head = CrossmodalHead(dim, heads, layers, self.n_outputs, attn_dropout=attn_dropout, **head_dropouts)
 
@@ -115,7 +118,8 @@ class Recovering(MSAMethod):
     def param_groups(self) -> list[dict[str, Any]]:
         """What the stage trains, a text encoder at its own rate."""
         if self.stage == "complete":
-            return parameter_groups(nn.ModuleList([self.text, self.project, self.head]), self.text_lr)
+            groups = parameter_groups(nn.ModuleList([self.text, self.project, self.head]), self.text_lr)
+            return [{"lr": self.lr if self.complete_lr is None else self.complete_lr, **group} for group in groups]
         return parameter_groups(self, self.text_lr)
 
     def forward(self, batch: Batch) -> Output:
@@ -151,6 +155,26 @@ class Recovering(MSAMethod):
         }
         return out
 
+    def merged(self, modality: str, first: Tensor, second: Tensor, available: Tensor) -> Tensor:
+        """Of what comes from the two sources of a modality, that of the one that is there; both merged linearly.
+
+        Args:
+            modality: The one that is missing.
+            first: float ``(R, T, d)``, from the first of ``sources_of(modality)``.
+            second: From the second.
+            available: bool ``(R, 3)``, the modalities that are there.
+
+        Returns:
+            float ``(R, T, d)``.
+        """
+        has_first, has_second = (available[:, MODALITIES.index(n)] for n in sources_of(modality))
+        chosen = torch.where(has_first[:, None, None], first, second)
+        (pairs,) = (has_first & has_second).nonzero(as_tuple=True)
+        if len(pairs):
+            joined = self.merge[modality](torch.cat([first, second], dim=2)[pairs])
+            chosen = chosen.index_copy(0, pairs, joined.to(chosen.dtype))
+        return chosen
+
     def _streams(self, batch: Batch) -> dict[str, Tensor]:
         """The projected modalities on the steps of the text."""
         text = F.dropout(self.text(batch), self.dropout_text, self.training)
@@ -173,6 +197,12 @@ class Recovering(MSAMethod):
     def _output(self, streams: dict[str, Tensor]) -> Output:
         outputs, joint = self.head(streams)
         return Output(pred=self.to_pred(outputs), representation=joint.detach())
+
+
+def sources_of(modality: str) -> tuple[str, str]:
+    """The two other modalities, in the order in which they are merged: text, vision, audio."""
+    first, second = (n for n in ("text", "vision", "audio") if n != modality)
+    return first, second
 
 
 def _missing(batch: Batch) -> Tensor:

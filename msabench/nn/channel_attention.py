@@ -1,7 +1,7 @@
 """Residual convolutions with channel attention, which refine a sequence that was generated (DiCMoR, IMDer).
 
-After Zhang et al., "Image Super-Resolution Using Very Deep Residual Channel Attention Networks", ECCV 2018, over time in
-place of an image's two axes; numerics after https://github.com/mdswyz/DiCMoR at 3d7e617.
+After Zhang et al., "Image Super-Resolution Using Very Deep Residual Channel Attention Networks", ECCV 2018, over time
+in place of an image's two axes; numerics after https://github.com/mdswyz/DiCMoR at 3d7e617.
 """
 
 from __future__ import annotations

@@ -72,7 +72,10 @@ def shared_names(ours: Recovering) -> dict[str, Tensor]:
 def as_convolution(name: str, linear: nn.Module) -> dict[str, Tensor]:
     """A linear layer as a convolution of kernel 1; a convolution as it is."""
     weight = linear.weight.detach()
-    return {f"{name}.weight": weight.unsqueeze(2) if weight.dim() == 2 else weight, f"{name}.bias": linear.bias.detach()}
+    return {
+        f"{name}.weight": weight.unsqueeze(2) if weight.dim() == 2 else weight,
+        f"{name}.bias": linear.bias.detach(),
+    }
 
 
 def _take(theirs: dict[str, Tensor], name: str, part: nn.Module) -> None:
