@@ -176,7 +176,7 @@ class IMDer(Recovering):
         trains_with=("complete",),
         smoke={
             "complete_epochs": 1,
-            "dim": 8,
+            "dim": 12,
             "heads": 2,
             "layers": 1,
             "kernel_size": 3,
