@@ -141,7 +141,7 @@ def test_kept_numbers_are_those_of_the_official_code(ours: IMDer) -> None:
 
 @pytest.mark.parametrize("letters", mdswyz.PATTERNS)
 def test_official_code_gives_the_same_numbers_from_tokens(letters: str, ours: IMDer, tmp_path: Path) -> None:
-    folder = save_small_bert(tmp_path, CASE.dims[0])
+    folder = save_small_bert(tmp_path, CASE.dims[0], CASE.steps[0])
     reading = IMDer(CASE.spec, **CASE.settings, text_encoder=folder, idle_recovery=False)
     reading.enter_stage("task")
     reading.eval().load_state_dict(ours.state_dict(), strict=False)
