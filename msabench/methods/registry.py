@@ -40,7 +40,7 @@ PACKAGE = "msabench.methods"
 GROUP = "msabench.methods"
 """Group of entry points."""
 
-_NOT_METHODS = ("base", "checkpoint", "info", "new", "registry", "schedules")
+_NOT_METHODS = ("base", "checkpoint", "info", "new", "recovering", "registry", "schedules")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ class TemporalProjection(nn.Module):
         kernel_size: Steps that one output step sees.
         padding: ``none`` shortens the sequence to ``T - kernel_size + 1`` (MulT); ``same`` keeps its length.
         what: The modality, for the error message.
+        always: Whether there is a convolution even where the widths agree.
 
     Attributes:
         steps: Steps of the output.
@@ -39,6 +40,7 @@ class TemporalProjection(nn.Module):
         kernel_size: int = 1,
         padding: Literal["none", "same"] = "none",
         what: str = "the sequence",
+        always: bool = False,
     ) -> None:
         super().__init__()
         longest = steps if padding == "none" else kernel_size
@@ -49,7 +51,7 @@ class TemporalProjection(nn.Module):
             )
         self.conv: nn.Conv1d | None = None
         self.steps = steps
-        if in_features != out_features:
+        if always or in_features != out_features:
             self.conv = nn.Conv1d(
                 in_features, out_features, kernel_size, bias=False, padding=0 if padding == "none" else "same"
             )

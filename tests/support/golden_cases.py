@@ -119,7 +119,16 @@ CASES = {
     "emoe_official": Case("emoe", (16, 5, 7), (9, 9, 9), settings=_EMOE | _KERNELS),
     "emoe_official_unaligned": Case("emoe", (16, 5, 7), (9, 20, 13), settings={**_EMOE, "fusion": "concat"}),
     "mmim_official": Case("mmim", (16, 5, 7), (9, 20, 13), settings=_MMIM),
+    # Refiners, flows and heads of the official sizes.
+    "dicmor_official": Case("dicmor", (16, 5, 7), (9, 9, 9), settings={"heads": 4, "layers": 2, "kernel_size": 3}),
     "dmd_official": Case("dmd", (16, 5, 7), (9, 20, 13), settings=_DMD | _KERNELS),
+    # 48 steps behind the projections are hard-wired in the official sampler.
+    "imder_official": Case(
+        "imder",
+        (16, 5, 7),
+        (50, 50, 50),
+        settings={"heads": 8, "layers": 1, "kernel_size": 3, "sampling_steps": 4},
+    ),
     "mfn_mmsa": Case("mfn", (16, 5, 7), (9, 9, 9), settings=_MFN, gain=2.5),
     "mfn_mmsa_averaged": Case("mfn", (16, 5, 7), (9, 20, 13), settings=_MFN | {"av_time_average": True}, gain=2.5),
     "mfn_mmsa_pooled": Case("mfn", (16, 5, 7), (9, 20, 13), settings=_MFN, gain=2.5),

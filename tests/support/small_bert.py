@@ -9,8 +9,8 @@ import torch
 HIDDEN = 16
 
 
-def save_small_bert(folder: Path, hidden: int = HIDDEN) -> str:
-    """Write config and weights of one; returns the folder as a name to load it by."""
+def save_small_bert(folder: Path, hidden: int = HIDDEN, steps: int = 32) -> str:
+    """Write config and weights of one that reads so many tokens; returns the folder as a name to load it by."""
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
@@ -19,7 +19,7 @@ def save_small_bert(folder: Path, hidden: int = HIDDEN) -> str:
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=24,
-        max_position_embeddings=32,
+        max_position_embeddings=steps,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
