@@ -44,7 +44,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -56,9 +55,7 @@ from msabench.data.batch import Batch
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError, one_of
 from msabench.methods.base import MSAMethod, Output
-from msabench.methods.checkpoint import checkpoint_content
-from msabench.methods.engine.checkpoints import CHECKPOINT_KEY
-from msabench.methods.engine.located import located
+from msabench.methods.checkpoint import part_of
 from msabench.methods.info import MethodInfo
 from msabench.missingness.conditions import MODALITIES
 from msabench.nn.crossmodal import CrossmodalEncoder
@@ -311,7 +308,7 @@ class MPLMM(MSAMethod):
         """
         super().setup(stage)
         if stage == "fit" and self.backbone is not None:
-            self._take_stacks(self.backbone)
+            self.stacks.load_state_dict(part_of(self.backbone, self, "stacks", ("dim", "heads", "layers")))
 
     def prepare_stage(self, stage: str) -> None:
         """The second stage trains nothing of the first."""
@@ -375,35 +372,6 @@ class MPLMM(MSAMethod):
         ways = torch.tensor(_LOST, device=whole.device)
         lost = ways[torch.randint(len(ways), (len(whole),), device=whole.device)] & loses[:, None]
         return {m: there[m] & ~lost[:, column] for column, m in enumerate(MODALITIES)}
-
-    def _take_stacks(self, backbone: str) -> None:
-        """Load the stacks of another fit."""
-        place = Path(backbone)
-        if not place.expanduser().exists():
-            # A repository on the hub may change under its name, and is not hashed.
-            raise MSABenchError(
-                f"there is no backbone {backbone}; give a checkpoint of {self.info.name}, a file or an exported folder"
-            )
-        content, _ = checkpoint_content(located(place))
-        made_by = content[CHECKPOINT_KEY]
-        theirs = (made_by["method"], made_by["method_version"])
-        ours = (self.info.name, self.info.method_version)
-        if theirs != ours:
-            raise MSABenchError(
-                f"backbone {backbone} is of {theirs[0]} version {theirs[1]}; give a checkpoint of {ours[0]} version "
-                f"{ours[1]}"
-            )
-        for name in ("dim", "heads", "layers"):
-            if made_by["init_args"][name] != self.init_args[name]:
-                raise MSABenchError(
-                    f"backbone {backbone} has {name} {made_by['init_args'][name]}, the config says "
-                    f"{self.init_args[name]}; give the same"
-                )
-        prefix = "stacks."
-        state = {
-            name.removeprefix(prefix): value for name, value in content["state_dict"].items() if name.startswith(prefix)
-        }
-        self.stacks.load_state_dict(state)
 
 
 def _name(m: str, sources: tuple[str, ...]) -> str:

@@ -62,7 +62,7 @@ class Joined(nn.Module):
 
 
 def their_network(official: SimpleNamespace, ours: ShaSpec, s: Tensor, p: Tensor) -> nn.Module:
-    """Theirs with our codes and weights. Its fourth modality is never there in a fixed mode, and has the first's codes."""
+    """Theirs with our codes and weights. Its fourth modality, of the first's codes, is in no fixed mode."""
     theirs: Any = official.network.DualNet_SS.__new__(official.network.DualNet_SS)
     nn.Module.__init__(theirs)
     four = [0, 1, 2, 0]
