@@ -5,7 +5,9 @@ MSABENCH_PARITY_MPLMM: clone of https://github.com/zrguo/MPLMM (c6f8d18)
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,6 +26,7 @@ from msabench.methods.mplmm import MPLMM
 from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import MissingConfig
 from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
+from msabench.training.config_files import config_of
 from tests.parity.clones import clone, importing
 from tests.support.golden_cases import CASES, Case, batch_of, build, fill, kept, numbers
 
@@ -33,6 +36,20 @@ MODES = (("text",), ("audio",), ("vision",), ("text", "audio"), ("text", "vision
 DEAD = ("missing_type_prompt", "m_l", "m_a", "m_v")
 """Theirs alone where the type prompts are as released."""
 CASE = CASES["mplmm_official"]
+CONFIGS = Path(__file__).parents[2] / "configs"
+OFFICIAL_NAMES = {
+    "pretrain_epochs": "num_epochs",
+    "tokens": "prompt_length",
+    "dim": "proj_dim",
+    "heads": "num_heads",
+    "layers": "nlevels",
+    "dropout_text": "embed_dropout",
+    "attn_dropout_text": "attn_dropout",
+    "attn_dropout_audio": "attn_dropout_a",
+    "attn_dropout_vision": "attn_dropout_v",
+    **{name: name for name in ("relu_dropout", "embed_dropout", "res_dropout", "out_dropout", "lr")},
+    "lr_patience": "when",
+}
 UNALIGNED = replace(CASE, dims=(12, 5, 7), steps=(6, 13, 11))
 LIVE = {
     "unaligned": UNALIGNED,
@@ -351,6 +368,29 @@ def assert_trained_alike(ours: dict[str, Tensor], theirs: nn.Module, before: dic
             # A bias of the keys shifts all scores alike: its gradient is rounding noise, which Adam makes full steps.
             found, expected = (torch.cat([bias.chunk(3)[i] for i in (0, 2)]) for bias in (found, expected))
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_configs_have_the_official_defaults() -> None:
+    calls = [
+        node
+        for node in ast.walk(ast.parse((clone("MSABENCH_PARITY_MPLMM") / "main.py").read_text()))
+        if isinstance(node, ast.Call)
+    ]
+    defaults = {}
+    for call in calls:
+        default = next((word.value for word in call.keywords if word.arg == "default"), None)
+        if getattr(call.func, "attr", "") == "add_argument" and default is not None:
+            defaults[ast.literal_eval(call.args[0]).removeprefix("--")] = ast.literal_eval(default)
+    config = config_of(CONFIGS / "mplmm.yaml")
+    given = config["model"]["init_args"]
+    assert {ours: given[ours] for ours in OFFICIAL_NAMES} == {
+        o: defaults[theirs] for o, theirs in OFFICIAL_NAMES.items()
+    }
+    assert config["data"]["batch_size"] == defaults["batch_size"]
+    assert config["trainer"]["gradient_clip_val"] == defaults["clip"]
+    assert config["trainer"]["max_epochs"] == 2 * defaults["num_epochs"]
+    signature = inspect.signature(MPLMM.__init__).parameters
+    assert {ours: signature[ours].default for ours in OFFICIAL_NAMES} == {ours: given[ours] for ours in OFFICIAL_NAMES}
 
 
 def test_released_type_prompts_never_move(official: SimpleNamespace) -> None:
