@@ -37,7 +37,7 @@ def job_entry(job: JobRecord) -> dict[str, Any]:
         "error": job.error,
         "warnings": _warnings(job),
         "command": reproduce.commands(job) if reproduce.can_run(job) else [],
-        "encoder": reproduce.needs_encoder(job),
+        "encoder": reproduce.needed_weights(job),
         "scored": bool(key.origin),
         "facts": [(name, value) for name, value in _facts(job) if value],
     }

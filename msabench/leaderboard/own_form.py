@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from msabench.errors import first_difference
-from msabench.results.job_identity import IGNORED_KEYS, portable
+from msabench.results.job_identity import FILE_ARGUMENTS, IGNORED_KEYS, portable
 
 PACKAGES = ("msabench", "lightning.pytorch", "torch.optim", "torch.nn")
 """Where classes of a config may come from."""
@@ -29,7 +29,7 @@ NEUTRAL: dict[str, dict[str, tuple[Any, ...]]] = {
 """Of the settings that are not hashed, those that name files or code -> values that do neither."""
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-_ENCODER = re.compile(r"[\w.-]+(/[\w.-]+)?(@[0-9a-f]{12})?")
+_WEIGHTS = re.compile(r"[\w.-]+(/[\w.-]+)?(@[0-9a-f]{12})?")
 
 
 def form_problems(config: dict[str, Any], method_class: str = "") -> Iterator[str]:
@@ -57,9 +57,10 @@ def form_problems(config: dict[str, Any], method_class: str = "") -> Iterator[st
             elif allowed is not None and not any(value is one or value == one for one in allowed):
                 listed = ", ".join("null" if one is None else str(one) for one in allowed)
                 yield f"{name} {value!r} is not allowed in records; allowed: {listed}"
-    encoder = _section(config, "model.init_args").get("text_encoder")
-    if encoder is not None and not (isinstance(encoder, str) and _ENCODER.fullmatch(encoder)):
-        yield f"text_encoder {encoder!r} is not allowed; allowed: a name, or a name with the hash of its weights"
+    for name in FILE_ARGUMENTS:
+        weights = _section(config, "model.init_args").get(name)
+        if weights is not None and not (isinstance(weights, str) and _WEIGHTS.fullmatch(weights)):
+            yield f"{name} {weights!r} is not allowed; allowed: a name, or a name with the hash of its weights"
     for word in _words(config.get("trainer")):
         if word.startswith(("/", "~")) or ".." in word.replace("\\", "/").split("/"):
             yield f"trainer holds {word!r}, a place on one machine, which records leave out"

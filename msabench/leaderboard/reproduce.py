@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from msabench.missingness.conditions import GRIDS, Cell, distinct
+from msabench.results.job_identity import FILE_ARGUMENTS
 from msabench.results.record import METHOD, JobRecord
 
 FOLDER = "reproduce"
@@ -28,10 +29,10 @@ def can_run(job: JobRecord) -> bool:
     return isinstance(model, dict) and "class_path" in model and isinstance(data, dict) and "dataset" in data
 
 
-def needs_encoder(job: JobRecord) -> bool:
-    """Whether the config names a text encoder by its hash, which has to be replaced by a folder with these weights."""
+def needed_weights(job: JobRecord) -> list[str]:
+    """Arguments that name weights by their hash, which has to be replaced by a file or folder with these weights."""
     arguments = job.config.get("model", {}).get("init_args") or {}
-    return "@" in str(arguments.get("text_encoder") or "")
+    return [name for name in FILE_ARGUMENTS if "@" in str(arguments.get(name) or "")]
 
 
 def write_job(job: JobRecord, cells: Sequence[str], folder: Path) -> None:

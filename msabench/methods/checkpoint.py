@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from msabench.data.info import DataSpec
 from msabench.errors import MSABenchError
@@ -87,6 +88,45 @@ def checkpoint_content(path: Path) -> tuple[dict[str, Any], dict[str, int | floa
         if not isinstance(checkpoint, dict) or key not in checkpoint:
             raise MSABenchError(f"{path} is not a checkpoint of msabench (it lacks {key!r})")
     return checkpoint, None
+
+
+def part_of(backbone: str, method: MSAMethod, part: str, same: tuple[str, ...]) -> dict[str, Tensor]:
+    """Weights of a part of a method from another fit of it, on whatever corpus.
+
+    Args:
+        backbone: Checkpoint of ``msabench fit`` or ``msabench run``, also of an early stage; or the folder that one was
+            exported to.
+        method: Who asks.
+        part: Attribute of the method that holds the part.
+        same: Arguments of the constructor that must be the same in both, since the part depends on them.
+
+    Returns:
+        The state dict of the part, on the CPU.
+
+    Raises:
+        MSABenchError: There is no such file or folder, it is no checkpoint of msabench, or it is of another method,
+            another version, or other arguments.
+    """
+    place, name = Path(backbone).expanduser(), method.info.name
+    if not place.exists():
+        # What a repository on the hub holds may change under its name, and is not in the job's hash.
+        raise MSABenchError(
+            f"there is no backbone {backbone}; give a checkpoint of {name}, a file or an exported folder"
+        )
+    content, _ = checkpoint_content(located(place))
+    made_by = content[CHECKPOINT_KEY]
+    if (made_by["method"], made_by["method_version"]) != (name, method.info.method_version):
+        raise MSABenchError(
+            f"backbone {backbone} is of {made_by['method']} version {made_by['method_version']}; give a checkpoint of "
+            f"{name} version {method.info.method_version}"
+        )
+    for argument in same:
+        theirs, ours = made_by["init_args"][argument], method.init_args[argument]
+        if theirs != ours:
+            raise MSABenchError(f"backbone {backbone} has {argument} {theirs}, the config says {ours}; give the same")
+    prefix = f"{part}."
+    state = content["state_dict"]
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def _name_of(made_by: dict[str, Any], path: Path) -> str:

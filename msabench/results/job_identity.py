@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from msabench.data.registry import dataset_info, named
-from msabench.files import Stamp
+from msabench.files import Stamp, sha256_of
 from msabench.methods import registry
 from msabench.missingness.config import MissingConfig
 from msabench.results.record import JobKey, canonical_hash
@@ -62,7 +62,10 @@ IGNORED_KEYS: dict[str, tuple[str, ...]] = {
 """Settings that do not change what is trained, by section (``""`` is the top level): they are not hashed."""
 
 ENCODER_FILES = ("config.json", "model*.safetensors", "pytorch_model*.bin")
-"""Files of a text encoder's folder that decide what it computes."""
+"""Files of a text encoder's folder that decide what it computes; weights of an exported checkpoint's."""
+
+FILE_ARGUMENTS = ("text_encoder", "backbone")
+"""Arguments of methods that name a file or folder of weights, or a model on a hub."""
 
 DISPLAY_CALLBACKS = (
     "DeviceStatsMonitor",
@@ -101,7 +104,7 @@ def what_is_trained(config: dict[str, Any]) -> dict[str, Any]:
     ``IGNORED_KEYS`` and ``DISPLAY_CALLBACKS`` are left out; settings that are None are left out, so that a new option
     with that default changes no hash; the method's class path becomes its name; ``features`` and ``normalise`` become
     what the corpus makes of None; missingness becomes the regime's label and the protocol, so that rates which a regime
-    ignores do not count; a folder with a text encoder becomes its name and a hash of its files.
+    ignores do not count; a file or folder of weights (``FILE_ARGUMENTS``) becomes its name and a hash of its content.
 
     Args:
         config: As from ``msabench.training.build.resolve``.
@@ -184,8 +187,8 @@ def missing_config(config: dict[str, Any]) -> MissingConfig:
 def portable(config: dict[str, Any]) -> dict[str, Any]:
     """A resolved config without the places of one machine, as records keep it.
 
-    ``PATH_KEYS`` and ``CALL_KEYS`` are left out; a folder with a text encoder becomes ``<name>@<hash>``, its name and
-    the first 12 hex digits of the sha256 over its ``ENCODER_FILES``.
+    ``PATH_KEYS`` and ``CALL_KEYS`` are left out. Of ``FILE_ARGUMENTS`` a file becomes ``<name>@<hash>``, its name and
+    the first 12 hex digits of its sha256, and a folder likewise by the sha256 over its ``ENCODER_FILES``.
     """
     cut = {name: _without(config[name], keys, keep_none=True) for name, keys in PATH_KEYS.items() if config.get(name)}
     if (config.get("model") or {}).get("init_args"):
@@ -195,14 +198,27 @@ def portable(config: dict[str, Any]) -> dict[str, Any]:
 
 def portable_arguments(init_args: dict[str, Any]) -> dict[str, Any]:
     """A method's arguments without the places of one machine, see ``portable``."""
-    encoder = init_args.get("text_encoder")
-    if not encoder or not Path(encoder).is_dir():
-        return init_args
-    folder = Path(encoder).resolve()
+    named = {name: _named_by_content(str(init_args[name])) for name in FILE_ARGUMENTS if init_args.get(name)}
+    return {**init_args, **named} if named else init_args
+
+
+def _named_by_content(place: str) -> str:
+    """``<name>@<hash>`` of a file or folder that is here; anything else as it is, such as a name on a hub."""
+    path = Path(place).expanduser()
+    if path.is_file():
+        return f"{path.name}@{_hash_of_file(Stamp.of(path))}"
+    if not path.is_dir():
+        return place
+    folder = path.resolve()
     files = sorted({path for pattern in ENCODER_FILES for path in folder.glob(pattern)})
     # Suites ask once per job, and weights are large. Hubs link to files elsewhere; the names here are what counts.
     signature = tuple((path.name, Stamp.of(path)) for path in files)
-    return {**init_args, "text_encoder": f"{folder.name}@{_hash_of_files(signature)}"}
+    return f"{folder.name}@{_hash_of_files(signature)}"
+
+
+@lru_cache
+def _hash_of_file(stamp: Stamp) -> str:
+    return sha256_of(Path(stamp.path))[:12]
 
 
 @lru_cache

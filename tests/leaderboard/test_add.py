@@ -426,6 +426,11 @@ FOREIGN = {"class_path": "evil.RichProgressBar", "init_args": {}}
         ),
         (
             "model.init_args",
+            {"backbone": "/home/x/pretrain.ckpt"},
+            "backbone '/home/x/pretrain.ckpt' is not allowed; allowed",
+        ),
+        (
+            "model.init_args",
             {"spec": {"class_path": "evil.Spec"}},
             "model.init_args.spec {'class_path': 'evil.Spec'} is",
         ),
@@ -446,7 +451,8 @@ def test_what_a_config_may_hold(given_, store):
     stop = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val/task"}}
     bar = {"class_path": "lightning.pytorch.callbacks.RichProgressBar", "init_args": {}}
     config["trainer"] |= {"callbacks": [stop, bar], "logger": False, "strategy": "ddp", "devices": [0, 1]}
-    config["model"]["init_args"]["text_encoder"] = "bert-base-uncased@0123456789ab"
+    config["model"]["init_args"] |= {"text_encoder": "bert-base-uncased@0123456789ab"}
+    config["model"]["init_args"] |= {"backbone": "pretrain.ckpt@0123456789ab"}
     contribute(given_, method="umdf", seed=1, config=config)
     assert "admitted 1 jobs" in admit(given_, store)
 

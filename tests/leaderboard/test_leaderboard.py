@@ -361,6 +361,8 @@ def test_no_command_where_the_record_does_not_say_what_to_run(folder):
     entry = method_pages.job_entry(job)
     assert len(entry["command"]) == 1
     assert entry["encoder"]
+    job.config["model"]["init_args"] = {"backbone": "pretrain.ckpt@0123"}
+    assert reproduce.needed_weights(job) == ["backbone"]
     assert "uncommitted changes" in entry["warnings"]
 
 

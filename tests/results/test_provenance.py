@@ -1,6 +1,7 @@
 """Hashes of configs, keys of jobs, and what is recorded of code and machine."""
 
 import copy
+import hashlib
 import json
 import os
 import shutil
@@ -183,6 +184,25 @@ def test_a_text_encoder_counts_by_its_weights_and_not_by_its_place(tmp_path):
     os.utime(other, ns=(weights.stat().st_mtime_ns,) * 2)
     other.replace(weights)
     assert job_identity.config_hash(configs[0]) not in (found, *hashes), "of the same size and time"
+
+
+def test_a_backbone_counts_by_the_sha256_of_its_file(tmp_path):
+    def backbone(place, weights):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "pretrain.ckpt").write_bytes(weights)
+        return changed("model/init_args/backbone", str(tmp_path / place / "pretrain.ckpt"))
+
+    configs = [backbone(*of) for of in (("a", b"1"), ("b", b"1"), ("c", b"2"))]
+    hashes = [job_identity.config_hash(config) for config in configs]
+    assert hashes[0] == hashes[1] != hashes[2]
+    kept = job_identity.portable(configs[0])
+    named = f"pretrain.ckpt@{hashlib.sha256(b'1').hexdigest()[:12]}"
+    assert kept["model"]["init_args"]["backbone"] == named
+    assert job_identity.portable(kept) == kept
+    assert job_identity.config_hash(kept) == hashes[0], "the record's own config has the record's hash"
+    assert job_identity.config_hash(changed("model/init_args/backbone", None)) == job_identity.config_hash(CONFIG)
+    (tmp_path / "a/pretrain.ckpt").write_bytes(b"3")
+    assert job_identity.config_hash(configs[0]) not in hashes, "weights that change where they lie"
 
 
 def test_clipped_labels_make_another_job_and_their_absence_none():

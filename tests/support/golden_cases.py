@@ -63,6 +63,7 @@ _TFR_NET = {"dim": 12, "heads": 3, "layers": 2, "hidden_text": 6, "hidden_audio"
 _TF_MAMBA = {"dim": 20, "state": 5, "expand": 2, "context_layers": 2, "query_layers": 2, "heads": 3}
 _GCNET = {"hidden": 6, "window_past": 1, "window_future": 0}
 _MMIN = {"dim": 8, "out_width": 9, "blocks": 2, "block_widths": (12, 7, 5)}
+_MPLMM = {"dim": 8, "heads": 2, "layers": 2, "tokens": 5, "backbone": "theirs"}
 _RAVEN = {"cell": 6, "hidden": 10}
 _MEMORY = {"hidden_text": 8, "hidden_audio": 4, "hidden_vision": 6, "memory": 7, "out_width": 9}
 _MEMORY |= {"propose_width": 5, "retain_width": 6, "update_width": 4}
@@ -150,6 +151,9 @@ CASES = {
     "gcnet_official_padded": Case("gcnet", (16, 5, 7), (9, 20, 13), settings={**_GCNET, "mask_padding": False}),
     "mmin_official": Case("mmin", (16, 5, 7), (9, 20, 13), settings={**_MMIN, "mask_padding": False}, gain=1.5),
     "mmin_port": Case("mmin", (16, 5, 7), (1, 1, 1), settings={**_MMIN, "reads": "vector"}, gain=1.5),
+    # Stacks from elsewhere: the second stage alone. More than 128 audio steps take the fused attention kernel.
+    "mplmm_official": Case("mplmm", (12, 5, 8), (6, 140, 11), settings=_MPLMM | {"type_prompts": "live"}),
+    "mplmm_official_released": Case("mplmm", (16, 5, 7), (9, 9, 9), task="emotions", settings=_MPLMM),
     "raven_official": Case("raven", (12, 5, 7), (9, 9, 9), settings=_RAVEN),
     # Words have up to 3 frames of the audio, 2 of the vision.
     "raven_official_frames": Case("raven", (12, 5, 7), (9, 27, 13), settings={**_RAVEN, "frames_per_word": 3}),
