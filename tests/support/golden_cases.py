@@ -62,6 +62,7 @@ _DMD = {"dim": 12, "heads": 3, "layers": 2, "edge_width_homo": 5, "edge_width_he
 _TFR_NET = {"dim": 12, "heads": 3, "layers": 2, "hidden_text": 6, "hidden_audio": 4, "hidden_vision": 5}
 _TF_MAMBA = {"dim": 20, "state": 5, "expand": 2, "context_layers": 2, "query_layers": 2, "heads": 3}
 _GCNET = {"hidden": 6, "window_past": 1, "window_future": 0}
+_MOMKE = {"dim": 8, "layers": 2}
 _RAVEN = {"cell": 6, "hidden": 10}
 _MEMORY = {"hidden_text": 8, "hidden_audio": 4, "hidden_vision": 6, "memory": 7, "out_width": 9}
 _MEMORY |= {"propose_width": 5, "retain_width": 6, "update_width": 4}
@@ -138,6 +139,8 @@ CASES = {
     ),
     "gcnet_official": Case("gcnet", (16, 5, 7), (9, 20, 13), settings={**_GCNET, "time_attention": True}),
     "gcnet_official_padded": Case("gcnet", (16, 5, 7), (9, 20, 13), settings={**_GCNET, "mask_padding": False}),
+    "momke_official": Case("momke", (16, 5, 7), (9, 20, 13), settings=_MOMKE),
+    "momke_official_emotions": Case("momke", (16, 5, 7), (9, 20, 13), task="emotions", settings=_MOMKE),
     "raven_official": Case("raven", (12, 5, 7), (9, 9, 9), settings=_RAVEN),
     # Words have up to 3 frames of the audio, 2 of the vision.
     "raven_official_frames": Case("raven", (12, 5, 7), (9, 27, 13), settings={**_RAVEN, "frames_per_word": 3}),
@@ -166,8 +169,9 @@ def fill(module: torch.nn.Module, gain: float = 1.0) -> None:
 
 
 def build(case: Case) -> MSAMethod:
-    """The method of a case with its weights, in evaluation mode."""
+    """The method of a case with its weights, in its last stage and in evaluation mode."""
     method = method_class(case.method)(case.spec, **case.settings).eval()
+    method.enter_stage(method.stages[-1])
     fill(method, case.gain)
     return method
 
