@@ -62,6 +62,7 @@ _DMD = {"dim": 12, "heads": 3, "layers": 2, "edge_width_homo": 5, "edge_width_he
 _TFR_NET = {"dim": 12, "heads": 3, "layers": 2, "hidden_text": 6, "hidden_audio": 4, "hidden_vision": 5}
 _TF_MAMBA = {"dim": 20, "state": 5, "expand": 2, "context_layers": 2, "query_layers": 2, "heads": 3}
 _GCNET = {"hidden": 6, "window_past": 1, "window_future": 0}
+_HME = {"dim": 12, "heads": 3, "layers": 2, "latent_layers": 2, "hyper_layers": 2}
 _MOMKE = {"dim": 8, "layers": 2}
 _RAVEN = {"cell": 6, "hidden": 10}
 _MEMORY = {"hidden_text": 8, "hidden_audio": 4, "hidden_vision": 6, "memory": 7, "out_width": 9}
@@ -139,6 +140,7 @@ CASES = {
     ),
     "gcnet_official": Case("gcnet", (16, 5, 7), (9, 20, 13), settings={**_GCNET, "time_attention": True}),
     "gcnet_official_padded": Case("gcnet", (16, 5, 7), (9, 20, 13), settings={**_GCNET, "mask_padding": False}),
+    "hme_official": Case("hme", (16, 5, 7), (9, 20, 13), settings=_HME, gain=0.5),
     "momke_official": Case("momke", (16, 5, 7), (9, 20, 13), settings=_MOMKE),
     "momke_official_emotions": Case("momke", (16, 5, 7), (9, 20, 13), task="emotions", settings=_MOMKE),
     "raven_official": Case("raven", (12, 5, 7), (9, 9, 9), settings=_RAVEN),
@@ -157,7 +159,11 @@ def numbers(shape: tuple[int, ...], key: int) -> Tensor:
 
 def fill(module: torch.nn.Module, gain: float = 1.0) -> None:
     """Set all weights: matrices keep the scale of what passes through them, gains and variances stay near 1."""
-    constant = ("output_range", "output_shift")  # of TFN's scores
+    constant = (
+        "output_range",
+        "output_shift",
+        "bank",
+    )  # of TFN's scores; HME's training clips, of which there are none
     state = {
         name: value for name, value in module.state_dict().items() if value.is_floating_point() and name not in constant
     }
