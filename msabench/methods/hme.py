@@ -21,8 +21,9 @@ Deviations:
        ``bank_clips`` training clips, as the training left them, with its dropout. Until there are any, a clip is its
        own neighbour.
     2. z is officially drawn in evaluation too, so that predictions differ from run to run. Here it is mu.
-    3. Attention to a single key does not depend on the query: query maps and norms of three of the four latent readers
-       and of the six pairs, 1.1M parameters officially, get no gradient. They do not exist here; the numbers are those.
+    3. Attention to a single key does not depend on query or key: their maps, and the queries' norm, in three of the
+       four latent readers and in the six pairs, 2.2M parameters officially, get no gradient. They do not exist here;
+       the numbers are the same.
     4. AdamW's moments are officially forgotten at every epoch, as ``restart_optimizer`` does.
     5. Official missingness is a modality at a time at one rate that all splits and one model share; missing text is
        BERT's output made zero. Here the data module decides; frames may be missing, too: zeros without a position.
