@@ -241,7 +241,11 @@ class HME(MSAMethod):
         self.text = TextInput(spec, text_encoder, finetune=finetune, keep_padding=True)
         widths = {**spec.feature_dims, "text": self.text.width}
         self.project = nn.ModuleDict({m: nn.Linear(widths[m], dim, bias=False) for m in MODALITIES})
-        dropouts = {"relu_dropout": relu_dropout, "res_dropout": res_dropout, "embed_dropout": embed_dropout}
+        dropouts: dict[str, Any] = {
+            "relu_dropout": relu_dropout,
+            "res_dropout": res_dropout,
+            "embed_dropout": embed_dropout,
+        }
         self.encoders = nn.ModuleDict(
             {
                 m: CrossmodalEncoder(dim, heads, layers, attn_dropout=attn_dropout, future_mask=False, **dropouts)

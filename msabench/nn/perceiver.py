@@ -20,10 +20,6 @@ class _Gated(nn.Module):
         return value * F.gelu(gate)
 
 
-def _feed_forward(dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 8 * dim), _Gated(), nn.Linear(4 * dim, dim))
-
-
 class Attend(nn.Module):
     """Attention from normalised queries to a normalised context, or to the queries themselves.
 
@@ -60,8 +56,22 @@ class Attend(nn.Module):
         return self.to_out((weights @ v).transpose(1, 2).flatten(2))
 
 
+class _Layer(nn.Module):
+    """Attention and a gated feed-forward network, each normalised before and added to its input."""
+
+    def __init__(self, dim: int, heads: int, keys: int | None) -> None:
+        super().__init__()
+        self.attend = Attend(dim, heads, keys)
+        self.feed_forward = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 8 * dim), _Gated(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x = x + self.attend(x, context)
+        updated: Tensor = x + self.feed_forward(x)
+        return updated
+
+
 class Latents(nn.Module):
-    """Learned vectors that read a context, and one another, layer by layer; their mean is kept.
+    """Learned vectors that read a context and then one another, layer by layer; their mean is kept.
 
     Args:
         dim: Features d.
@@ -74,22 +84,16 @@ class Latents(nn.Module):
     def __init__(self, dim: int, heads: int, layers: int, tokens: int, keys: int) -> None:
         super().__init__()
         self.tokens = nn.Parameter(torch.randn(tokens, dim))
-        self.layers = nn.ModuleList(
-            nn.ModuleList([Attend(dim, heads, keys), _feed_forward(dim), Attend(dim, heads, None), _feed_forward(dim)])
-            for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(_Layer(dim, heads, among) for _ in range(layers) for among in (keys, None))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, context: Tensor) -> Tensor:
         """Read ``(B, S, d)``; returns ``(B, d)``."""
         x = self.tokens.expand(len(context), -1, -1)
         for layer in self.layers:
-            read, first, among, second = layer
-            x = x + read(x, context)
-            x = x + first(x)
-            x = x + among(x, x)
-            x = x + second(x)
-        return self.norm(x.mean(1))
+            x = layer(x, context)
+        mean: Tensor = self.norm(x.mean(1))
+        return mean
 
 
 class Cross(nn.Module):
@@ -104,16 +108,13 @@ class Cross(nn.Module):
 
     def __init__(self, dim: int, heads: int, layers: int, keys: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.ModuleList([Attend(dim, heads, keys), _feed_forward(dim)]) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(_Layer(dim, heads, keys) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Update ``(B, d)`` from ``(B, S, d)``."""
         x = x.unsqueeze(1)
         for layer in self.layers:
-            read, feed_forward = layer
-            x = x + read(x, context)
-            x = x + feed_forward(x)
-        return self.norm(x.squeeze(1))
+            x = layer(x, context)
+        updated: Tensor = self.norm(x.squeeze(1))
+        return updated

@@ -40,16 +40,26 @@ def test_readers_add_what_they_read() -> None:
         fill(module)
     context, start = numbers((2, 2, 6), 2) * 3, numbers((2, 6), 3) * 3
     x = reader.tokens.expand(2, -1, -1)
-    for read, first, among, second in reader.layers:
-        x = x + read(x, context)
-        x = x + first(x)
-        x = x + among(x, None)
-        x = x + second(x)
+    for number, layer in enumerate(reader.layers):
+        assert (layer.attend.norm_context is None) == bool(number % 2)
+        x = x + layer.attend(x, context)
+        x = x + layer.feed_forward(x)
     torch.testing.assert_close(reader(context), reader.norm(x.mean(1)))
     y = start[:, None]
-    for read, forward in cross.layers:
-        y = y + read(y, context)
-        norm, widen, _, narrow = forward
+    for layer in cross.layers:
+        y = y + layer.attend(y, context)
+        norm, widen, _, narrow = layer.feed_forward
         value, gate = widen(norm(y)).chunk(2, 2)
         y = y + narrow(value * 0.5 * gate * (1 + torch.erf(gate / 2**0.5)))
     torch.testing.assert_close(cross(start, context), cross.norm(y[:, 0]))
+
+
+def test_latents_attend_to_one_another_without_the_context() -> None:
+    reader = Latents(6, 2, 1, 3, keys=2)
+    fill(reader)
+    among = reader.layers[1].attend
+    x = numbers((2, 3, 6), 4)
+    assert torch.equal(among(x, numbers((2, 2, 6), 5)), among(x, numbers((2, 2, 6), 6)))
+    moved = x.clone()
+    moved[:, 0, 0] += 1
+    assert not torch.allclose(among(x, x)[:, 1:], among(moved, moved)[:, 1:], atol=1e-4)

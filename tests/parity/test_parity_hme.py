@@ -94,41 +94,37 @@ def official() -> Iterator[ModuleType]:
         yield module
 
 
-def _attend(ours: str, theirs: str, i: int, part: int) -> dict[str, str]:
-    """Where the parts of one attention with the feed-forward network behind it lie."""
-    other = {0: f"{theirs}.layers.{i}.0", 1: f"{theirs}.layers.{i}.1"}
-    if part == 2:
-        other = {0: f"{theirs}.layers.{i}.2.0.0", 1: f"{theirs}.layers.{i}.2.0.1"}
-    at = f"{ours}.layers.{i}"
-    names = {f"{at}.{part}.{name}.": f"{other[0]}.{name}." for name in ("norm", "norm_context")}
-    names |= {f"{at}.{part}.{name}.": f"{other[0]}.fn.{name}." for name in ("to_q", "to_kv", "to_out")}
-    return names | {
-        f"{at}.{part + 1}.0.": f"{other[1]}.norm.",
-        f"{at}.{part + 1}.1.": f"{other[1]}.fn.net.0.",
-        f"{at}.{part + 1}.3.": f"{other[1]}.fn.net.2.",
-    }
+def _layer(ours: str, theirs: tuple[str, str]) -> dict[str, str]:
+    """Where the parts of one attention and of the feed-forward network behind it lie."""
+    attention, forward = theirs
+    names = {f"{ours}.attend.{name}.": f"{attention}.{name}." for name in ("norm", "norm_context")}
+    names |= {f"{ours}.attend.{name}.": f"{attention}.fn.{name}." for name in ("to_q", "to_kv", "to_out")}
+    places = {"0": "norm", "1": "fn.net.0", "3": "fn.net.2"}
+    return names | {f"{ours}.feed_forward.{old}.": f"{forward}.{new}." for old, new in places.items()}
 
 
-def _reader(ours: str, theirs: str, layers: int, *parts: int) -> dict[str, str]:
+def _reader(ours: str, theirs: str, layers: int, *, latents: bool = False) -> dict[str, str]:
     names = {f"{ours}.norm.": f"{theirs}.to_embedds.1.", f"{ours}.tokens": f"{theirs}.latents"}
     for i in range(layers):
-        for part in parts:
-            names |= _attend(ours, theirs, i, part)
+        at = f"{theirs}.layers.{i}"
+        names |= _layer(f"{ours}.layers.{2 * i if latents else i}", (f"{at}.0", f"{at}.1"))
+        if latents:
+            names |= _layer(f"{ours}.layers.{2 * i + 1}", (f"{at}.2.0.0", f"{at}.2.0.1"))
     return names
 
 
 def names_of(ours: HME) -> dict[str, str]:
     """Beginnings of our names -> of theirs."""
-    latent, hyper, fusion = len(ours.whole.layers), len(ours.hyper["text"].layers), len(ours.fusion)
-    names = _reader("whole", "latent_sample", latent, 0, 2)
+    latent, hyper, fusion = len(ours.whole.layers) // 2, len(ours.hyper["text"].layers), len(ours.fusion)
+    names = _reader("whole", "latent_sample", latent, latents=True)
     long = {"text": "text", "audio": "audio", "vision": "video"}
     for letter, m in LETTERS.items():
         names |= {f"project.{m}.": f"proj_{letter}_1.", f"encoders.{m}.": f"{letter}2{letter}."}
-        names |= _reader(f"alike.{m}", f"latent_{long[m]}", latent, 0, 2)
-        names |= _reader(f"hyper.{m}", f"hyper_{letter}", hyper, 0)
+        names |= _reader(f"alike.{m}", f"latent_{long[m]}", latent, latents=True)
+        names |= _reader(f"hyper.{m}", f"hyper_{letter}", hyper)
         for o, other in LETTERS.items():
             if o != letter:
-                names |= _reader(f"pairs.{m}_from_{other}", f"{letter}2{o}", hyper, 0)
+                names |= _reader(f"pairs.{m}_from_{other}", f"{letter}2{o}", hyper)
         names |= {
             f"bottlenecks.{m}.": f"VIB_estimate_{letter}_p.",
             f"scores.{m}.": f"VIB_estimate_{letter}_p.decode.0.",
@@ -167,7 +163,7 @@ def made(official: ModuleType, ours: HME, monkeypatch: pytest.MonkeyPatch | None
         res_dropout=0.3,
         embed_dropout=0.2,
         dropout=0.1,
-        latent_layers=len(ours.whole.layers),
+        latent_layers=len(ours.whole.layers) // 2,
         missing_rate=0.2,
         similarity_threshold=0.6,
         num_latents=len(ours.whole.tokens),
