@@ -62,12 +62,12 @@ from msabench.errors import MSABenchError, one_of
 from msabench.methods.base import MSAMethod, Output
 from msabench.methods.info import MethodInfo
 from msabench.missingness.conditions import MODALITIES
+from msabench.nn.clip_vectors import clip_vectors
 from msabench.nn.conversations import ConversationLayout
 from msabench.nn.graph_convolution import GraphConvolution, RelationalConvolution, window_edges
-from msabench.nn.modality_encoder import mean_over
 from msabench.nn.packed import run_packed
 from msabench.nn.text import TextInput
-from msabench.nn.text_vector import TextVector, text_vector
+from msabench.nn.text_vector import TextVector
 
 
 class ContextLSTM(nn.LSTM):
@@ -337,14 +337,8 @@ class GCNet(MSAMethod):
 
     def _vectors(self, batch: Batch) -> Tensor:
         """Each clip as one vector, modalities side by side: ``(B, sum of widths)``."""
-        text = text_vector(self.text(batch), batch.observed["text"], self.text_vector)
-        return torch.cat(
-            [
-                text * batch.observed["text"].any(1, keepdim=True),
-                *(mean_over(batch.features[m], batch.observed[m]) for m in ("audio", "vision")),
-            ],
-            dim=1,
-        )
+        vectors = clip_vectors(batch, self.text(batch), self.text_vector)
+        return torch.cat(list(vectors.values()), dim=1)
 
     def _encode(self, batch: Batch, layout: ConversationLayout) -> Tensor:
         """H of conversations, time first: ``(U, C, D)``."""

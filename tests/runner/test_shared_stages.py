@@ -56,7 +56,7 @@ def run(folder: Path, job: Job) -> bytes:
     return path_of(task.store, job.key).read_bytes()
 
 
-@pytest.mark.parametrize("method", ["corrkd", "hrlf", "kt", "mmin", "mplmm", "smil", "tate"])
+@pytest.mark.parametrize("method", ["corrkd", "hrlf", "kt", "mmin", "momke", "mplmm", "smil", "tate"])
 def test_a_shared_teacher_changes_no_number(method: str, tmp_path: Path) -> None:
     complete, mixed = jobs(tmp_path, method, "complete", "mixed")
     run(tmp_path, complete)

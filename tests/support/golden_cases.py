@@ -64,6 +64,8 @@ _TF_MAMBA = {"dim": 20, "state": 5, "expand": 2, "context_layers": 2, "query_lay
 _GCNET = {"hidden": 6, "window_past": 1, "window_future": 0}
 _MMIN = {"dim": 8, "out_width": 9, "blocks": 2, "block_widths": (12, 7, 5)}
 _MPLMM = {"dim": 8, "heads": 2, "layers": 2, "tokens": 5, "backbone": "theirs"}
+_HME = {"dim": 12, "heads": 3, "layers": 2, "latent_layers": 2, "hyper_layers": 2}
+_MOMKE = {"dim": 8, "layers": 2}
 _RAVEN = {"cell": 6, "hidden": 10}
 _MEMORY = {"hidden_text": 8, "hidden_audio": 4, "hidden_vision": 6, "memory": 7, "out_width": 9}
 _MEMORY |= {"propose_width": 5, "retain_width": 6, "update_width": 4}
@@ -154,6 +156,9 @@ CASES = {
     # Stacks from elsewhere: the second stage alone. More than 128 audio steps take the fused attention kernel.
     "mplmm_official": Case("mplmm", (12, 5, 8), (6, 140, 11), settings=_MPLMM | {"type_prompts": "live"}),
     "mplmm_official_released": Case("mplmm", (16, 5, 7), (9, 9, 9), task="emotions", settings=_MPLMM),
+    "hme_official": Case("hme", (16, 5, 7), (9, 20, 13), settings=_HME, gain=0.5),
+    "momke_official": Case("momke", (16, 5, 7), (9, 20, 13), settings=_MOMKE),
+    "momke_official_emotions": Case("momke", (16, 5, 7), (9, 20, 13), task="emotions", settings=_MOMKE),
     "raven_official": Case("raven", (12, 5, 7), (9, 9, 9), settings=_RAVEN),
     # Words have up to 3 frames of the audio, 2 of the vision.
     "raven_official_frames": Case("raven", (12, 5, 7), (9, 27, 13), settings={**_RAVEN, "frames_per_word": 3}),
@@ -170,7 +175,11 @@ def numbers(shape: tuple[int, ...], key: int) -> Tensor:
 
 def fill(module: torch.nn.Module, gain: float = 1.0) -> None:
     """Set all weights: matrices keep the scale of what passes through them, gains and variances stay near 1."""
-    constant = ("output_range", "output_shift")  # of TFN's scores
+    constant = (
+        "output_range",
+        "output_shift",
+        "bank",
+    )  # of TFN's scores; HME's training clips, of which there are none
     state = {
         name: value for name, value in module.state_dict().items() if value.is_floating_point() and name not in constant
     }
