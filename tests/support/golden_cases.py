@@ -138,6 +138,9 @@ CASES = {
     ),
     "gcnet_official": Case("gcnet", (16, 5, 7), (9, 20, 13), settings={**_GCNET, "time_attention": True}),
     "gcnet_official_padded": Case("gcnet", (16, 5, 7), (9, 20, 13), settings={**_GCNET, "mask_padding": False}),
+    "p_rmf_official": Case("p_rmf", (12, 5, 7), (6, 20, 13), settings={"dim": 16, "heads": 2}),
+    # As the official settings for CH-SIMS: more tokens than the 8 that are read on.
+    "p_rmf_official_context": Case("p_rmf", (12, 5, 7), (6, 20, 13), settings={"dim": 16, "heads": 2, "tokens": 11}),
     "raven_official": Case("raven", (12, 5, 7), (9, 9, 9), settings=_RAVEN),
     # Words have up to 3 frames of the audio, 2 of the vision.
     "raven_official_frames": Case("raven", (12, 5, 7), (9, 27, 13), settings={**_RAVEN, "frames_per_word": 3}),
