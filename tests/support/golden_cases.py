@@ -57,6 +57,8 @@ _SELF_MM = {"hidden_audio": 4, "hidden_vision": 6, "out_audio": 5, "out_vision":
 _TETFN = {"dim": 12, "heads": 3, "hidden_audio": 4, "hidden_vision": 6, **_HEADS}
 _CUBE = {"dim": 8, "block_widths": (8, 6)}
 _EMOE = {"dim": 12, "heads": 3, "layers": 2}
+_EMT_DLFR = {"dim": 12, "heads": 3, "layers": 2, "hidden_audio": 4, "hidden_vision": 6, "out_audio": 5, "out_vision": 7}
+_EMT_DLFR |= {"fusion_width": 10, "context_width": 9, "width_text": 8, "width_audio": 3, "width_vision": 4}
 _MMIM = {"hidden": 5, "dim": 8, "fusion_width": 12}
 _DMD = {"dim": 12, "heads": 3, "layers": 2, "edge_width_homo": 5, "edge_width_hetero": 4}
 _TFR_NET = {"dim": 12, "heads": 3, "layers": 2, "hidden_text": 6, "hidden_audio": 4, "hidden_vision": 5}
@@ -117,6 +119,11 @@ CASES = {
     ),
     "emoe_official": Case("emoe", (16, 5, 7), (9, 9, 9), settings=_EMOE | _KERNELS),
     "emoe_official_unaligned": Case("emoe", (16, 5, 7), (9, 20, 13), settings={**_EMOE, "fusion": "concat"}),
+    "emt_dlfr_official": Case("emt_dlfr", (16, 5, 7), (9, 20, 13), settings=_EMT_DLFR),
+    # Both LSTMs and a projection have nothing to widen, as vision's projection for CH-SIMS.
+    "emt_dlfr_official_narrow": Case(
+        "emt_dlfr", (16, 5, 7), (9, 20, 13), settings={**_EMT_DLFR, "out_audio": 4, "out_vision": 6, "dim": 6, "layers": 3}
+    ),
     "mmim_official": Case("mmim", (16, 5, 7), (9, 20, 13), settings=_MMIM),
     "dmd_official": Case("dmd", (16, 5, 7), (9, 20, 13), settings=_DMD | _KERNELS),
     "mfn_mmsa": Case("mfn", (16, 5, 7), (9, 9, 9), settings=_MFN, gain=2.5),
