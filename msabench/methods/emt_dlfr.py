@@ -30,8 +30,9 @@ Deviations:
 
 As in the official code: what is foretold is detached, but the complete view is no frozen teacher, since its own
 prediction and its foretelling train it; the three tokens of the context are not masked where a modality is missing;
-[CLS] and [SEP] are no steps; the loss can be negative. On several devices the heads of the attraction need
-``--trainer.sync_batchnorm=true``, and ``accumulate`` above 1 ``--trainer.strategy=ddp_find_unused_parameters_true``.
+[CLS] and [SEP] are no steps, and a clip without words gets the mean over all there are, padding included; the loss can
+be negative. On several devices the heads of the attraction need ``--trainer.sync_batchnorm=true``, and ``accumulate``
+above 1 ``--trainer.strategy=ddp_find_unused_parameters_true``.
 """
 
 from __future__ import annotations
@@ -315,7 +316,7 @@ class EMTDLFR(MSAMethod):
             "audio": Rates(audio_lr, audio_weight_decay),
             "vision": Rates(vision_lr, vision_weight_decay),
         }
-        self.text = TextInput(spec, text_encoder, finetune=finetune)
+        self.text = TextInput(spec, text_encoder, finetune=finetune, keep_padding=True)
         self.audio = SequenceEncoder(spec.feature_dims["audio"], hidden_audio, out_audio)
         self.vision = SequenceEncoder(spec.feature_dims["vision"], hidden_vision, out_vision)
         widths = {"text": self.text.width, "audio": out_audio, "vision": out_vision}
@@ -431,4 +432,3 @@ class EMTDLFR(MSAMethod):
     def _predict(self, vectors: dict[str, Tensor]) -> Output:
         joint = self.fusion_dropout(torch.cat([vectors[k] for k in (*MODALITIES, CONTEXT)], dim=1))
         return Output(pred=self.to_pred(self.head(joint)), representation=vectors[CONTEXT].detach())
-

@@ -12,14 +12,14 @@ and feature. Small deviations count as certain: with the weights
     w_m = exp(1 / s_m) / sum_k exp(1 / s_k)
 
 the *proxy* is the sum of w_m mu_m. One cross-attention layer, passed several times, adds to the proxy what it finds in
-each h_m, weighted by w_m again; the mean over its tokens predicts. In training, the autoencoders have to find the tokens
-of the complete clip in samples from the Gaussians, which are drawn to N(0, 1) and to each other, and so have
+each h_m, weighted by w_m again; the mean over its tokens predicts. In training, the autoencoders have to find the
+tokens of the complete clip in samples from the Gaussians, which are drawn to N(0, 1) and to each other, and so have
 reconstructors in the h_m.
 
 Deviations:
     1. The weights are computed as a softmax over 1 / s_m. The official exponentials overflow once a deviation is below
-       1 / 88, and everything is NaN from there on. ``log_variance_limit`` bounds the log-variances besides, as the first
-       copy does with 10; the authors' code does not.
+       1 / 88, and everything is NaN from there on. ``log_variance_limit`` bounds the log-variances besides, as the
+       first copy does with 10, where it also bounds the means; the authors' code does neither.
     2. The official code redraws the coins of its masks from one epoch to the next, but by a seed that never changes the
        same rates come again. Regime ``lnln`` redraws all, see LNLN.
     3. The copy clips gradients at norm 1, with those of the reconstructors, which are never cleared, in the norm. The
@@ -159,8 +159,8 @@ class Injection(nn.Module):
 class PRMF(MSAMethod):
     """P-RMF, see the module's docstring. It trains on ``batch.complete`` beside the corrupted clips.
 
-    The ``aux`` of ``forward`` holds ``mean`` and ``log_variance`` of the Gaussians, each ``(B, 3, K, D)`` of text, audio
-    and vision.
+    The ``aux`` of ``forward`` holds ``mean`` and ``log_variance`` of the Gaussians, each ``(B, 3, K, D)`` of text,
+    audio and vision.
 
     Args:
         spec: What the data look like; filled in from the data module.

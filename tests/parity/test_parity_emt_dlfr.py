@@ -147,7 +147,9 @@ def published(corpus: str) -> Any:
         return importlib.import_module("config.config_regression").ConfigRegression(asked).get_config()
 
 
-def official(case: Case, ours: nn.Module, monkeypatch: pytest.MonkeyPatch, encoder: type[nn.Module] | None = None) -> Any:
+def official(
+    case: Case, ours: nn.Module, monkeypatch: pytest.MonkeyPatch, encoder: type[nn.Module] | None = None
+) -> Any:
     """Their network of a case with our weights, in evaluation mode."""
     network = modules(monkeypatch)[0]
     network.BertTextEncoder = encoder or StatesOfVersion
@@ -271,8 +273,11 @@ def test_official_code_gives_the_same_numbers(shape: str, training: bool, monkey
     similarity = nn.CosineSimilarity(dim=1)
     error = modules(monkeypatch)[1].ReconLoss("SmoothL1Loss")
     attraction = -sum(
-        (similarity(expected[f"p_{k}_m"], expected[f"z_{k}"]).mean()
-        + similarity(expected[f"p_{k}"], expected[f"z_{k}_m"]).mean()) * 0.5
+        (
+            similarity(expected[f"p_{k}_m"], expected[f"z_{k}"]).mean()
+            + similarity(expected[f"p_{k}"], expected[f"z_{k}_m"]).mean()
+        )
+        * 0.5
         for k in THERE.values()
     )
     longest = {m: int(sample[f"{m}_lengths"].max()) for m in MODALITIES[1:]}

@@ -122,7 +122,10 @@ CASES = {
     "emt_dlfr_official": Case("emt_dlfr", (16, 5, 7), (9, 20, 13), settings=_EMT_DLFR),
     # Both LSTMs and a projection have nothing to widen, as vision's projection for CH-SIMS.
     "emt_dlfr_official_narrow": Case(
-        "emt_dlfr", (16, 5, 7), (9, 20, 13), settings={**_EMT_DLFR, "out_audio": 4, "out_vision": 6, "dim": 6, "layers": 3}
+        "emt_dlfr",
+        (16, 5, 7),
+        (9, 20, 13),
+        settings={**_EMT_DLFR, "out_audio": 4, "out_vision": 6, "dim": 6, "layers": 3},
     ),
     "mmim_official": Case("mmim", (16, 5, 7), (9, 20, 13), settings=_MMIM),
     "dmd_official": Case("dmd", (16, 5, 7), (9, 20, 13), settings=_DMD | _KERNELS),
