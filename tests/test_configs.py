@@ -27,7 +27,7 @@ CONFIGS = [path for path in FILES if path not in SHARED]
 SHIPPED_FOR = ("mosi", "mosei", "sims", "iemocap", "mosei_video", "synth", "custom")
 
 
-SEVERAL_BATCHES_A_STEP = {"dmd": 10, "emoe": 10, "self_mm": 4, "tetfn": 4, "tfr_net": 4}
+SEVERAL_BATCHES_A_STEP = {"dmd": 10, "emoe": 10, "emt_dlfr": 4, "self_mm": 4, "tetfn": 4, "tfr_net": 4}
 """What configs for own files keep of the authors' code, against the rule for all others."""
 
 _MMSA_BERT = {"finetune": True, "text_encoder": "bert-base-uncased"}

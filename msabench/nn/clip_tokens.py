@@ -1,4 +1,4 @@
-"""Each modality of a clip as a few tokens: how ALMT, LNLN and RECAP begin."""
+"""Each modality of a clip as a few tokens: how ALMT, LNLN, P-RMF and RECAP begin."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class ClipTokens(nn.Module):
         layers: Layers of each modality's Transformer, at least 1.
         heads: Attention heads.
         dim_head: Features of a head.
+        kept: Tokens that are given on, from the front; None for all. The others are context.
     """
 
     def __init__(
@@ -34,14 +35,15 @@ class ClipTokens(nn.Module):
         layers: int = 2,
         heads: int = 8,
         dim_head: int = 64,
+        kept: int | None = None,
     ) -> None:
         super().__init__()
         self.text = text
         widths = {**spec.feature_dims, "text": text.width}
-        sizes = {"tokens": tokens, "layers": layers, "heads": heads, "dim_head": dim_head}
+        sizes = {"tokens": tokens, "layers": layers, "heads": heads, "dim_head": dim_head, "kept": kept}
         self.tokens = nn.ModuleDict({m: TokenEmbedding(widths[m], dim, spec.seq_lens[m], **sizes) for m in MODALITIES})
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Modality -> float ``(B, K, D)``."""
+        """Modality -> float ``(B, K, D)``, or ``(B, kept, D)``."""
         features = {"text": self.text(batch), "audio": batch.audio, "vision": batch.vision}
         return {m: self.tokens[m](features[m]) for m in MODALITIES}

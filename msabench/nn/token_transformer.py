@@ -153,10 +153,14 @@ class TokenEmbedding(nn.Module):
         layers: Number of blocks, at least 1.
         heads: Attention heads.
         dim_head: Features of a head.
+        kept: Tokens that are given on, from the front, at least 1; None for all K. The others are context.
 
     Attributes:
         project: The linear map.
         transformer: What follows it.
+
+    Raises:
+        MSABenchError: There are no tokens, or not as many as are kept.
     """
 
     def __init__(
@@ -169,16 +173,19 @@ class TokenEmbedding(nn.Module):
         layers: int = 2,
         heads: int = 8,
         dim_head: int = 64,
+        kept: int | None = None,
     ) -> None:
         super().__init__()
         if tokens < 1:
             raise MSABenchError(f"tokens {tokens} is not allowed; give at least 1")
-        self.n_tokens = tokens
+        self.n_tokens = tokens if kept is None else kept
+        if not 1 <= self.n_tokens <= tokens:
+            raise MSABenchError(f"{kept} kept tokens are not allowed; give 1 to {tokens}, the number of tokens")
         self.project = nn.Linear(features, dim)
         self.transformer = TokenTransformer(dim, steps, tokens=tokens, layers=layers, heads=heads, dim_head=dim_head)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed ``(B, T, features)`` as ``(B, K, D)``."""
+        """Embed ``(B, T, features)`` as ``(B, K, D)``, or ``(B, kept, D)``."""
         return self.encode(self.project(x))
 
     def encode(self, projected: Tensor) -> Tensor:

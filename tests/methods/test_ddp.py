@@ -14,7 +14,7 @@ import torch
 from msabench.methods import registry
 from tests.support.ddp_fits import fit
 
-BATCH_NORM = ("ctc_raven", "lf_dnn", "lmf", "raven", "tfn", "tfr_net")
+BATCH_NORM = ("ctc_raven", "emt_dlfr", "lf_dnn", "lmf", "raven", "tfn", "tfr_net")
 REFUSED = {
     "constant": "constant has no weights that 2 devices could train; fit it on one",
     **{

@@ -32,9 +32,9 @@ def _arguments(name: str) -> Mapping[str, inspect.Parameter]:
 
 
 # The methods whose official code reads BERT's states over the padding; RECAP builds on LNLN's.
-KEEP_PADDING = ("almt", "cubemlp", "dmd", "emoe", "lnln", "mult", "recap", "tetfn", "tf_mamba", "tfr_net")
+KEEP_PADDING = ("almt", "cubemlp", "dmd", "emoe", "lnln", "mult", "p_rmf", "recap", "tetfn", "tf_mamba", "tfr_net")
 # Those whose official code reads [CLS] or a mean over the words, so that padding cannot count.
-READ_NO_PADDING = ("misa", "mmim", "self_mm")
+READ_NO_PADDING = ("emt_dlfr", "misa", "mmim", "self_mm")
 READ_TEXT = sorted(name for name in registry.methods() if "text_encoder" in _arguments(name))
 
 

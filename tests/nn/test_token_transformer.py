@@ -1,4 +1,4 @@
-"""The block family of ALMT, LNLN and RECAP."""
+"""The block family of ALMT, LNLN, P-RMF and RECAP."""
 
 from __future__ import annotations
 
@@ -94,6 +94,22 @@ def test_embedding_is_linear_map_then_tokens() -> None:
     assert embedding(x).shape == (2, 3, 6)
     assert torch.allclose(embedding(x), embedding.transformer(projected)[:, :3], atol=1e-5)
     assert torch.equal(embedding(x), embedding.encode(embedding.project(x)))
+
+
+def test_tokens_that_are_not_kept_are_context() -> None:
+    embedding = seeded(TokenEmbedding, 9, 6, 5, tokens=4, layers=2, heads=2, dim_head=3, kept=2)
+    x = torch.randn(2, 5, 9)
+    before = embedding(x)
+    assert torch.allclose(before, embedding.transformer(embedding.project(x))[:, :2], atol=1e-5)
+    with torch.no_grad():
+        embedding.transformer.tokens[:, 3, 0] += 1
+    assert not torch.allclose(before, embedding(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("kept", [0, 5])
+def test_no_other_tokens_than_there_are_can_be_kept(kept: int) -> None:
+    with pytest.raises(MSABenchError, match=f"{kept} kept tokens are not allowed; give 1 to 4"):
+        TokenEmbedding(9, 6, 5, tokens=4, kept=kept)
 
 
 def test_no_tokens_and_too_long_sequences_are_refused() -> None:

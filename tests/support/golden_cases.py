@@ -57,6 +57,8 @@ _SELF_MM = {"hidden_audio": 4, "hidden_vision": 6, "out_audio": 5, "out_vision":
 _TETFN = {"dim": 12, "heads": 3, "hidden_audio": 4, "hidden_vision": 6, **_HEADS}
 _CUBE = {"dim": 8, "block_widths": (8, 6)}
 _EMOE = {"dim": 12, "heads": 3, "layers": 2}
+_EMT_DLFR = {"dim": 12, "heads": 3, "layers": 2, "hidden_audio": 4, "hidden_vision": 6, "out_audio": 5, "out_vision": 7}
+_EMT_DLFR |= {"fusion_width": 10, "context_width": 9, "width_text": 8, "width_audio": 3, "width_vision": 4}
 _MMIM = {"hidden": 5, "dim": 8, "fusion_width": 12}
 _DMD = {"dim": 12, "heads": 3, "layers": 2, "edge_width_homo": 5, "edge_width_hetero": 4}
 _TFR_NET = {"dim": 12, "heads": 3, "layers": 2, "hidden_text": 6, "hidden_audio": 4, "hidden_vision": 5}
@@ -121,6 +123,14 @@ CASES = {
     ),
     "emoe_official": Case("emoe", (16, 5, 7), (9, 9, 9), settings=_EMOE | _KERNELS),
     "emoe_official_unaligned": Case("emoe", (16, 5, 7), (9, 20, 13), settings={**_EMOE, "fusion": "concat"}),
+    "emt_dlfr_official": Case("emt_dlfr", (16, 5, 7), (9, 20, 13), settings=_EMT_DLFR),
+    # Both LSTMs and a projection have nothing to widen, as vision's projection for CH-SIMS.
+    "emt_dlfr_official_narrow": Case(
+        "emt_dlfr",
+        (16, 5, 7),
+        (9, 20, 13),
+        settings={**_EMT_DLFR, "out_audio": 4, "out_vision": 6, "dim": 6, "layers": 3},
+    ),
     "mmim_official": Case("mmim", (16, 5, 7), (9, 20, 13), settings=_MMIM),
     # Refiners, flows and heads of the official sizes.
     "dicmor_official": Case("dicmor", (16, 5, 7), (9, 9, 9), settings={"heads": 4, "layers": 2, "kernel_size": 3}),
@@ -159,6 +169,9 @@ CASES = {
     "hme_official": Case("hme", (16, 5, 7), (9, 20, 13), settings=_HME, gain=0.5),
     "momke_official": Case("momke", (16, 5, 7), (9, 20, 13), settings=_MOMKE),
     "momke_official_emotions": Case("momke", (16, 5, 7), (9, 20, 13), task="emotions", settings=_MOMKE),
+    "p_rmf_official": Case("p_rmf", (12, 5, 7), (6, 20, 13), settings={"dim": 16, "heads": 2}),
+    # As the official settings for CH-SIMS: more tokens than the 8 that are read on.
+    "p_rmf_official_context": Case("p_rmf", (12, 5, 7), (6, 20, 13), settings={"dim": 16, "heads": 2, "tokens": 11}),
     "raven_official": Case("raven", (12, 5, 7), (9, 9, 9), settings=_RAVEN),
     # Words have up to 3 frames of the audio, 2 of the vision.
     "raven_official_frames": Case("raven", (12, 5, 7), (9, 27, 13), settings={**_RAVEN, "frames_per_word": 3}),
