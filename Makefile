@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIPFLAGS := --quiet
 DEMO := runs/demo
 
 SITE := site
@@ -11,8 +12,8 @@ SITE := site
 # torch comes first and exactly pinned: a looser request may draw a build for another accelerator.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,slurm]"
+	$(BIN)/pip install $(PIPFLAGS) --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install $(PIPFLAGS) --constraint constraints.txt --editable ".[dev,slurm]"
 	touch $@
 
 install: $(READY)

@@ -603,22 +603,33 @@ def test_going_on_is_the_same_training(trained: Path, elsewhere: Path) -> None:
         )
 
 
+def call_main(words: list[str], environment: dict[str, str], said: Path) -> None:
+    """What another process does in place of the console script."""
+    os.environ.update({"PYTHONPATH": str(REPOSITORY), **environment})
+    # A process that a shell starts in the background ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Threads of OpenMP do not survive a fork.
+    torch.set_num_threads(1)
+    sys.argv = ["msabench", *words]
+    with Path(os.devnull).open("w") as sys.stdout, said.open("w") as sys.stderr:
+        sys.exit(main())
+
+
 def ended(words: list[str], number: signal.Signals, begun: str, environment: dict[str, str]) -> tuple[int, str]:
     """Send a signal to a command once a file is there; its code and what it says on stderr."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "msabench", *words],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A process that a shell starts in the background ignores Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    said = Path("said")
+    # Forked where that works, since a fresh process would spend most of its time on importing Lightning.
+    can_fork = sys.platform == "linux" and not torch.cuda.is_available()
+    another = multiprocessing.get_context("fork" if can_fork else "spawn")
+    process = another.Process(target=call_main, args=(words, environment, said))
+    process.start()
     try:
-        while process.poll() is None and not list(Path().glob(begun)):
+        while process.is_alive() and not list(Path().glob(begun)):
             time.sleep(0.05)
-        process.send_signal(number)
-        return process.wait(), process.stderr.read()
+        os.kill(process.pid, number)
+        process.join()
+        return process.exitcode, said.read_text()
     finally:
         process.kill()
 

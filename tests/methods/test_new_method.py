@@ -32,9 +32,23 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def run(copy: Path, *words: str) -> str:
+RUN = """
+import sys, pytest
+from msabench.__main__ import dispatch
+print("$ listed", flush=True)
+assert dispatch(["methods"]) == 0
+print("$ trained", flush=True)
+assert dispatch(["fit", "--config", "configs/newcomer_synth.yaml"]) == 0
+print("$ tested", flush=True)
+sys.exit(pytest.main(["tests/methods/test_methods.py", "-k", "newcomer", "-p", "no:cacheprovider", "-vv"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def said(copy: Path) -> dict[str, str]:
+    """What each of three commands prints; in one process, since importing Lightning takes longer than they do."""
     result = subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, "-c", RUN],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy), "XDG_CACHE_HOME": str(copy / "cache"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -43,20 +57,20 @@ def run(copy: Path, *words: str) -> str:
         check=False,
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    return result.stdout
+    parts = (part.partition("\n") for part in f"\n{result.stdout}".split("\n$ ")[1:])
+    return {name: text for name, _, text in parts}
 
 
-def test_it_is_listed(copy: Path) -> None:
-    assert "newcomer" in run(copy, "-m", "msabench", "methods")
+def test_it_is_listed(said: dict[str, str]) -> None:
+    assert "newcomer" in said["listed"]
 
 
-def test_it_trains_from_its_config(copy: Path) -> None:
-    out = run(copy, "-m", "msabench", "fit", "--config", "configs/newcomer_synth.yaml")
-    assert "best.ckpt" in out
+def test_it_trains_from_its_config(said: dict[str, str], copy: Path) -> None:
+    assert "best.ckpt" in said["trained"]
     assert list(copy.glob("runs/fit/synth/newcomer/seed_1111/*/best.ckpt"))
 
 
-def test_it_gets_the_shared_tests(copy: Path) -> None:
-    out = run(copy, "-m", "pytest", "tests/methods/test_methods.py", "-k", "newcomer", "-p", "no:cacheprovider", "-vv")
+def test_it_gets_the_shared_tests(said: dict[str, str]) -> None:
+    out = said["tested"]
     assert "test_method[newcomer-removed_modality_tells_nothing-text] PASSED" in out
     assert "failed" not in out

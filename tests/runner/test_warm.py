@@ -296,7 +296,7 @@ def test_server_and_forks_die_with_the_run(folder: Path) -> None:
 
 
 SERVER = """
-import os, subprocess, sys, time
+import gc, os, subprocess, sys, time
 from pathlib import Path
 from msabench.runner import fork_server, worker
 
@@ -305,6 +305,7 @@ def main(arguments):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         Path("lingers").write_text(f"{os.getpid()} {os.getppid()} {child.pid}")
         time.sleep(600)
+    Path("collects").write_text(str(gc.isenabled() and gc.get_freeze_count() > 0))
     return 0
 
 fork_server.import_what_jobs_use = lambda: None
@@ -331,6 +332,8 @@ def test_a_server_ends_its_jobs_although_words_were_left_unread(folder: Path) ->
     ours.close()
     assert server.wait() == 0
     wait_until(lambda: not any(map(alive, lingering())))
+    # Forks look for garbage as other processes do, though not among what was imported.
+    assert Path("collects").read_text() == "True"
 
 
 # Ways back.
