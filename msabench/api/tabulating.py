@@ -12,6 +12,7 @@ import pandas as pd
 
 from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import metric_spec
+from msabench.missingness.named import naming
 from msabench.results.build import build_tables, check_methods, metrics_in
 from msabench.results.places import no_records, store_to_read
 from msabench.results.record import SCORED
@@ -25,6 +26,7 @@ STATISTICS = ("mean", "std", "n_seeds", "n_mask_seeds", "n_collapsed")
 """Last level of the columns with ``spread``: fields of ``results.table.Entry``."""
 
 
+@naming()
 def table(
     store: str | Path | None = None,
     datasets: str | Sequence[str] | None = None,
@@ -43,7 +45,8 @@ def table(
         datasets: Corpora; None for all in the store.
         methods: Methods besides the constant predictor; None for all.
         metrics: Keys of metrics, e.g. ``f1_has0``; ``all``, or None for each corpus's usual one.
-        grid: Grids (``inter``, ``intra``, ``paper``) and cells (``inter/la``) as columns; averages of a grid follow it.
+        grid: Grids ({grids})
+            and cells (``inter/la``) as columns; averages of a grid follow it.
         regimes: Training regimes to keep, as records call them, e.g. ``mixed``; None for all.
         per_seed: Whether each training seed is a row of its own, with a level ``seed``.
         spread: Whether columns have a fourth level ``statistic``, with ``mean``, ``std`` over training seeds (ddof 1),

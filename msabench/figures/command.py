@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from msabench.errors import MSABenchError, one_of
+from msabench.missingness.named import naming
 from msabench.results.places import store_to_read
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ OPTIONS = {
 """Kind of figure -> options that mean something to it, besides store and out."""
 
 
+@naming()
 def figures(
     kind: Literal["robustness", "conditions", "confusion", "tsne", "importance", "cost", "ranks"],
     datasets: list[str] | None = None,
@@ -50,7 +52,8 @@ def figures(
         methods: Methods; all if not given.
         variants: Variants; only default if not given.
         metric: Metric key; each corpus's usual one if not given.
-        cells: Cells for confusion and tsne (intra/0.5 if not given), cells and grids for ranks (paper if not given).
+        cells: Cells for confusion and tsne (intra/0.5 if not given); for ranks cells and grids ({grids};
+            paper if not given).
         band: Spread of robustness, conditions and cost; intervals (default, needs predictions), std (over training
             seeds, needs records only) or none.
         cost: parameters (default) or seconds.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from msabench.data.registry import corpora
 from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import METRICS, metric_spec
+from msabench.missingness.named import naming
 from msabench.published.layouts import paper_tables
 from msabench.published.numbers import published_folder
 from msabench.results.derived import SUMMARY, columns_for
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@naming()
 def table(
     datasets: list[str] | None = None,
     methods: list[str] | None = None,
@@ -54,8 +56,8 @@ def table(
         methods: Methods to show besides the constant predictor; all if not given.
         metric: Metric key, e.g. f1_has0 or mae; each corpus's usual one if not given. In a paper's tables it selects
             columns, also by the name as printed, e.g. f1; all columns if not given.
-        grid: Grids (inter, intra, paper) and cells (inter/la, intra/0.3) as columns of result tables; paper if not
-            given.
+        grid: Grids ({grids})
+            and cells (inter/la, random/0.3) as columns of result tables; paper if not given.
         format: How to print; csv is unrounded, one number a line; html is a fragment.
         store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
         committed: Read the records in git, leaderboard/results, instead.
