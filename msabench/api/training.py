@@ -110,7 +110,8 @@ def train(
 
     Raises:
         MSABenchError: A name or setting is not allowed, the data cannot be opened, the store has the job already or
-            cannot be written (before anything is trained), or no epoch was trained.
+            cannot be written, or the grid has a cell that the data or the method do not allow (all before anything is
+            trained), or no epoch was trained.
 
     Example:
         >>> data = load("synth", size=(24, 8, 10), length=8)
@@ -135,6 +136,7 @@ def train(
         with undisturbed():
             built = build([file] if file else [], list(as_words(words)), Path(folder) if folder is not None else None)
             _require_trainable(built, name, file)
+            built.datamodule.require(cells, built.model.data_needs)
             if store is not None:
                 _require_new(store, built)
             built.trainer.fit(built.model, datamodule=built.datamodule, weights_only=True)

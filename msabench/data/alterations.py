@@ -132,6 +132,23 @@ class Alterations:
         tokens[:, 0] = torch.where(replaced, vocabulary[number], ids)
 
 
+def require_features(cell: Cell, with_tokens: bool) -> None:
+    """Refuse noise on text where a text encoder reads tokens.
+
+    Args:
+        cell: The test situation.
+        with_tokens: Whether token ids are read in place of text features.
+
+    Raises:
+        MSABenchError: It adds noise to text, and tokens are read.
+    """
+    if with_tokens and "l" in cell.available and amounts.of(cell.noise, "l"):
+        raise MSABenchError(
+            f"cell {cell} adds noise to text features, and the method reads token ids; name the other modalities, "
+            "e.g. noise/a=0.5,v=0.5, or let the method read precomputed text features"
+        )
+
+
 def vocabulary_of(split: SplitData, padding: dict[str, str]) -> Tensor:
     """Ids of the words of a split, sorted int64 ``(V,)``; without [CLS], [SEP] and other special ones.
 
