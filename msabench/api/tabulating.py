@@ -68,8 +68,8 @@ def table(
         their own: what stands in different ones is not comparable.
 
     Raises:
-        MSABenchError: A dataset, method, metric, cell, derived quantity or regime is unknown, there is no such store, or
-            no records.
+        MSABenchError: A dataset, method, metric, cell, derived quantity or regime is unknown, there is no such store,
+            or no records.
 
     Example:
         >>> frame = table("leaderboard/results", ["synth"])

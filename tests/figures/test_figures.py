@@ -22,7 +22,7 @@ from msabench.figures.command import OPTIONS, figures
 from msabench.figures.rank_diagram import MOST_RANKED
 from msabench.figures.words import COLLAPSED
 from msabench.metrics.functional import compute
-from msabench.missingness.conditions import INTRA, Cell
+from msabench.missingness.conditions import INTER, INTRA, Cell
 from msabench.results import predictions
 from msabench.results.chosen_rows import ChosenRows, choose_rows
 from msabench.results.predictions import CellPredictions, Evaluation
@@ -280,14 +280,14 @@ def test_derived_quantities_are_ranked_over_what_they_are_made_of(store: Path, t
     for method in ("mult", "umdf"):
         add_runs(store, method, noisy(0.9), variant="wo_x", seeds=(1,), n=120)
     options = {"store": store, "variants": ["default", "wo_x"], "metric": "mae"}
-    of_cells = {"spread_lost": ["inter/la", "inter/lv", "inter/av"], "auilc_0.9": ["intra"]}
-    for name, cells in of_cells.items():
+    pairs = [(["auilc_0.9"], ["intra"]), (["spread_lost", "spread_alone"], list(map(str, INTER[:-1])))]
+    for quantities, cells in pairs:
         one, other = (
             figures("ranks", cells=given, out=tmp_path / str(number), **options)  # type: ignore[arg-type]
-            for number, given in enumerate(([name], cells))
+            for number, given in enumerate((quantities, cells))
         )
         for mine, theirs in zip(one.splitlines(), other.splitlines(), strict=True):
-            assert Path(mine).read_bytes() == Path(theirs).read_bytes(), name
+            assert Path(mine).read_bytes() == Path(theirs).read_bytes(), quantities
 
 
 def test_cost_stands_where_the_records_say(store: Path) -> None:
