@@ -12,7 +12,8 @@ from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import METRICS, metric_spec
 from msabench.missingness.named import naming
 from msabench.published.layouts import paper_tables
-from msabench.published.numbers import published_folder
+from msabench.published.numbers import PAPERS, published_folder
+from msabench.published.second_hand import SECOND_HAND
 from msabench.results.derived import SUMMARY, columns_for
 from msabench.results.places import no_records, store_to_read
 from msabench.results.record import SCORED, JobRecord
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@naming()
+@naming(papers=PAPERS, sources=SECOND_HAND)
 def table(
     datasets: list[str] | None = None,
     methods: list[str] | None = None,
@@ -66,7 +67,8 @@ def table(
         width: Characters in a line of text; the terminal's if not given.
         summary: Whether result tables end in a block of derived columns: areas under the curve over rates, shares of
             the complete value that are kept, spreads over modalities.
-        paper: Print this paper's tables and nothing else: prlf, fsrf, umdf, recap or kt.
+        paper: Print this paper's tables and nothing else: {papers};
+            or a source of second-hand numbers: {sources}.
         table: Print only this table of the paper, e.g. 1 or II.
         show: Numbers in papers' tables: published, reproduced, or both with their differences.
         papers: Papers whose tables follow the result tables, or none; with datasets all if not given, else none.
