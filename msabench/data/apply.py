@@ -98,7 +98,11 @@ def _features(
     owned = isinstance(index, Tensor)
     rows = split.features[modality]
     picked = rows.index_select(0, index) if isinstance(index, Tensor) else rows[index]
-    noise = None if alterations is None else alterations.noise(modality, split.uid[index], rows.shape[1])
+    noise = (
+        None
+        if alterations is None
+        else alterations.noise(modality, split.uid[index], rows.shape[1], keep.squeeze(-1) != 0)
+    )
     if noise is not None:
         picked, owned = picked + noise, True
     if scale is not None:
