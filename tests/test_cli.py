@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,10 +25,13 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
 
+import msabench
 from msabench.__main__ import TRAINING_VERBS, VERBS, Verb, arguments_of, dispatch, main, overview
 from msabench.errors import MSABenchError
 from msabench.evaluation.command import evaluate_checkpoint
 from msabench.methods.lf_dnn import LFDNN
+from msabench.missingness.conditions import AVERAGES, GRIDS
+from msabench.results.derived import DERIVED
 from msabench.results.store import ResultStore
 from msabench.training.build import build, resolve
 from msabench.training.cluster import with_environment
@@ -72,6 +77,23 @@ def test_every_verb_explains_each_of_its_options(verb: str, capsys: pytest.Captu
     for line in text.splitlines():
         # An option whose line ends right after its metavariable has no help of its own.
         assert not line.rstrip().endswith("(required)"), line
+
+
+def test_help_and_docstrings_name_every_grid_and_average() -> None:
+    words = " ".join
+    of_verbs = {verb: VERBS[verb].load() for verb in VERBS}
+    of_package = {name: getattr(msabench, name) for name in ("evaluate", "load", "table", "train")}
+    explained = {
+        name: words((function.__doc__ or "").split())
+        for name, function in (of_verbs | of_package).items()
+        if {"grid", "cells"} & set(inspect.signature(function).parameters)
+    }
+    assert {"evaluate", "masks export", "score", "table", "compare", "regimes", "figures", "load"} <= set(explained)
+    for name, text in explained.items():
+        assert ", ".join(GRIDS) in text, name
+        assert ("Averages" in text) == (", ".join(AVERAGES) in text), name
+        assert not re.search(r"\{\w+\}", text), name
+    assert ", ".join(DERIVED) in explained["compare"]
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_a_newcomer_finds_everything_by_name_and_without_torch(installed: Instal
     assert "\numdf  " in configs
     assert "base: umdf.yaml" in config
     assert "UMDF Table 1: CMU-MOSI" in table
-    assert audit.startswith("1622 numbers in msabench's leaderboard/published: ")
+    assert audit.startswith("1940 numbers in msabench's leaderboard/published: ")
     assert "mosi: no records in runs/store" in following
     assert "UMDF Table 1: CMU-MOSI" in following
     assert set(installed.folder.iterdir()) == there

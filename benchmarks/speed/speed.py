@@ -33,6 +33,7 @@ PAGES = {
     "workers": "Many jobs: workers forked from a parent that has imported everything",
     "starts": "What single commands take to start",
     "scale": "Large grids and stores",
+    "cells": "Kinds of cells",
     "conversion": "Reading and converting feature files",
     "gpu": "Accelerators",
 }

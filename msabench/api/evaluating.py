@@ -24,10 +24,12 @@ from msabench.evaluation.evaluate import predict_grid
 from msabench.evaluation.predictor import MethodPredictor, Predictor, dtype_of
 from msabench.methods.base import MSAMethod, Output
 from msabench.missingness.conditions import Cell, parse_grid
+from msabench.missingness.named import naming
 
 Predictions = Tensor | NDArray[Any] | Sequence[Any] | Output
 
 
+@naming()
 def evaluate(
     predict_fn: Callable[[Batch], Predictions],
     data: MSADataModule | str | Path,
@@ -54,7 +56,8 @@ def evaluate(
             ``observed``, which of them are there; ``last``; ``tokens`` if asked for; neither labels nor the complete
             clip. What it answers about a clip must not depend on the other clips in the batch.
         data: From ``load``, or what it takes.
-        grid: Grids (``inter``, ``intra``, ``paper``) and cells such as ``inter/la`` or ``intra/0.3``.
+        grid: Grids ({grids})
+            and cells such as ``inter/la`` or ``random/0.3``.
         mask_seeds: Seeds of the test masks; cells with random masks are evaluated once for each.
         tokens: Whether batches bring token ids in place of text features. A method says itself what it needs.
         conversations: Whether batches bring whole conversations.

@@ -10,11 +10,13 @@ from typing import Any, Literal
 from msabench.data.datamodule import MSADataModule
 from msabench.errors import MSABenchError
 from msabench.missingness.config import MissingConfig
+from msabench.missingness.named import naming
 
 _PROTOCOL = tuple(field.name for field in fields(MissingConfig))
 """Settings of ``MissingConfig``, which a config has one level deeper."""
 
 
+@naming()
 def load(
     corpus: str | Path,
     *,
@@ -72,7 +74,8 @@ def load(
         mask_seed: Seed of validation masks.
         selection: Split that selects the checkpoint: ``val`` or ``test_best``.
         normalise: ``zscore`` or ``none``; by default what the corpus says.
-        grid: Grids and cells that Lightning's test and prediction loops go through; ``msabench.evaluate`` has its own.
+        grid: Grids ({grids})
+            and cells that Lightning's test and prediction loops go through; ``msabench.evaluate`` has its own.
         task: Kind of labels of an own file: ``regression`` or ``emotions``.
         size: Clips in train, valid and test of ``synth``.
         length: Steps per clip of ``synth``.

@@ -12,7 +12,9 @@ import pandas as pd
 
 from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import metric_spec
+from msabench.missingness.named import naming
 from msabench.results.build import build_tables, check_methods, metrics_in
+from msabench.results.derived import DERIVED, SUMMARY, columns_for, quantities_of
 from msabench.results.places import no_records, store_to_read
 from msabench.results.record import SCORED
 from msabench.results.records import Records
@@ -26,6 +28,7 @@ STATISTICS = ("mean", "std", "n_seeds", "n_mask_seeds", "n_collapsed")
 """Last level of the columns with ``spread``: fields of ``results.table.Entry``."""
 
 
+@naming(quantities=DERIVED)
 def table(
     store: str | Path | None = None,
     datasets: str | Sequence[str] | None = None,
@@ -36,6 +39,7 @@ def table(
     regimes: str | Sequence[str] | None = None,
     per_seed: bool = False,
     spread: bool = False,
+    summary: bool | str | Sequence[str] = False,
 ) -> pd.DataFrame:
     """Results as a data frame: the numbers of ``msabench table``, unrounded.
 
@@ -44,14 +48,18 @@ def table(
         datasets: Corpora; None for all in the store.
         methods: Methods besides the constant predictor; None for all.
         metrics: Keys of metrics, e.g. ``f1_has0``; ``all``, or None for each corpus's usual one.
-        grid: Grids (``inter``, ``intra``, ``paper``) and cells (``inter/la``) as columns; averages of a grid follow it.
+        grid: Grids ({grids})
+            and cells (``inter/la``) as columns; averages of a grid follow it.
         regimes: Training regimes to keep, as records call them, e.g. ``mixed``; None for all.
         per_seed: Whether each training seed is a row of its own, with a level ``seed``.
         spread: Whether columns have a fourth level ``statistic``, with ``mean``, ``std`` over training seeds (ddof 1),
             ``n_seeds``, ``n_mask_seeds`` and ``n_collapsed``; else they are means over mask seeds and training seeds.
+        summary: Whether columns of derived quantities follow, those of ``msabench table --summary``; or which, by name:
+            {quantities}, and ``relative:`` with a cell or an average.
 
     Returns:
-        Columns: ``dataset``, ``metric``, ``cell`` (a cell, or ``avg_missing``, ``avg_intra``). Rows, the constant
+        Columns: ``dataset``, ``metric``, ``cell`` (a cell, an average such as ``avg_missing``, or a derived
+        quantity, which is NaN for metrics that it is not defined for). Rows, the constant
         predictor's first: ``method``, ``variant``, ``regime``, ``fidelity`` (``external`` for methods from outside,
         ``scored`` for predictions made elsewhere, which come last), ``features``, ``protocol`` (where text is dropped
         and with what it is filled, whether lengths are hidden, which split selects), ``marks`` (what else tells rows of
@@ -61,13 +69,15 @@ def table(
         their own: what stands in different ones is not comparable.
 
     Raises:
-        MSABenchError: A dataset, method, metric, cell or regime is unknown, there is no such store, or no records.
+        MSABenchError: A dataset, method, metric, cell, derived quantity or regime is unknown, there is no such store,
+            or no records.
 
     Example:
         >>> frame = table("leaderboard/results", ["synth"])
         >>> frame[("synth", "f1_non0", "inter/la")].sort_values()
     """
-    columns = list(dict.fromkeys(column.key for column in columns_of(_listed(grid))))
+    shown = (*columns_of(_listed(grid)), *columns_for(_quantities(summary)))
+    columns = list(dict.fromkeys(column.key for column in shown))
     place = store_to_read(None if store is None else Path(store).expanduser())
     source = ResultStore(place)
     records, failures = source.records(), source.failures()
@@ -87,9 +97,7 @@ def table(
         found
         for name in wanted
         for metric in _metrics_of(records, name, asked)
-        for found in build_tables(
-            records, failures, name, metric, columns_of(_listed(grid)), methods=methods, keep_seeds=per_seed
-        )
+        for found in build_tables(records, failures, name, metric, shown, methods=methods, keep_seeds=per_seed)
     ]
     made = _frame_of(tables, columns, per_seed, spread)
     made = made.iloc[_order(made.index, methods or ())]
@@ -97,6 +105,13 @@ def table(
         dict.fromkeys(f"{found.title}: {line}" for found in tables for line in found.warnings)
     )
     return made
+
+
+def _quantities(summary: bool | str | Sequence[str]) -> tuple[str, ...]:
+    """Keys of the derived quantities that are asked for."""
+    if isinstance(summary, bool):
+        return tuple(quantity.key for quantity in SUMMARY) if summary else ()
+    return quantities_of(_listed(summary))
 
 
 def _listed(given: str | Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from msabench.methods import registry
 from msabench.methods.base import MSAMethod
 from msabench.methods.checkpoint import load_checkpoint
 from msabench.missingness.conditions import Cell, checked_mask_seeds, distinct, parse_grid
+from msabench.missingness.named import naming
 from msabench.packaged import config_file
 from msabench.results.claims import require_writable
 from msabench.results.job_identity import job_key, method_name
@@ -59,6 +60,7 @@ class TrainingResult:
         return f"job {self.key.job_id}, checkpoint {self.checkpoint}\n{self.scores!r}"
 
 
+@naming()
 def train(
     method: str | type[MSAMethod],
     data: MSADataModule | str | Path | None = None,
@@ -94,7 +96,8 @@ def train(
         max_epochs: Epochs, at least 1; None for the config's.
         overrides: Further settings by dotted key of the config, as in suites:
             ``{"model.init_args.lr": 1e-3, "early_stop": 8}``. They win over everything else.
-        grid: Grids and cells to evaluate.
+        grid: Grids ({grids})
+            and cells to evaluate.
         mask_seeds: Seeds of the test masks.
         store: Result store to add record and predictions to; the grid and the mask seeds must then hold ``paper`` and
             0, 1, 2.
@@ -107,7 +110,8 @@ def train(
 
     Raises:
         MSABenchError: A name or setting is not allowed, the data cannot be opened, the store has the job already or
-            cannot be written (before anything is trained), or no epoch was trained.
+            cannot be written, or the grid has a cell that the data or the method do not allow (all before anything is
+            trained), or no epoch was trained.
 
     Example:
         >>> data = load("synth", size=(24, 8, 10), length=8)
@@ -132,6 +136,7 @@ def train(
         with undisturbed():
             built = build([file] if file else [], list(as_words(words)), Path(folder) if folder is not None else None)
             _require_trainable(built, name, file)
+            built.datamodule.require(cells, built.model.data_needs)
             if store is not None:
                 _require_new(store, built)
             built.trainer.fit(built.model, datamodule=built.datamodule, weights_only=True)

@@ -13,6 +13,7 @@ from msabench.audit.run import KINDS, run_audit
 from msabench.errors import MSABenchError, one_of
 from msabench.packaged import called
 from msabench.published.numbers import load_published, published_folder, read_numbers
+from msabench.published.second_hand import load_second_hand
 
 FORMATS = ("text", "json")
 
@@ -61,7 +62,7 @@ def audit(
 
 
 def _published(folder: Path) -> Report:
-    numbers = load_published(folder)
+    numbers = [*load_published(folder), *load_second_hand(folder)]
     papers = tuple(dict.fromkeys(number.paper for number in numbers))
     return Report(run_audit(numbers, load_claims(folder)), papers, len(numbers), f"numbers in {called(folder)}")
 
@@ -72,7 +73,8 @@ def _own(path: Path, folder: Path) -> Report:
         raise MSABenchError(f"{path} holds no numbers; give one row per number below the header")
     papers = tuple(dict.fromkeys(number.paper for number in numbers))
     # A user's version of a paper stands for that paper.
-    others = [number for number in load_published(folder) if number.paper not in papers]
+    published = [*load_published(folder), *load_second_hand(folder)]
+    others = [number for number in published if number.paper not in papers]
     source = f"numbers in {path}, compared with {len(others)} numbers of other papers in {called(folder)}"
     found = [finding for finding in run_audit([*numbers, *others]) if finding.paper in papers]
     return Report(found, papers, len(numbers), source)

@@ -14,7 +14,7 @@ from decimal import Decimal
 
 from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import AVERAGES, Cell
-from msabench.published.numbers import PROSE, Number
+from msabench.published.numbers import AREAS, PROSE, Number
 
 _LESS_IS_BETTER = {key for key, spec in METRICS.items() if spec.direction == "min"} | {"cluster_variance"}
 
@@ -95,7 +95,7 @@ def situation(number: Number) -> str:
     ``complete``, ``inter/lav`` and ``intra/0.0`` are one. A set of modalities that was fixed in training as well is
     another situation than the same set in a test alone.
     """
-    if number.cell in AVERAGES:
+    if number.cell in (*AVERAGES, *AREAS):
         return number.cell
     cell = str(Cell.parse(number.cell))
     return f"fixed {cell}" if number.protocol == "fixed" else cell

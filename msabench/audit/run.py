@@ -16,7 +16,7 @@ from msabench.audit.copies import copies, one_model, repeated_rows, repeated_val
 from msabench.audit.finding import SEVERITIES, Finding
 from msabench.audit.mixed import beaten_by_constant, mixed_metrics
 from msabench.audit.plausibility import accuracy_order, mae_against_corr, scales, underlines, without_language
-from msabench.published.numbers import Number
+from msabench.published.numbers import AREAS, Number
 
 CHECKS: tuple[Callable[[Context], Iterable[Finding]], ...] = (
     averages,
@@ -71,6 +71,8 @@ KINDS = {
 def run_audit(numbers: Sequence[Number], claims: Sequence[Claim] = ()) -> list[Finding]:
     """Check printed numbers against each other, against arithmetic, and against what is claimed about them.
 
+    Areas under curves are left out.
+
     Args:
         numbers: Printed numbers, e.g. of ``load_published`` or of one's own file.
         claims: Claims in prose about them.
@@ -82,7 +84,8 @@ def run_audit(numbers: Sequence[Number], claims: Sequence[Claim] = ()) -> list[F
     Raises:
         MSABenchError: A claim is about numbers that are not there, or a label file at hand is damaged.
     """
-    context = Context(numbers, claims)
+    # What an area comes to depends on its width: constants and other numbers are no measure of it.
+    context = Context([number for number in numbers if number.cell not in AREAS], claims)
     found = [result for check in CHECKS for result in check(context)]
     kinds, papers = list(KINDS), list(dict.fromkeys(number.paper for number in numbers))
     return sorted(

@@ -20,13 +20,14 @@ from msabench.missingness.clip_draws import donors
 from msabench.missingness.conditions import LETTERS, MODALITIES, Cell
 from msabench.missingness.config import CLS, SEP, UNK
 from msabench.missingness.patterns import inner_steps
-from msabench.missingness.philox import DRAW_BITS, draws24
+from msabench.missingness.philox import DRAW_BITS, blocks24, draws24
 from msabench.missingness.purposes import Purpose
 
 SPECIAL = (0, UNK, CLS, SEP, 103)
 """Ids of [PAD], [UNK], [CLS], [SEP] and [MASK], which are neither replaced nor put in a word's place."""
 
-_CLIPS_AT_ONCE = 32
+_DRAWS_AT_ONCE = 1 << 16
+"""Numbers of noise that are made at once, so that what lies between stays in the cache."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Alterations:
         """Rows of the split that a modality of some rows comes from."""
         return self.donors[modality][index] if modality in self.donors else index
 
-    def noise(self, modality: str, uid: Tensor, steps: int) -> Tensor | None:
+    def noise(self, modality: str, uid: Tensor, steps: int, observed: Tensor | None = None) -> Tensor | None:
         """Noise on some clips, float32 ``(B, T_m, D_m)`` on the device of ``uid``; None where there is none.
 
         Feature d of step t is number ``t * D_m + d`` of the clip; numbers 2k and 2k + 1 are the cosine and the sine of
@@ -98,17 +99,27 @@ class Alterations:
             modality: The modality.
             uid: int64 ``(B, 2)`` keys of the clips that it comes from.
             steps: T_m.
+            observed: bool ``(B, T_m)``, the steps that are asked for; 0 elsewhere. None for all.
         """
         if modality not in self.deviation:
             return None
-        deviation = self.deviation[modality].cpu()
-        wanted = steps * len(deviation)
-        parts = []
-        for keys in torch.split(uid.cpu(), _CLIPS_AT_ONCE):
-            draws = draws24(self.seed, Purpose.TEST_NOISE, 0, keys, {modality: wanted + wanted % 2})[modality]
-            normal = _normal(draws)[:, :wanted].reshape(len(keys), steps, len(deviation))
-            parts.append((normal * deviation.double()).float())
-        return torch.cat(parts).to(uid.device)
+        deviation, keys = self.deviation[modality].double().cpu(), uid.cpu()
+        width = len(deviation)
+        wanted = torch.ones(len(uid), steps, dtype=torch.bool) if observed is None else observed.cpu()
+        found = torch.zeros(len(uid), steps, width)
+        # Where a step's features fill no whole blocks, its first and its last block are shared with its neighbours.
+        is_whole = width % 4 == 0
+        span = torch.arange(width // 4 if is_whole else (width + 6) // 4)
+        clips, places = wanted.nonzero(as_tuple=True)
+        at_once = max(_DRAWS_AT_ONCE // width, 1)
+        for clip, step in zip(torch.split(clips, at_once), torch.split(places, at_once), strict=True):
+            first = (step * width).unsqueeze(1)
+            draws = blocks24(self.seed, Purpose.TEST_NOISE, 0, keys[clip], modality, (first >> 2) + span)
+            normal = _normal(draws)
+            if not is_whole:
+                normal = normal.gather(1, (first & 3) + torch.arange(width))
+            found[clip, step] = (normal * deviation).float()
+        return found.to(uid.device)
 
     def replace_words(self, tokens: Tensor, uid: Tensor, words: Tensor) -> None:
         """Put other words in the place of some, uniform over the vocabulary without the word itself.
@@ -130,6 +141,23 @@ class Alterations:
         special = torch.isin(ids, torch.tensor(SPECIAL, device=ids.device))
         replaced = words & ~special & (whether < amounts.threshold(amounts.of(self.cell.words, "l")))
         tokens[:, 0] = torch.where(replaced, vocabulary[number], ids)
+
+
+def require_features(cell: Cell, with_tokens: bool) -> None:
+    """Refuse noise on text where a text encoder reads tokens.
+
+    Args:
+        cell: The test situation.
+        with_tokens: Whether token ids are read in place of text features.
+
+    Raises:
+        MSABenchError: It adds noise to text, and tokens are read.
+    """
+    if with_tokens and "l" in cell.available and amounts.of(cell.noise, "l"):
+        raise MSABenchError(
+            f"cell {cell} adds noise to text features, and the method reads token ids; name the other modalities, "
+            "e.g. noise/a=0.5,v=0.5, or let the method read precomputed text features"
+        )
 
 
 def vocabulary_of(split: SplitData, padding: dict[str, str]) -> Tensor:

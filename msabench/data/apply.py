@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from msabench.data.alterations import Alterations
+from msabench.data.alterations import Alterations, require_features
 from msabench.data.batch import Batch
 from msabench.data.corpus import SplitData
 from msabench.errors import MSABenchError
@@ -55,11 +55,8 @@ def build_batch(
             "level 'tokens' drops words before the text encoder, but text comes as precomputed features; "
             "set level to 'vectors' or give the method a text encoder that reads token ids"
         )
-    if with_tokens and alterations is not None and "text" in alterations.deviation:
-        raise MSABenchError(
-            f"cell {alterations.cell} adds noise to text features, and the method reads token ids; name the other "
-            "modalities, e.g. noise/a=0.5,v=0.5, or let the method read precomputed text features"
-        )
+    if alterations is not None:
+        require_features(alterations.cell, with_tokens)
     picked = masks.pick(index) if isinstance(index, Tensor) else _slice(masks, index)
     keep = picked.keep_bits()
     batch = Batch(
@@ -101,7 +98,11 @@ def _features(
     owned = isinstance(index, Tensor)
     rows = split.features[modality]
     picked = rows.index_select(0, index) if isinstance(index, Tensor) else rows[index]
-    noise = None if alterations is None else alterations.noise(modality, split.uid[index], rows.shape[1])
+    noise = (
+        None
+        if alterations is None
+        else alterations.noise(modality, split.uid[index], rows.shape[1], keep.squeeze(-1) != 0)
+    )
     if noise is not None:
         picked, owned = picked + noise, True
     if scale is not None:

@@ -14,13 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from msabench.data.alterations import Alterations, vocabulary_of
+from msabench.data.alterations import Alterations, require_features, vocabulary_of
 from msabench.data.apply import build_batch
 from msabench.data.batch import Batch
 from msabench.data.conversations import Conversations
 from msabench.data.corpus import Corpus, SplitData
 from msabench.data.needs import PLAIN, Needs
 from msabench.data.normalise import Scale, deviations, statistics
+from msabench.missingness.clip_draws import donors
 from msabench.missingness.conditions import Cell
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.patterns import Clips, Masks, cell_masks, complete_masks, training_masks, validation_masks
@@ -148,6 +149,25 @@ class CorpusBatches(ABC):
             self._fixed_masks = {key: self.cell_masks(cell, self.mask_seed, device=device)}
         altered = self._alterations(cell, self.mask_seed, split)
         return self._build(split, self._fixed_masks[key], index, device, needs.tokens, altered)
+
+    def require(self, cells: Iterable[Cell], needs: Needs = PLAIN) -> None:
+        """Refuse cells that these data cannot have on the test split, before anything is trained or predicted for them.
+
+        Args:
+            cells: The test situations.
+            needs: What batches must bring.
+
+        Raises:
+            MSABenchError: A cell needs another level, text features where tokens are read, token ids that the corpus
+                does not have, or more than one clip.
+        """
+        uid = self._split_on("test", "cpu").clips.uid
+        for cell in cells:
+            self.missing.require(cell)
+            require_features(cell, needs.tokens)
+            donors(cell, uid, 0)
+            if cell.words != "0.0":
+                self._words()
 
     def cell_masks(self, cell: Cell, mask_seed: int, split: str = "test", device: torch.device | str = "cpu") -> Masks:
         """Masks of one cell over a whole split."""

@@ -9,11 +9,13 @@ from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError, one_of
 from msabench.evaluation.cell_table import cell_table
 from msabench.missingness.conditions import distinct, parse_grid
+from msabench.missingness.named import naming
 
 KEPT = ("representations",)
 """What ``evaluate`` keeps on demand."""
 
 
+@naming()
 def evaluate_checkpoint(
     checkpoint: Path,
     grid: list[str] = ["paper"],  # noqa: B006  the command line shows the default
@@ -30,7 +32,8 @@ def evaluate_checkpoint(
     Args:
         checkpoint: Checkpoint of msabench fit or msabench run, e.g. runs/.../best.ckpt; the folder that msabench
             checkpoint export made of one; or owner/name@revision, such a folder on the hub.
-        grid: Grids (inter, intra, paper) and cells such as inter/la or intra/0.3.
+        grid: Grids ({grids})
+            and cells such as inter/la or random/0.3.
         mask_seeds: Seeds of the test masks; cells with random masks are evaluated once for each.
         store: Result store to add records and predictions to, e.g. runs/store; None only prints. Needs
             finished.json and the job.json or config.yaml beside the checkpoint, and every cell and mask seed of the

@@ -103,7 +103,8 @@ def predict_grid(
             twice the split; without ``batch_size`` it is then at least 4096. The predictor is told the first cell.
 
     Raises:
-        MSABenchError: No mask seed, a repeated or negative one, or predictions that are not finite.
+        MSABenchError: No mask seed, a repeated or negative one, a cell that the data or what the predictor reads do not
+            allow, or predictions that are not finite.
     """
     seeds = checked_mask_seeds(mask_seeds)
     started, processor_started = time.perf_counter(), time.process_time()
@@ -114,8 +115,7 @@ def predict_grid(
     if stack_cells and batch_size is None:
         size = max(len(split), STACKED_CLIPS)
     asked = distinct(cells)
-    for cell in asked:
-        datamodule.missing.require(cell)
+    datamodule.require(asked, predictor.needs)
     rest: list[Situation] = [(cell, seed) for cell in asked for seed in (seeds if cell.is_random else (None,))]
     entries = []
     while rest:

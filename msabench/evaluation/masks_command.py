@@ -9,10 +9,12 @@ from typing import Literal
 from msabench.errors import MSABenchError, one_of
 from msabench.missingness.conditions import checked_mask_seeds, distinct, parse_grid
 from msabench.missingness.config import MissingConfig
+from msabench.missingness.named import naming
 
 FORMATS = ("npz", "parquet")
 
 
+@naming()
 def export(
     dataset: str,
     out: Path,
@@ -42,7 +44,8 @@ def export(
     Args:
         dataset: Name of the corpus, e.g. mosi.
         out: Folder to be; new or empty.
-        grid: Grids (inter, intra, paper) and cells such as inter/la or intra/0.3.
+        grid: Grids ({grids})
+            and cells such as inter/la or random/0.3.
         mask_seeds: Seeds of the masks; cells with random masks get a file for each.
         corrupted: Write the corrupted features as well, as they are in the corpus (not normalised) and 0 where not
             observed; at level tokens the corrupted token ids in place of text features.

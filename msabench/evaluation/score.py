@@ -18,6 +18,7 @@ from msabench.evaluation.masks_command import require_size
 from msabench.files import sha256_of
 from msabench.missingness.conditions import Cell, checked_mask_seeds, distinct, parse_grid
 from msabench.missingness.config import MissingConfig
+from msabench.missingness.named import naming
 from msabench.results.record import EXTERNAL_ORIGIN, JobKey, JobRecord
 from msabench.results.scored import UNKNOWN, Scored, content_hash, key_problems
 from msabench.results.scored_cells import Place, ScoredCell, arranged, named
@@ -35,6 +36,7 @@ _SETTINGS = ("git_commit", "git_dirty", "msabench", "versions", "python", "date"
 """What of the scoring's provenance is kept: where it ran says nothing of how the predictions came about."""
 
 
+@naming()
 def score(
     predictions: Path,
     dataset: str,
@@ -81,7 +83,8 @@ def score(
         about: Who or what made them, in a few sentences.
         url: Where to read on.
         store: Result store to add record and predictions to, e.g. runs/store; None only prints.
-        grid: Grids (inter, intra, paper) and cells that must be there; paper if neither this nor masks say.
+        grid: Grids ({grids})
+            and cells that must be there; paper if neither this nor masks say.
         mask_seeds: Mask seeds that must be there; 0 1 2 if neither this nor masks say.
         level: Where text was dropped; vectors if not said otherwise.
         lengths: Whether a removed modality's length was hidden or kept; hide if not said otherwise.

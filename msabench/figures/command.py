@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from msabench.errors import MSABenchError, one_of
+from msabench.missingness.named import naming
+from msabench.results.derived import DERIVED
 from msabench.results.places import store_to_read
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ OPTIONS = {
 """Kind of figure -> options that mean something to it, besides store and out."""
 
 
+@naming(quantities=DERIVED)
 def figures(
     kind: Literal["robustness", "conditions", "confusion", "tsne", "importance", "cost", "ranks"],
     datasets: list[str] | None = None,
@@ -50,7 +53,9 @@ def figures(
         methods: Methods; all if not given.
         variants: Variants; only default if not given.
         metric: Metric key; each corpus's usual one if not given.
-        cells: Cells for confusion and tsne (intra/0.5 if not given), cells and grids for ranks (paper if not given).
+        cells: Cells and grids ({grids}).
+            For confusion and tsne intra/0.5 if not given; for ranks paper if not given, and averages and derived
+            quantities ({quantities}) stand for the cells that they are made of.
         band: Spread of robustness, conditions and cost; intervals (default, needs predictions), std (over training
             seeds, needs records only) or none.
         cost: parameters (default) or seconds.
@@ -150,7 +155,7 @@ def _of_store(
         scored=scored,
     )
     if kind == "ranks":
-        ranked = rank_rows(chosen_tables, cells_of(cells or ["paper"]))
+        ranked = rank_rows(chosen_tables, cells_of(cells or ["paper"], quantities=True))
         return [partial(rank_diagram.rank_diagram, ranked)]
     if kind in ("robustness", "conditions"):
         draw = {"robustness": curves.robustness, "conditions": curves.conditions}[kind]
@@ -159,5 +164,5 @@ def _of_store(
         jobs = {job.key.job_id: job for job in ResultStore(store).jobs() if job.status == "ok"}
         return [partial(cost.cost, chosen, chosen_tables, jobs, measure, band) for chosen in chosen_tables]
     panels = {"confusion": confusion.confusion, "tsne": embedding.tsne}[kind]
-    wanted = cells_of(cells or ["intra/0.5"])
+    wanted = cells_of(cells or ["intra/0.5"], averages=False)
     return [partial(panels, chosen, chosen_tables, wanted, store) for chosen in chosen_tables]

@@ -15,6 +15,7 @@ from msabench.leaderboard.method_pages import venue_of
 from msabench.leaderboard.pages import Writer
 from msabench.published.layouts import paper_tables
 from msabench.published.numbers import PAPERS, PROSE, Number, load_published
+from msabench.published.second_hand import SECOND_HAND, load_second_hand
 from msabench.published.tables import PaperBlock, PaperTable
 from msabench.tables.paper import PaperLine, PaperView
 from msabench.tables.paper_sheet import paper_sheet
@@ -28,17 +29,27 @@ def write_published(writer: Writer, folder: Path) -> None:
 
     Args:
         writer: Writes the pages.
-        folder: Folder with one CSV per paper, and the claims of their prose.
+        folder: Folder with one CSV per paper and second-hand source, and the claims of the papers' prose.
 
     Raises:
         MSABenchError: A file is missing or malformed.
     """
-    numbers = load_published(folder)
-    findings = run_audit(numbers, load_claims(folder))
+    numbers, second_hand = load_published(folder), load_second_hand(folder)
+    findings = run_audit([*numbers, *second_hand], load_claims(folder))
     entries = [_paper(paper, numbers, findings) for paper in PAPERS]
-    for entry in entries:
+    sources = dict.fromkeys(number.paper for number in second_hand)
+    quoted = [_paper(source, second_hand, findings) for source in sources]
+    for entry in (*entries, *quoted):
         writer.write(f"published/{entry['name']}.html", "paper.html", "published", best=BEST, second=SECOND, **entry)
-    writer.write("published.html", "published.html", "published", papers=entries, total=len(numbers))
+    writer.write(
+        "published.html",
+        "published.html",
+        "published",
+        papers=entries,
+        total=len(numbers),
+        quoted=quoted,
+        total_quoted=len(second_hand),
+    )
     writer.write(
         "audit.html",
         "audit.html",
@@ -54,12 +65,15 @@ def _paper(paper: str, numbers: Sequence[Number], findings: Sequence[Finding]) -
     """What the template shows of a paper."""
     mine = [number for number in numbers if number.paper == paper]
     found = Counter(finding.table for finding in findings if finding.paper == paper)
-    info = card_of(paper).info
+    source = SECOND_HAND.get(paper)
+    info = card_of(paper).info if source is None else None
     return {
         "name": paper,
-        "title": info.title if info else paper,
-        "venue": venue_of(info.venue, info.year) if info else "",
+        "title": source.title if source else info.title if info else paper,
+        "venue": source.venue if source else venue_of(info.venue, info.year) if info else "",
         "url": info.url if info else "",
+        "read_in": source.read_in if source else "",
+        "protocol": source.protocol if source else "",
         "tables": [
             {"label": table.label, "title": table.title, "sheets": _sheets(table, mine), "findings": found[table.label]}
             for table in paper_tables(paper)

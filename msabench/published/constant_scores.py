@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from msabench.data.info import EMOTIONS
 from msabench.data.registry import corpora
-from msabench.published.numbers import Number
+from msabench.published.numbers import AREAS, Number
 from msabench.published.readings import readings
 
 PLACES = 2
@@ -139,7 +139,7 @@ def explaining(number: Number, scores: list[ConstantScore] | None = None) -> lis
         number: A printed number.
         scores: Scores to look among; those of the number's corpus if not given.
     """
-    if number.is_delta or not number.percent:
+    if number.is_delta or not number.percent or number.cell in AREAS:
         return []
     printed = round(number.number, PLACES)
     possible = readings(number.dataset, number.metric, number.emotion)

@@ -19,12 +19,16 @@ from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import AVERAGES, LAWS, Cell
 from msabench.packaged import PUBLISHED, here_or_packaged
 from msabench.published.readings import readings
+from msabench.results.derived import DERIVED
 
 PAPERS = ("prlf", "fsrf", "umdf", "recap", "kt")
 PROSE = "text"
 """Table of numbers that a paper states in its prose."""
 
-PROTOCOLS = ("inter", "intra", "intra_mean", "complete", "fixed", *LAWS)
+PROTOCOLS = ("inter", "intra", "intra_mean", "intra_area", "complete", "fixed", *LAWS)
+AREAS = tuple(key for key, quantity in DERIVED.items() if quantity.kind == "area")
+"""Cells of areas under a metric over rates, not divided by their width."""
+
 EVIDENCE = ("", "definition", "stated", "inferred", "proven")
 PRINTED = (
     *("f1", "f1_neg_pos", "f1_neg_nonneg", "acc", "acc2", "acc2_neg_pos", "acc2_neg_nonneg"),
@@ -48,9 +52,9 @@ class Number:
         method: Method name.
         variant: ``default`` for a method in full, else the name of an ablation.
         protocol: ``inter`` (whole modalities missing at test), ``intra`` (frames dropped at one rate), ``intra_mean``
-            (mean over rates), ``complete`` (everything there in training and test), ``fixed`` (one set in training and
-            test).
-        cell: What is there at test: a cell name, or a key of ``missingness.conditions.AVERAGES``.
+            (mean over rates), ``intra_area`` (area over rates), ``complete`` (everything there in training and test),
+            ``fixed`` (one set in training and test), ``random`` and ``random-table`` (modalities removed by a law).
+        cell: What is there at test: a cell name, a key of ``missingness.conditions.AVERAGES``, or one of ``AREAS``.
         emotion: IEMOCAP only.
         metric: Name as printed, one of ``PRINTED`` or, in a file of one's own, a metric key.
         key: Metric key that says how it was computed; empty where that cannot be determined.
@@ -196,6 +200,8 @@ def _number(path: Path, line: int, header: list[str], row: list[str]) -> Number:
 def _protocol_of(cell: str) -> str:
     if cell in ("avg_intra", "avg_intra_to_1"):
         return "intra_mean"
+    if cell in AREAS:
+        return "intra_area"
     if cell in AVERAGES:
         return str(AVERAGES[cell][0]).partition("/")[0]
     return cell.partition("/")[0]
@@ -209,11 +215,11 @@ def _problem(number: Number) -> str | None:
     if metric not in PRINTED and metric not in METRICS:
         return _not_allowed("metric", number.metric, (*PRINTED, *METRICS))
     # The protocol may follow from the cell: hence first.
-    if number.cell not in AVERAGES:
+    if number.cell not in (*AVERAGES, *AREAS):
         try:
             Cell.parse(number.cell)
         except MSABenchError as error:
-            return f"{error} or an average: {', '.join(AVERAGES)}"
+            return f"{error} or an average: {', '.join(AVERAGES)}; or an area: {', '.join(AREAS)}"
     closed = {
         "features": ("", "aligned", "unaligned"),
         "protocol": PROTOCOLS,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from msabench.errors import MSABenchError
 from msabench.missingness.conditions import AVERAGES, Cell
-from msabench.published.numbers import Number
+from msabench.published.numbers import AREAS, Number
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,18 @@ class PaperTable:
     """One table of a paper.
 
     Attributes:
-        paper: One of ``numbers.PAPERS``.
-        label: As in the paper, e.g. ``1``, ``II``.
+        paper: One of ``numbers.PAPERS``, or a source of ``second_hand``.
+        label: As in the paper, e.g. ``1``, ``II``; of a second-hand source a word of ours.
         caption: What it shows, in our words.
         blocks: Its parts, in order.
+        read_in: Where its numbers were read, if not in the paper; empty for the five papers.
     """
 
     paper: str
     label: str
     caption: str
     blocks: tuple[PaperBlock, ...]
+    read_in: str = ""
 
     @property
     def title(self) -> str:
@@ -154,7 +156,7 @@ def is_of_kind(family: str, kind: str) -> bool:
 
 def recorded_cell(cell: str) -> str:
     """The name under which records and summaries have a printed cell: ``intra/0.0`` is ``inter/lav``."""
-    return cell if cell in AVERAGES else str(Cell.parse(cell))
+    return cell if cell in (*AVERAGES, *AREAS) else str(Cell.parse(cell))
 
 
 def with_datasets(tables: Iterable[PaperTable], datasets: Sequence[str]) -> list[PaperTable]:

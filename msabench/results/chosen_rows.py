@@ -156,19 +156,20 @@ def choose_rows(
     return found
 
 
-def cells_of(names: Sequence[str], *, quantities: bool = False) -> tuple[str, ...]:
+def cells_of(names: Sequence[str], *, averages: bool = True, quantities: bool = False) -> tuple[str, ...]:
     """Expand grids into cell names; averages stay.
 
     Args:
         names: Names of grids, cells and averages.
+        averages: Whether averages are allowed.
         quantities: Whether names of derived quantities are allowed too; they stay.
 
     Raises:
         MSABenchError: A name is none of these, or there is none.
     """
-    named = [*AVERAGES, *(DERIVED if quantities else ())]
+    named = [*(AVERAGES if averages else ()), *(DERIVED if quantities else ())]
     if not names:
-        raise MSABenchError(f"no cells are given; give grids, cells such as inter/la, or {', '.join(named)}")
+        raise MSABenchError(f"no cells are given; give cells such as inter/la, or {', '.join([*named, *GRIDS])}")
     found: dict[str, None] = {}
     for name in names:
         quantity = derived(name) if quantities else None
@@ -177,7 +178,7 @@ def cells_of(names: Sequence[str], *, quantities: bool = False) -> tuple[str, ..
             continue
         if name not in named and "/" not in name and name not in GRIDS:
             raise one_of("cell", name, [*named, *GRIDS, "or cells such as inter/la and intra/0.3"])
-        found.update(dict.fromkeys([name] if name in AVERAGES else map(str, parse_grid(name))))
+        found.update(dict.fromkeys([name] if name in named else map(str, parse_grid(name))))
     return tuple(found)
 
 

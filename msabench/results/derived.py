@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from msabench.errors import one_of
 from msabench.metrics.spec import MetricSpec
 from msabench.missingness.conditions import AVERAGES, SUBSETS, Cell
 from msabench.results.table import Column
@@ -130,6 +131,21 @@ def derived(name: str) -> Derived | None:
     where = name.removeprefix(RELATIVE)
     where = where if where in AVERAGES else str(Cell.parse(where))
     return _relative(where, f"{RELATIVE}{where}", f"{where}/lav")
+
+
+def quantities_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Keys of derived quantities by their names.
+
+    Raises:
+        MSABenchError: A name is not one of these.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        quantity = derived(name)
+        if quantity is None:
+            raise one_of("derived column", name, [*DERIVED, "or relative: with a cell or an average"])
+        found[quantity.key] = None
+    return tuple(found)
 
 
 def columns_for(names: Iterable[str]) -> tuple[Column, ...]:

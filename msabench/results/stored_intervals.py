@@ -1,10 +1,10 @@
 """Intervals kept beside the records. Free of torch.
 
 Intervals are made of predictions, which hold labels and stay on the machine that made them. What is derived from them
-is committed: ``<store>/<dataset>/intervals.csv``, one line per row of a table, metric and cell, one per change from
-training on complete data to another regime, and one per specialist beside a model for all conditions. A row is
-identified by the jobs it is made of, the others by those of all their rows, so that an interval of other jobs is never
-shown.
+is committed: ``<store>/<dataset>/intervals.csv``, one line per row of a table, metric and cell (averages and derived
+columns among them, ``results.derived``), one per change from training on complete data to another regime, and one per
+specialist beside a model for all conditions. A row is identified by the jobs it is made of, the others by those of all
+their rows, so that an interval of other jobs is never shown.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from msabench.missingness.conditions import AVERAGES, INTER
 from msabench.results import predictions
 from msabench.results.aggregate import DRAWS, jobs_by_row
 from msabench.results.build import parts_of
+from msabench.results.derived import DERIVED
 from msabench.results.intervals import intervals
 from msabench.results.places import PREDICTIONS
 from msabench.results.regime_changes import COMPLETE, bounds_of_change, identity, pairs_of
@@ -87,6 +88,8 @@ def _read_line(where: str, line: list[str]) -> tuple[tuple[str, str, str], Inter
 def update_intervals(store: ResultStore, datasets: Sequence[str] | None = None, anew: bool = False) -> list[str]:
     """Make the intervals that are lacking, and drop those whose jobs are no longer a row or a change.
 
+    Rows that have some, but none of derived columns, are given these.
+
     Args:
         store: The store. Rows without intervals need their predictions here; others are left without.
         datasets: Corpora; None takes all of the store.
@@ -118,11 +121,13 @@ def _update(store: Path, dataset: str, by_set: dict[str, dict[RowKey, dict[int, 
         known.setdefault(key[0], {})[key] = interval
     files = _prediction_files(store, dataset)
     makers: dict[str, tuple[list[str], Callable[[], Intervals]]] = {}
+    of_rows: dict[str, str] = {}
     for metric_set, by_row in by_set.items():
         rows = list(by_row.values())
         for jobs in rows:
             name, job_ids = jobs_hash(jobs.values()), list(jobs.values())
             makers[name] = job_ids, partial(_intervals_of, name, job_ids, files, metric_set)
+            of_rows[name] = metric_set
         for after, before in ((rows[one], rows[other]) for one, other in pairs_of(list(by_row), COMPLETE)):
             name = identity(list(after.values()), list(before.values()))
             job_ids = [*after.values(), *before.values()]
@@ -135,10 +140,13 @@ def _update(store: Path, dataset: str, by_set: dict[str, dict[RowKey, dict[int, 
                 versus = partial(_versus, name, rows[place], specialists, files, metric_set)
                 makers[name] = [*rows[place].values(), *job_ids], versus
     kept: dict[str, Intervals] = {}
-    made = lacking = 0
+    made = completed = lacking = 0
     for name, (job_ids, make) in makers.items():
         if name in known:
             kept[name] = known[name]
+            if name in of_rows and all(job_id in files for job_id in job_ids):
+                kept[name] = _completed(known[name], [files[job_id] for job_id in job_ids], of_rows[name])
+                completed += kept[name] != known[name]
         elif all(job_id in files for job_id in job_ids):
             kept[name] = make()
             made += 1
@@ -146,7 +154,9 @@ def _update(store: Path, dataset: str, by_set: dict[str, dict[RowKey, dict[int, 
             lacking += 1
     _write(store / dataset / FILENAME, kept)
     absent = f"; the predictions of {lacking} are not here, which stay without" if lacking else ""
-    return f"{dataset}: {len(kept)} of {len(makers)} rows and changes of regime have intervals, {made} new{absent}"
+    added = f", {completed} completed by derived columns" if completed else ""
+    had = f"{len(kept)} of {len(makers)} rows and changes of regime have intervals, {made} new{added}"
+    return f"{dataset}: {had}{absent}"
 
 
 def _prediction_files(store: Path, dataset: str) -> dict[str, Path]:
@@ -159,8 +169,29 @@ def _intervals_of(name: str, job_ids: list[str], files: dict[str, Path], metric_
     return {
         (name, metric, cell): interval
         for metric in metric_keys(metric_set)
-        for cell, interval in intervals(mine, metric_set, metric, [*cells, *AVERAGES]).items()
+        for cell, interval in intervals(mine, metric_set, metric, [*cells, *AVERAGES, *DERIVED]).items()
     }
+
+
+def _completed(known: Intervals, files: list[Path], metric_set: str) -> Intervals:
+    """A row's intervals with those of derived quantities that it lacks, as rows have that were made before these were.
+
+    What is there stays as it is.
+    """
+    found: Intervals = {}
+    for metric in metric_keys(metric_set):
+        here = {key: bounds for key, bounds in known.items() if key[1] == metric}
+        found |= here
+        name, cells = next(iter(known))[0], {cell for _, _, cell in here}
+        lacking = [
+            key
+            for key, quantity in DERIVED.items()
+            if key not in cells and quantity.applies(METRICS[metric]) and set(quantity.cells) <= cells
+        ]
+        if lacking:
+            made = intervals(files, metric_set, metric, lacking)
+            found |= {(name, metric, cell): bounds for cell, bounds in made.items()}
+    return found
 
 
 def _change_of(

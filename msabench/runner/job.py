@@ -16,7 +16,7 @@ from msabench.evaluation.evaluate import evaluate_grid
 from msabench.files import write_text
 from msabench.methods.base import MSAMethod
 from msabench.methods.checkpoint import load_checkpoint
-from msabench.missingness.conditions import parse_grid
+from msabench.missingness.conditions import distinct, parse_grid
 from msabench.results import predictions
 from msabench.results.claims import settle
 from msabench.results.job_identity import job_key, portable
@@ -57,7 +57,8 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
         accelerator: Lightning's accelerator; one device of it is used.
 
     Raises:
-        MSABenchError: The job cannot run, or has changed since it was planned.
+        MSABenchError: The job cannot run, has changed since it was planned, or its grid has a cell that its method or
+            data do not allow.
     """
     job = task.job
     if job.problem:
@@ -68,6 +69,8 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
     if found != job.key:
         changed = [name for name, value in vars(found).items() if value != getattr(job.key, name)]
         raise MSABenchError(f"{', '.join(changed)} of {job.title} changed since it was planned; run the suite again")
+    cells = distinct(parse_grid(job.grid))
+    datamodule.require(cells, built.model.data_needs)
 
     ended = _ended_before(built, task)
     if ended is None:
@@ -79,7 +82,7 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
 
     task.say("evaluate", finished.epochs, trainer.max_epochs)
     device = trainer.strategy.root_device
-    evaluation = evaluate_grid(method, datamodule, parse_grid(job.grid), job.mask_seeds, device=device)
+    evaluation = evaluate_grid(method, datamodule, cells, job.mask_seeds, device=device)
     record = JobRecord(
         key=job.key,
         config=portable(built.config),
@@ -92,7 +95,7 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
         **datamodule.corpus.record_fields(),
         **finished.record_fields(),
     )
-    cells = evaluation.records(job.key.job_id)
+    records = evaluation.records(job.key.job_id)
     store = ResultStore(task.store)
     # Where locks do not work, another process may have been faster: what is stored is never replaced.
     if store.has(job.key.job_id):
@@ -107,7 +110,7 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
                 "the same command goes on from there"
             ) from error
         # The record comes last: a job counts as done only when everything else of it is written.
-        store.add(record, cells)
+        store.add(record, records)
     settle(task.store, job.key.job_id)
     if not task.keep_checkpoint:
         (task.folder / FINISHED).unlink(missing_ok=True)

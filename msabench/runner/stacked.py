@@ -21,6 +21,7 @@ from pathlib import Path
 from msabench.errors import MSABenchError
 from msabench.files import try_lock, write_text
 from msabench.interruption import die_at_once
+from msabench.missingness.conditions import distinct, parse_grid
 from msabench.results.claims import claim, require_writable
 from msabench.results.record import JobKey
 from msabench.results.store import ResultStore
@@ -156,7 +157,8 @@ def train_together(tasks: Sequence[Task], accelerator: str = "auto") -> None:
         accelerator: Lightning's accelerator; one device of it is used.
 
     Raises:
-        MSABenchError: They cannot be trained together, or a seed did not end well; the others are whole then.
+        MSABenchError: They cannot be trained together, the grid has a cell that they cannot be tested in, or a seed did
+            not end well; the others are whole then.
     """
     import torch
 
@@ -180,6 +182,7 @@ def train_together(tasks: Sequence[Task], accelerator: str = "auto") -> None:
         corpus = built.datamodule.corpus
         if job_key(built.config, corpus.revision, corpus.features) != task.job.key:
             raise MSABenchError(f"{task.job.title} changed since it was planned; run the suite again")
+        built.datamodule.require(distinct(parse_grid(task.job.grid)), built.model.data_needs)
         hashed, said = fit_hash(built, task), task.folder / FIT
         if (task.folder / FINISHED).is_file() and said.is_file() and said.read_text(encoding="utf-8") == hashed:
             continue

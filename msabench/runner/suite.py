@@ -42,7 +42,7 @@ from msabench.missingness.conditions import distinct, parse_grid
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.specialists import specialist_of
 from msabench.packaged import CONFIGS, SUITES, beside_or_packaged
-from msabench.results.job_identity import MAX_SEED, job_key
+from msabench.results.job_identity import MAX_SEED, job_key, missing_config
 from msabench.results.record import JobKey
 from msabench.training.config_words import as_words
 from msabench.training.method_of_config import info_of
@@ -223,12 +223,14 @@ def expand(suite: Suite, resolver: Resolver | None = None) -> list[Job]:
         resolver: Parses configs; None for ``msabench.training.build.resolve``.
 
     Raises:
-        MSABenchError: A config is missing, does not parse, or is of another method or dataset than its entry says.
+        MSABenchError: A config is missing, does not parse, or is of another method or dataset than its entry says, or
+            the grid has a cell that means nothing at the level where a config drops text.
     """
     resolve = resolver or _resolver()
     resolved: dict[tuple[Path, tuple[str, ...]], dict[str, Any]] = {}
     opened: dict[str, tuple[str, str | None, str]] = {}
     jobs: dict[JobKey, Job] = {}
+    cells = distinct(parse_grid(suite.grid))
     for unresolved in suite.jobs:
         without_seed = (unresolved.config_file, unresolved.overrides)
         if without_seed not in resolved:
@@ -238,6 +240,9 @@ def expand(suite: Suite, resolver: Resolver | None = None) -> list[Job]:
         if source not in opened:
             opened[source] = _open(config["data"])
         revision, features, problem = opened[source]
+        missing = missing_config(config)
+        for cell in cells:
+            missing.require(cell)
         key = job_key(config, revision, features)
         dataset = config["data"]["dataset"]
         if (key.method, dataset) != (unresolved.method, unresolved.dataset):

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Literal
 from msabench.data.registry import corpora
 from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import METRICS, metric_spec
+from msabench.missingness.named import naming
 from msabench.published.layouts import paper_tables
-from msabench.published.numbers import published_folder
+from msabench.published.numbers import PAPERS, published_folder
+from msabench.published.second_hand import SECOND_HAND
 from msabench.results.derived import SUMMARY, columns_for
 from msabench.results.places import no_records, store_to_read
 from msabench.results.record import SCORED, JobRecord
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from msabench.results.records import Records
 
 
+@naming(papers=PAPERS, sources=SECOND_HAND)
 def table(
     datasets: list[str] | None = None,
     methods: list[str] | None = None,
@@ -56,8 +59,8 @@ def table(
         methods: Methods to show besides the constant predictor; all if not given.
         metric: Metric key, e.g. f1_has0 or mae; each corpus's usual one if not given. In a paper's tables it selects
             columns, also by the name as printed, e.g. f1; all columns if not given.
-        grid: Grids (inter, intra, paper) and cells (inter/la, intra/0.3) as columns of result tables; paper if not
-            given.
+        grid: Grids ({grids})
+            and cells (inter/la, random/0.3) as columns of result tables; paper if not given.
         format: How to print; csv is unrounded, one number a line; html is a fragment.
         store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
         committed: Read the records in git, leaderboard/results, instead.
@@ -66,7 +69,8 @@ def table(
         width: Characters in a line of text; the terminal's if not given.
         summary: Whether result tables end in a block of derived columns: areas under the curve over rates, shares of
             the complete value that are kept, spreads over modalities.
-        paper: Print this paper's tables and nothing else: prlf, fsrf, umdf, recap or kt.
+        paper: Print this paper's tables and nothing else: {papers};
+            or a source of second-hand numbers: {sources}.
         table: Print only this table of the paper, e.g. 1 or II.
         show: Numbers in papers' tables: published, reproduced, or both with their differences.
         papers: Papers whose tables follow the result tables, or none; with datasets all if not given, else none.

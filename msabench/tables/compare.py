@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from msabench.errors import MSABenchError, nearest, one_of, printable
+from msabench.missingness.named import naming
 from msabench.results.aggregate import DRAWS
+from msabench.results.derived import DERIVED
 from msabench.results.places import store_to_read
 from msabench.results.table import CONSTANT
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 FORMATS = ("text", "markdown", "csv")
 
 
+@naming(quantities=DERIVED)
 def compare(
     baseline: str,
     datasets: list[str] | None = None,
@@ -41,8 +44,9 @@ def compare(
         metric: Metric key, e.g. corr; each corpus's usual one if not given.
         methods: Methods to compare; all but the constant predictor if not given.
         variants: Variants to compare; only default if not given.
-        cells: Averages (avg_missing, avg_intra, avg_intra_to_1), grids (inter, intra, paper), cells (inter/la,
-            intra/0.3) and derived quantities (auilc_0.9, auilc_1.0, retention_0.5, spread_lost, spread_alone, and
+        cells: Averages ({averages}),
+            grids ({grids}),
+            cells (inter/la, random/0.3) and derived quantities ({quantities}, and
             relative: with a cell or an average, e.g. relative:avg_missing). Ranks are over the cells that averages and
             quantities are made of.
         store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from msabench.errors import MSABenchError, one_of, printable
 from msabench.metrics.spec import METRICS, metric_keys, metric_spec
 from msabench.missingness.conditions import parse_grid
+from msabench.missingness.named import naming
 from msabench.results.places import no_records, store_to_read
 from msabench.results.store import ResultStore
 from msabench.tables.render import grid_csv, grid_text
@@ -68,6 +69,7 @@ class Recomputed:
         return None if self.value is None or self.recorded is None else self.value - self.recorded
 
 
+@naming()
 def metrics(
     datasets: list[str] | None = None,
     methods: list[str] | None = None,
@@ -85,7 +87,8 @@ def metrics(
         methods: Methods; all in the store if not given.
         variants: Variants; all in the store if not given.
         metric: Metric keys, e.g. corr; all of each corpus's metric set if not given.
-        cells: Grids and cells, e.g. inter/la; all that are there if not given.
+        cells: Grids ({grids})
+            and cells, e.g. inter/la; all that are there if not given.
         format: How to print; csv is unrounded.
         store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
         committed: Read the records in git, leaderboard/results, instead.

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from msabench.missingness.conditions import AVERAGES
 from msabench.published.constant_scores import ConstantScore, constant_scores, explaining
-from msabench.published.numbers import Number
+from msabench.published.numbers import AREAS, Number
 from msabench.published.readings import readings
 from msabench.results.build import dataset_facts
+from msabench.results.derived import DERIVED
 from msabench.results.table import CONSTANT, failures_in
 from msabench.tables.marks import meanings
 from msabench.tables.paper import OTHER, UNDETERMINED, PaperView, column_key
@@ -53,12 +54,14 @@ def legend(view: PaperView) -> list[str]:
     """Sentences below a paper's table."""
     numbers = [number for line in view.lines for number in line.published.values()] * (view.show != "reproduced")
     averages = [AVERAGED[key] for key in AVERAGES if key in {column.cell for column in view.columns}]
+    averages += [f"{key} = {DERIVED[key].meaning}" for key in _areas(view)]
     lines = [f"Columns: {'; '.join(averages)}."] if averages else []
     lines += _situations(view)
     if numbers:
         lines += [*_keys(view), *_evidence(numbers)]
         lines += [f"{mark} stands in the paper." for mark in dict.fromkeys(number.mark for number in numbers) if mark]
-        lines += _constants(view, numbers)
+        # What a constant scores over an area depends on the area's width.
+        lines += [] if _areas(view) else _constants(view, numbers)
         noted = sum(bool(number.note) for number in numbers)
         lines += [f"Printed numbers with a note on how they were read: {noted}; --format csv has the notes."] * bool(
             noted
@@ -68,6 +71,11 @@ def legend(view: PaperView) -> list[str]:
     elif view.show != "published":
         lines.append(f"Nothing of this is reproduced yet; `msabench run --suite {view.table.paper}` makes records.")
     return lines
+
+
+def _areas(view: PaperView) -> list[str]:
+    """The areas over rates among the columns."""
+    return [key for key in AREAS if key in {column.cell for column in view.columns}]
 
 
 def _situations(view: PaperView) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import METRICS
 from msabench.published.layouts import PAPER_TABLES
 from msabench.published.numbers import PAPERS, PRINTED, load_published
+from msabench.published.second_hand import SECOND_HAND, load_second_hand
 from msabench.published.tables import PaperTable, with_datasets
 from msabench.results.record import JobRecord
 from msabench.results.store import ResultStore
@@ -123,7 +124,13 @@ def add_paper(report: Report, tables: Sequence[PaperTable], request: Request) ->
     if not any(chosen_columns(block, request.metric) for block in blocks):
         names = dict.fromkeys(word for word in (*PRINTED, *METRICS) if any(chosen_columns(b, word) for b in blocks))
         raise one_of(f"metric of {name}", request.metric, names)
-    _add(report, tables, request)
+    second_hand = tables[0].paper in SECOND_HAND
+    if second_hand and request.show == "reproduced":
+        raise MSABenchError(
+            f"numbers of {tables[0].paper} are second-hand, and nothing is set beside them; show them with --show "
+            "published"
+        )
+    _add(report, tables, replace(request, show="published") if second_hand else request)
     if not report.views:
         suite = f"`msabench run --suite {tables[0].paper}`"
         report.remarks.append(
@@ -134,7 +141,8 @@ def add_paper(report: Report, tables: Sequence[PaperTable], request: Request) ->
 
 
 def _add(report: Report, tables: Sequence[PaperTable], request: Request) -> None:
-    numbers = load_published(request.published)
+    second_hand = any(table.paper in SECOND_HAND for table in tables)
+    numbers = load_second_hand(request.published) if second_hand else load_published(request.published)
     for table in tables:
         report.views += paper_views(
             table,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from msabench.metrics.spec import METRICS
 from msabench.published.constant_scores import explaining
-from msabench.published.numbers import Number
+from msabench.published.numbers import AREAS, Number
 from msabench.published.tables import PaperColumn
 from msabench.results.build import dataset_facts
 from msabench.results.table import protocol_text
@@ -36,7 +36,7 @@ def paper_sheet(view: PaperView) -> Sheet:
     apart = [len(group) > 1 or len(before) > 1 for before, group in zip([[], *groups], groups, strict=False)]
     return Sheet(
         heading=f"{view.table.title}: {dataset_facts(block.dataset).title}{features}",
-        intro=(caption, f"Reproduced: {protocol_text(view.protocol)}." if view.protocol else "Published."),
+        intro=(caption, _origin(view)),
         caveat=dataset_facts(block.dataset).caveat,
         labels=tuple(labels),
         brief=tuple(index for index, name in enumerate(labels) if name in ("method", "source", "regime")),
@@ -50,11 +50,18 @@ def paper_sheet(view: PaperView) -> Sheet:
     )
 
 
+def _origin(view: PaperView) -> str:
+    """Where a view's numbers are from."""
+    if view.protocol:
+        return f"Reproduced: {protocol_text(view.protocol)}."
+    return f"Second-hand, read in: {view.table.read_in}." if view.table.read_in else "Published."
+
+
 def _heads(columns: Sequence[PaperColumn]) -> list[Head]:
     """Headers: of emotion, cell and metric those that differ; of two that differ the first stands above."""
     parts = []
     for column in columns:
-        cell = HEADERS.get(column.cell) or column.cell.partition("/")[2]
+        cell = HEADERS.get(column.cell) or (column.cell if column.cell in AREAS else column.cell.partition("/")[2])
         parts.append((column.emotion, cell, TITLES.get(column.metric, column.metric)))
     differing = [index for index in range(3) if len({part[index] for part in parts}) > 1] or [2]
     heads = []

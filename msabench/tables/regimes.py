@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from msabench.errors import MSABenchError, one_of
+from msabench.missingness.named import naming
 from msabench.results.aggregate import DRAWS, LEVEL
 from msabench.results.places import store_to_read
 from msabench.results.table import AVERAGE_MEANINGS, CONSTANT
@@ -33,6 +34,7 @@ _CSV_HEADER = (
 )
 
 
+@naming()
 def regimes(
     datasets: list[str] | None = None,
     metric: str | None = None,
@@ -53,7 +55,9 @@ def regimes(
         metric: Metric key, e.g. corr; each corpus's usual one if not given.
         methods: Methods; all but the constant predictor if not given.
         variants: Variants; only default if not given.
-        cells: Averages (avg_missing, avg_intra), grids and cells. Methods are ordered by their gain in the last one.
+        cells: Averages ({averages}),
+            grids ({grids})
+            and cells. Methods are ordered by their gain in the last one.
         before: The regime to compare with, as tables print it.
         after: The other regime.
         store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.

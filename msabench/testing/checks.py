@@ -11,7 +11,7 @@ from typing import Any
 from msabench.methods import registry
 from msabench.methods.base import MSAMethod
 from msabench.methods.info import MethodInfo
-from msabench.missingness.conditions import MODALITIES
+from msabench.missingness.conditions import LETTERS, MODALITIES
 from msabench.missingness.regimes import BUILT_IN as REGIMES
 from msabench.optional import require
 from msabench.testing import form, prediction, training
@@ -65,8 +65,8 @@ _EVERY = (
 )
 
 
-_REGIMES = tuple(name for name, regime in REGIMES.items() if not regime.example)
-"""Regimes that can be asked for by name alone."""
+_REGIMES = tuple(name for name in REGIMES if name != "only")
+"""Regimes under which every modality is there in some clips."""
 
 
 def checks_of(info: MethodInfo) -> list[Check]:
@@ -83,6 +83,7 @@ def checks_of(info: MethodInfo) -> list[Check]:
     ]
     by_modality = [Check(prediction.removed_modality_tells_nothing, {"modality": name}) for name in MODALITIES]
     by_regime = [Check(training.gradient_reaches_every_parameter, {"regime": name}) for name in _REGIMES]
+    by_regime += [Check(training.specialist_trains_what_it_reads, {"only": letter}) for letter in LETTERS]
     return [*by_task, *by_modality, *by_regime, *every]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from msabench.methods.base import MSAMethod
 from msabench.methods.checkpoint import load_checkpoint
 from msabench.missingness.conditions import MODALITIES, Cell
 from msabench.missingness.config import MissingConfig
+from msabench.missingness.regimes import BUILT_IN
 from msabench.testing.corpora import data_module, quiet_trainer, random_corpus
 from msabench.testing.subject import build, during, fresh, hold, losses, predict, training_batch
 
@@ -38,21 +40,66 @@ def every_variant(cls: type[MSAMethod], folder: Path) -> None:
 
 def gradient_reaches_every_parameter(cls: type[MSAMethod], folder: Path, regime: str) -> None:
     """Under a regime the loss is finite, and every parameter that is trained gets a gradient in a stage or turn."""
-    data = data_module(random_corpus(), missing=MissingConfig(regime=regime))
-    with torch.random.fork_rng():
-        method = fresh(cls, data).train()
-        torch.manual_seed(1)
-        with torch.no_grad():  # a LayerNorm's gain gets no gradient as long as what it normalises is all ones
-            for parameter in method.parameters():
-                parameter.add_(0.01 * torch.randn_like(parameter))
-        torch.manual_seed(0)
-        with during(f"regime {regime}"):
-            silent = _without_gradient(method, data)
+    data = data_module(random_corpus(), missing=MissingConfig(regime=regime, **_settings(regime)))
+    with torch.random.fork_rng(), during(f"regime {regime}"):
+        silent = _without_gradient(_moved(cls, data), data)
     hold(
         not silent,
         f"regime {regime}: no gradient reaches {', '.join(sorted(silent))}; what is not trained is a buffer, is frozen "
         "by prepare_stage, or goes",
     )
+
+
+def specialist_trains_what_it_reads(cls: type[MSAMethod], folder: Path, only: str) -> None:
+    """Where training clips have one modality alone, every parameter that the task term reads gets a gradient.
+
+    What is there for the two other modalities gets none, by what the regime is. Such parameters are told by this: the
+    task term of any training batch stays as it is when they are changed.
+    """
+    data = data_module(random_corpus(), missing=MissingConfig(regime="only", only=only))
+    with torch.random.fork_rng(), during(f"regime only({only})"):
+        method = _moved(cls, data)
+        silent = _without_gradient(method, data)
+        before = _task_terms(method, data)
+        torch.manual_seed(2)
+        read = []
+        for key, parameter in method.named_parameters():
+            if key in silent:
+                kept = parameter.detach().clone()
+                with torch.no_grad():
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+                read += [key] if not torch.equal(_task_terms(method, data), before) else []
+                with torch.no_grad():
+                    parameter.copy_(kept)
+    hold(
+        not read,
+        f"regime only({only}): the task term reads {', '.join(sorted(read))}, which no gradient reaches; what is not "
+        "trained is a buffer, or is frozen by prepare_stage",
+    )
+
+
+def _settings(regime: str) -> dict[str, Any]:
+    """Settings of a regime under which every modality is there, and is lacking or has gaps, in some clips."""
+    return {"rates": "l=0.2,a=0.5,v=0.3"} if regime == "per_modality" else dict(BUILT_IN[regime].example)
+
+
+def _moved(cls: type[MSAMethod], data: MSADataModule) -> MSAMethod:
+    """A method before its training, a little away from where its parameters begin; then the seed is 0."""
+    method = fresh(cls, data).train()
+    torch.manual_seed(1)
+    with torch.no_grad():  # a LayerNorm's gain gets no gradient as long as what it normalises is all ones
+        for parameter in method.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    torch.manual_seed(0)
+    return method
+
+
+def _task_terms(method: MSAMethod, data: MSADataModule) -> torch.Tensor:
+    """The task term of the epochs that ``_without_gradient`` looks at, in the last stage and turn; ``(3,)``."""
+    torch.manual_seed(0)
+    # With gradients, since a method may take a step of its own within its loss.
+    terms = [losses(method, training_batch(method, data, rows=11, epoch=epoch)) for epoch in range(3)]
+    return torch.stack([term["task"].detach() for term in terms])
 
 
 def _without_gradient(method: MSAMethod, data: MSADataModule) -> set[str]:

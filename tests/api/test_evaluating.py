@@ -191,6 +191,16 @@ def test_tokens_come_in_place_of_text_features(data: mb.MSADataModule, elsewhere
         mb.evaluate(of_tokens, mb.load(own_file(elsewhere / "mine.npz")), "inter/la", tokens=True)
 
 
+def test_cells_that_cannot_be_are_refused_before_anything_is_predicted(data: mb.MSADataModule) -> None:
+    def unasked(batch: mb.Batch) -> torch.Tensor:
+        raise AssertionError("it was asked for predictions")
+
+    with pytest.raises(mb.MSABenchError, match=r"^cell noise/1.0 adds noise to text features, and the method reads"):
+        mb.evaluate(unasked, data, ["inter", "noise/1.0"], tokens=True)
+    with pytest.raises(mb.MSABenchError, match=r"^cell words/0.3 replaces words"):
+        mb.evaluate(unasked, data, ["inter", "words/0.3"])
+
+
 def test_a_method_of_other_data_is_refused(data: mb.MSADataModule, elsewhere: Path) -> None:
     method = method_class("lf_dnn")(data.spec)
     with pytest.raises(mb.MSABenchError, match="lf_dnn was made for feature_dims"):

@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 
 import msabench as mb
+from msabench.results.derived import SUMMARY
 from msabench.results.store import ResultStore
 from msabench.tables import command
 from tests.support.records import add
+from tests.support.stored_runs import add_runs, noisy
 
 EVERY_METRIC = ("f1_non0", "acc7", "corr")
 
@@ -43,6 +45,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, changes in enumerate(jobs):
         add(store, partial(value, offset=0.1 * number), **changes)
     return store.folder
+
+
+def test_derived_columns_are_those_of_the_command(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    add_runs(tmp_path, "mult", noisy(0.8), seeds=(1, 2), n=60)
+    frame = mb.table(store.folder, "synth", metrics=["f1_non0", "mae"], summary=True)
+    keys = [quantity.key for quantity in SUMMARY]
+    assert list(dict.fromkeys(frame.columns.get_level_values("cell")))[-len(keys) :] == keys
+    printed = {
+        (metric, key): line["mean"]
+        for metric in ("f1_non0", "mae")
+        for key, line in zip(
+            keys,
+            (line for line in csv_lines(store.folder, metric=metric, summary=True) if line["block"] == "derived"),
+            strict=True,
+        )
+    }
+    for (_, metric, cell), found in frame.loc[:, (slice(None), slice(None), keys)].iloc[0].items():
+        said = printed[metric, cell]
+        assert (np.isnan(found) and said == "") or found == pytest.approx(float(said), abs=1e-9), (metric, cell)
+    assert not np.isnan(frame.iloc[0][("synth", "f1_non0", "retention_0.5")])
+    assert np.isnan(frame.iloc[0][("synth", "mae", "retention_0.5")])
+
+    named = mb.table(store.folder, "synth", grid="inter/lav", summary=["auilc_0.5", "relative:inter/la"], spread=True)
+    assert list(dict.fromkeys(named.columns.get_level_values("cell"))) == [
+        "inter/lav",
+        "auilc_0.5",
+        "relative:inter/la",
+    ]
+    assert named.iloc[0][("synth", "f1_non0", "auilc_0.5", "n_seeds")] == 2
+    with pytest.raises(mb.MSABenchError, match=r"unknown derived column 'auilc'; allowed: auilc_0\.5, auilc_0\.9"):
+        mb.table(store.folder, "synth", summary="auilc")
 
 
 def csv_lines(folder: Path, **options: Any) -> list[dict[str, str]]:

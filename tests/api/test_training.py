@@ -164,6 +164,7 @@ def test_an_interrupted_training_ends_no_process(data: mb.MSADataModule, monkeyp
         ({"overrides": {"model.init_args.lr": object()}}, "model.init_args.lr is a object"),
         ({"overrides": {"trainer.fast_dev_run": True}}, "fast_dev_run"),
         ({"grid": "all"}, "'all'"),
+        ({"grid": ["inter", "words/0.3"]}, "cell words/0.3 replaces words before the text encoder"),
         ({"grid": "inter", "store": "store"}, "cell intra/0.1 is left out"),
         ({"mask_seeds": [0], "store": "store"}, "mask seed 1 is left out"),
         ({"mask_seeds": [0, 0]}, "mask seeds"),

@@ -13,6 +13,7 @@ from msabench.audit.command import audit
 from msabench.audit.finding import CERTAINTIES, SEVERITIES, Finding
 from msabench.audit.run import KINDS, run_audit
 from msabench.published.numbers import PAPERS, load_published, read_numbers
+from msabench.published.second_hand import SECOND_HAND, load_second_hand
 from tests.support.printed_tables import changed, truthful, write
 
 PUBLISHED = Path(__file__).parents[2] / "leaderboard/published"
@@ -28,6 +29,13 @@ def no_label_files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def published(no_label_files):
     return load_published(PUBLISHED)
+
+
+@pytest.fixture(scope="module")
+def every_finding(published):
+    """Those of the command, which reads second-hand numbers as well."""
+    numbers = [*published, *load_second_hand(PUBLISHED)]
+    return {finding.id: finding for finding in run_audit(numbers, load_claims(PUBLISHED))}
 
 
 @pytest.fixture(scope="module")
@@ -195,24 +203,27 @@ def run(*words: str, capsys) -> str:
     return capsys.readouterr().out
 
 
-def test_text_starts_with_a_summary_and_is_grouped_by_paper(capsys, findings):
+def test_text_starts_with_a_summary_and_is_grouped_by_paper(capsys, every_finding):
     text = run("--published", str(PUBLISHED), "--width", "100", capsys=capsys)
     lines = text.splitlines()
-    assert lines[0].startswith("1622 numbers in ")
-    assert "298 findings (111 errors, 67 warnings, 120 notes), 72 proven." in " ".join(lines[:3])
-    heads = [line.partition(":")[0] for line in lines if line.partition(":")[0] in PAPERS]
-    assert heads == list(PAPERS)
+    assert lines[0].startswith("1940 numbers in ")
+    severities = Counter(finding.severity for finding in every_finding.values())
+    counts = ", ".join(f"{severities[name]} {name}s" for name in SEVERITIES)
+    assert f"{len(every_finding)} findings ({counts}), 72 proven." in " ".join(lines[:3])
+    heads = [line.partition(":")[0] for line in lines if line.partition(":")[0] in (*PAPERS, *SECOND_HAND)]
+    assert heads == list(dict.fromkeys(finding.paper for finding in every_finding.values()))
+    assert heads[: len(PAPERS)] == list(PAPERS)
     # Ids are not broken.
     assert all(len(line) <= 100 or len(max(line.split(), key=len)) > 60 for line in lines)
-    assert all(finding.id in text for finding in findings.values())
+    assert all(finding.id in text for finding in every_finding.values())
 
 
-def test_json_has_every_field(capsys, findings):
+def test_json_has_every_field(capsys, every_finding):
     content = json.loads(run("--published", str(PUBLISHED), "--format", "json", capsys=capsys))
-    assert content["numbers"] == 1622
-    assert content["papers"] == list(PAPERS)
+    assert content["numbers"] == 1940
+    assert content["papers"] == [*PAPERS, *SECOND_HAND]
     assert content["counts"]["average"] == {"proven": 2, "inferred": 2}
-    assert [Finding(**entry) for entry in content["findings"]] == list(findings.values())
+    assert [Finding(**entry) for entry in content["findings"]] == list(every_finding.values())
 
 
 def test_kinds_and_severities_are_chosen(capsys):
@@ -227,7 +238,7 @@ def test_own_numbers_are_compared_with_published_ones(tmp_path, published):
     copied = [replace(n, paper="mine", table="1") for n in published if n.paper == "umdf" and n.table == "1"]
     path = write(tmp_path / "mine.csv", [n for n in copied if n.method == "gcnet"])
     report = json.loads(audit(csv=path, format="json", published=PUBLISHED))
-    assert "compared with 1622 numbers of other papers" in report["source"]
+    assert "compared with 1940 numbers of other papers" in report["source"]
     assert {entry["paper"] for entry in report["findings"]} == {"mine"}
     copies = {entry["id"] for entry in report["findings"] if entry["kind"] == "copy"}
     assert copies == {"copy:mine:1:umdf:1", "copy:mine:1:fsrf:I"}
@@ -245,7 +256,7 @@ def test_own_numbers_are_compared_without_a_clone(elsewhere, published):
     path = write(elsewhere / "mine.csv", truthful())
     text = " ".join(audit(csv=path, severity="warning").split())
     assert text.startswith(f"{len(truthful())} numbers in ")
-    assert f"compared with {len(published)} numbers of other papers in " in text
+    assert f"compared with {len(published) + 318} numbers of other papers in " in text
     assert not [finding for finding in run_audit(read_numbers(path)) if finding.severity != "note"]
 
 

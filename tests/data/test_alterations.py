@@ -64,6 +64,19 @@ def test_noise_is_frozen():
     assert values.flatten().tolist() == pytest.approx(GOLDEN_NOISE, abs=1e-6)
 
 
+@pytest.mark.parametrize("width", [1, 3, 4, 5, 8, 33])
+def test_noise_of_some_steps_is_that_of_all(width):
+    drawn = Alterations(Cell.parse("noise/a=0.5"), 1, deviation={"audio": torch.rand(width) + 0.1})
+    uid, observed = small_split(40).uid, torch.rand(40, 7) < 0.4
+    every, some = drawn.noise("audio", uid, 7), drawn.noise("audio", uid, 7, observed)
+    assert every.all()
+    assert torch.equal(some[observed], every[observed])
+    assert not some[~observed].any()
+    # Numbers are counted through steps: those of one wide step are those of several narrow ones.
+    wide = Alterations(drawn.cell, 1, deviation={"audio": drawn.deviation["audio"].repeat(7)})
+    assert torch.equal(wide.noise("audio", uid, 1).view(40, 7, width), every)
+
+
 @pytest.mark.parametrize("scale", [None, SCALE])
 def test_noise_is_added_before_scaling_and_only_where_something_is_observed(scale):
     plain, noisy = (batch_of(f"{noise}intra/0.3", scale=scale) for noise in ("", "noise/a=0.5,v=2.0+"))

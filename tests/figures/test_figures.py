@@ -22,7 +22,7 @@ from msabench.figures.command import OPTIONS, figures
 from msabench.figures.rank_diagram import MOST_RANKED
 from msabench.figures.words import COLLAPSED
 from msabench.metrics.functional import compute
-from msabench.missingness.conditions import INTRA, Cell
+from msabench.missingness.conditions import INTER, INTRA, Cell
 from msabench.results import predictions
 from msabench.results.chosen_rows import ChosenRows, choose_rows
 from msabench.results.predictions import CellPredictions, Evaluation
@@ -276,6 +276,20 @@ def test_tsne_of_what_was_not_kept_is_one_sentence(store: Path) -> None:
 # Cost, ranks, importance.
 
 
+def test_derived_quantities_are_ranked_over_what_they_are_made_of(store: Path, tmp_path: Path) -> None:
+    for method in ("mult", "umdf"):
+        add_runs(store, method, noisy(0.9), variant="wo_x", seeds=(1,), n=120)
+    options = {"store": store, "variants": ["default", "wo_x"], "metric": "mae"}
+    pairs = [(["auilc_0.9"], ["intra"]), (["spread_lost", "spread_alone"], list(map(str, INTER[:-1])))]
+    for quantities, cells in pairs:
+        one, other = (
+            figures("ranks", cells=given, out=tmp_path / str(number), **options)  # type: ignore[arg-type]
+            for number, given in enumerate((quantities, cells))
+        )
+        for mine, theirs in zip(one.splitlines(), other.splitlines(), strict=True):
+            assert Path(mine).read_bytes() == Path(theirs).read_bytes(), quantities
+
+
 def test_cost_stands_where_the_records_say(store: Path) -> None:
     chosen = selected(store, "mae")
     jobs = {job.key.job_id: job for job in ResultStore(store).jobs()}
@@ -363,6 +377,18 @@ def test_what_cannot_be_drawn_is_said_and_the_rest_is_drawn(store: Path, tmp_pat
         ("robustness", {"metric": "f2"}, "unknown metric 'f2'"),
         ("conditions", {"variants": ["nope"]}, "unknown variant in"),
         ("confusion", {"cells": ["intra/0.95"]}, r"has no predictions in cell intra/0\.95; it has inter/l"),
+        ("confusion", {"cells": ["auilc_0.9"]}, "unknown cell 'auilc_0.9'; allowed: inter, intra, paper, random"),
+        ("tsne", {"cells": ["avg_missing"]}, "unknown cell 'avg_missing'; allowed: inter, intra, paper, random"),
+        (
+            "robustness",
+            {"cells": ["auilc_0.9"]},
+            "cells means nothing to figures of kind robustness; it takes datasets",
+        ),
+        (
+            "ranks",
+            {"cells": ["auilc"]},
+            "unknown cell 'auilc'; allowed: avg_missing, .*auilc_0.5, auilc_0.9, auilc_1.0",
+        ),
         ("confusion", {"cells": ["paper"]}, "make 32 panels, and 12 fit on a page"),
     ],
 )

@@ -31,6 +31,7 @@ from msabench.metrics.spec import METRICS
 from msabench.missingness.conditions import distinct, parse_grid
 from msabench.results import build as tables
 from msabench.results.aggregate import jobs_by_row
+from msabench.results.derived import DERIVED
 from msabench.results.intervals import intervals
 from msabench.results.places import COMMITTED_STORE, STORE_VARIABLE
 from msabench.results.regime_changes import COMPLETE, identity, pairs_of
@@ -225,7 +226,8 @@ def test_stored_intervals_are_those_of_the_predictions(predicted):
     for metric in ("f1_non0", "mae"):
         for cell, bounds in intervals(files, "sentiment", metric, ["inter/l", "intra/0.5"]).items():
             assert stored[jobs_hash(jobs), metric, cell] == pytest.approx(bounds, abs=5e-5)
-    assert {cell for _, _, cell in stored} == {"inter/l", "inter/lav", "intra/0.5"}
+    assert {cell for _, metric, cell in stored if metric == "mae"} == {"inter/l", "inter/lav", "intra/0.5"}
+    assert {cell for _, _, cell in stored} == {"inter/l", "inter/lav", "intra/0.5", "retention_0.5"}
 
 
 def test_intervals_are_made_once_and_go_with_their_row(predicted):
@@ -247,6 +249,37 @@ def test_intervals_are_made_once_and_go_with_their_row(predicted):
     assert "0 of 1 rows and changes of regime have intervals" in said
     assert "the predictions of 1 are not here" in said
     assert read_intervals(predicted, "synth") == {}
+
+
+def test_derived_columns_have_intervals_also_in_rows_that_were_made_without(tmp_path):
+    add_runs(tmp_path, "mult", noisy(0.8), seeds=(1, 2), mask_seeds=(0,))
+    store, path = ResultStore(tmp_path), tmp_path / "synth" / FILENAME
+    assert update_intervals(store)[0].endswith("1 of 1 rows and changes of regime have intervals, 1 new")
+    whole, stored = path.read_bytes(), read_intervals(tmp_path, "synth")
+    [by_seed] = jobs_by_row(store.frame()).values()
+    jobs = list(by_seed.values())
+    files = [tmp_path / "predictions" / "synth" / "mult" / f"{job}.parquet" for job in jobs]
+    # intra/1.0 was not tested, so that there is no area up to it.
+    for metric, named in {"f1_non0": {*DERIVED} - {"auilc_1.0"}, "mae": {"auilc_0.9", "spread_lost"}}.items():
+        for name, bounds in intervals(files, "sentiment", metric, sorted(named)).items():
+            assert stored[jobs_hash(jobs), metric, name] == pytest.approx(bounds, abs=5e-5)
+        assert named <= {cell for _, key, cell in stored if key == metric}
+    assert not any(cell == "auilc_1.0" for _, _, cell in stored)
+    assert not any(cell.startswith(("relative:", "retention")) for _, key, cell in stored if key == "mae")
+    # The site shows them beside the values.
+    [group] = numbers_of(tmp_path)["groups"]
+    place = [column["key"] for column in group["columns"]].index("auilc_0.9")
+    mean, _, low, high = group["rows"][0]["values"]["mae"][place]
+    assert low < mean < high
+
+    lines = [line for line in whole.decode().splitlines() if line.split(",")[2] not in DERIVED]
+    lines[1] = ",".join([*lines[1].split(",")[:3], "0.0000", "1.0000", lines[1].rpartition(",")[2]])
+    path.write_text("\n".join(lines) + "\n")
+    assert update_intervals(store)[0].endswith("0 new, 1 completed by derived columns")
+    kept = path.read_text().splitlines()
+    assert kept[1] == lines[1], "what was there stays"
+    assert [kept[0], *kept[2:]] == [line for number, line in enumerate(whole.decode().splitlines()) if number != 1]
+    assert update_intervals(store)[0].endswith("0 new")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from msabench.errors import MSABenchError
 from msabench.missingness import philox
-from msabench.missingness.philox import draws24, philox4x32
+from msabench.missingness.philox import blocks24, draws24, philox4x32
 
 KNOWN_ANSWERS = [  # Random123, kat_vectors, philox4x32 10
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
@@ -156,3 +156,16 @@ def test_streams_are_uncorrelated():
     streams.append(reference_draws["text"].roll(1, dims=1).ravel())
     off_diagonal = np.corrcoef(torch.stack(streams).numpy()) - np.eye(len(streams))
     assert np.abs(off_diagonal).max() < 5 / np.sqrt(streams[0].numel())
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**64 - 1])
+def test_draws_are_the_words_of_the_generator(seed):
+    uid = torch.tensor([[1, 2], [0xFFFFFFFF, 0], [0x12345678, 0xFFFFFFFF]])
+    block = torch.arange(5).unsqueeze(0)
+    label = torch.full_like(block, 6 << 28 | 2 << 24 | 9)
+    words = philox4x32((uid[:, :1], uid[:, 1:], block, label), (seed & 0xFFFFFFFF, seed >> 32))
+    expected = torch.stack(words, dim=2).flatten(1) >> 8
+    assert torch.equal(draws24(seed, 6, 9, uid, {"vision": 18})["vision"], expected[:, :18])
+    rows = torch.tensor([[4, 0], [1, 1], [3, 2]])
+    found = blocks24(seed, 6, 9, uid, "vision", rows)
+    assert torch.equal(found.view(3, 2, 4), torch.stack([expected.view(3, 5, 4)[i, k] for i, k in enumerate(rows)]))

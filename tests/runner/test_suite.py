@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from msabench.__main__ import dispatch
 from msabench.errors import MSABenchError
 from msabench.methods import registry
 from msabench.published.numbers import load_published
@@ -257,6 +258,50 @@ def test_a_suite_may_include_others_with_their_settings(folder):
     assert suite.jobs[2].overrides == ()
     only = read_suite(written(folder, include=["inner.yaml"], jobs=None))
     assert len(only.jobs) == 2
+
+
+WORDS = r"^cell words/0\.3 replaces words before the text encoder, which level 'vectors' does not reach; set level to "
+
+
+def test_a_grid_that_the_level_of_a_job_does_not_allow_is_refused_when_it_is_planned(folder, here):
+    entry = {"method": "constant", "dataset": "synth"}
+    path = written(folder, grid=["inter", "words/0.3"], jobs=[entry])
+    with pytest.raises(MSABenchError, match=WORDS):
+        expand(read_suite(path), resolver_with_level(None))
+    (job,) = expand(read_suite(path), resolver_with_level("tokens"))
+    assert job.grid == ("inter", "words/0.3")
+    path = written(folder, grid=["noise"], jobs=[entry])
+    assert len(expand(read_suite(path), resolver_with_level("vectors"))) == 1
+    with pytest.raises(
+        MSABenchError, match=r"cell noise/0\.25 adds noise to text, which is token ids at level 'tokens'"
+    ):
+        expand(read_suite(path), resolver_with_level("tokens"))
+
+
+def resolver_with_level(level):
+    def resolve(config_files, overrides):
+        config = fake_resolver([])(config_files, overrides)
+        config["data"]["missing"] |= {} if level is None else {"level": level}
+        return config
+
+    return resolve
+
+
+def test_a_dry_run_refuses_them_as_well(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "name": "s",
+                "grid": ["words"],
+                "overrides": {"data.size": [8, 4, 4], "data.length": 4},
+                "jobs": [{"method": "constant", "dataset": "synth"}],
+            }
+        )
+    )
+    with pytest.raises(MSABenchError, match=r"^cell words/0\.1 replaces words"):
+        dispatch(["run", "--suite", "s.yaml", "--store", "store", "--dry-run"])
+    assert not (tmp_path / "store").exists()
 
 
 def test_includes_that_cannot_be_followed_are_refused(folder):

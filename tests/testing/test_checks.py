@@ -101,6 +101,16 @@ class DeadParameter(Sound):
         self.spare = nn.Linear(3, 3)
 
 
+class DetachesWhatStandsAlone(Sound):
+    def __init__(self, spec: DataSpec, *, variant: str = "default") -> None:
+        super().__init__(spec, variant=variant)
+        self.gate = nn.Parameter(torch.ones(()))
+
+    def forward(self, batch: Batch) -> Output:
+        there = torch.stack([batch.observed[modality].any(dim=1) for modality in batch.features]).sum(dim=0)
+        return Output(super().forward(batch).pred * torch.where(there == 1, self.gate.detach(), self.gate))
+
+
 class Climbs(Sound):
     def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
         task = super().loss(out, batch)["task"]
@@ -193,6 +203,12 @@ FAULTS = [
     (Deaf, "present_modality_is_read", "cell inter/a: audio moves no prediction, and info.reads names it"),
     (TakesTheSecondStep, "sequences_of_length_one", "clips of one step: the method raises IndexError"),
     (DeadParameter, "gradient_reaches_every_parameter-mixed", "no gradient reaches spare.bias, spare.weight"),
+    (DeadParameter, "gradient_reaches_every_parameter-random_table", "no gradient reaches spare.bias, spare.weight"),
+    (
+        DetachesWhatStandsAlone,
+        "specialist_trains_what_it_reads-a",
+        "regime only(a): the task term reads gate, which no",
+    ),
     (NamesNoTask, "gradient_reaches_every_parameter-complete", "has no term task, but score"),
     (Climbs, "twenty_steps_lower_the_loss-regression", "it must fall"),
     (SpreadOfTheBatch, "batch_of_one", "a batch of one clip: loss term spread is not finite"),
@@ -276,7 +292,7 @@ def test_each_check_has_a_report_of_its_own() -> None:
     [mark] = by_class.pytestmark
     names = [str(one) for one in mark.args[1]]
     assert mark.args[0] == "check"
-    assert len(set(names)) == len(names) == 29
+    assert len(set(names)) == len(names) == 35
     assert {name for _, name, _ in FAULTS} <= set(names)
     assert [str(one) for one in by_path.pytestmark[0].args[1]] == names
     with pytest.raises(MSABenchError, match="unknown method class 'nonsense'"):
