@@ -72,7 +72,7 @@ def cheapest_kernel(rnn: nn.LSTM | nn.GRU, inputs: Tensor) -> Iterator[None]:
     """
     if _input_gradients_are_dear(rnn, inputs):
         enabled = torch.backends.mkldnn.enabled
-        torch.backends.mkldnn.enabled = False
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a property, typed as what makes it one
         try:
             yield
         finally:
