@@ -19,7 +19,7 @@ Deviations:
     1. Neighbours are officially clips of the batch, also in the test, whose loader shuffles: predictions depend on the
        batch, and a clip alone has none. Here that is so in training; in evaluation neighbours are found among the last
        ``bank_clips`` training clips, as the training left them, with its dropout. Until there are any, a clip is its
-       own neighbour. On the synthetic corpus the two predictions lie apart by a thousandth of their spread.
+       own neighbour. On the synthetic corpus the two predictions lie apart by .2 % of their spread at most.
     2. z is officially drawn in evaluation too, so that predictions differ from run to run. Here it is mu.
     3. Attention to a single key does not depend on query or key: their maps, and the queries' norm, in three of the
        four latent readers and in the six pairs, 2.2M parameters officially, get no gradient. They do not exist here;
