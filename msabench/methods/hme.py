@@ -24,8 +24,9 @@ Deviations:
     3. Attention to a single key does not depend on query or key: their maps, and the queries' norm, in three of the
        four latent readers and in the six pairs, 2.2M parameters officially, get no gradient. They do not exist here;
        the numbers are the same.
-    4. AdamW's moments are officially forgotten at every epoch, as ``restart_optimizer`` does.
-    5. Official missingness is a modality at a time at one rate that all splits and one model share; missing text is
+    4. AdamW is PyTorch's; officially that of transformers, which decays after the step and adds its epsilon before the
+       bias correction. Its moments are officially forgotten at every epoch, as ``restart_optimizer`` does.
+    5. Official missingness is of whole modalities, at one rate that all splits and one model share; missing text is
        BERT's output made zero. Here the data module decides; frames may be missing, too: zeros without a position.
     6. The logarithm of sd is that of at least 1e-8, where it would be infinite.
     7. Validation selects by the task's error, not by the whole loss, and without fresh masks and noise in every epoch.
