@@ -19,13 +19,14 @@ Deviations:
     1. Neighbours are officially clips of the batch, also in the test, whose loader shuffles: predictions depend on the
        batch, and a clip alone has none. Here that is so in training; in evaluation neighbours are found among the last
        ``bank_clips`` training clips, as the training left them, with its dropout. Until there are any, a clip is its
-       own neighbour. On the synthetic corpus the two predictions lie apart by a thousandth of their spread.
+       own neighbour. On the synthetic corpus the two predictions lie apart by .2 % of their spread at most.
     2. z is officially drawn in evaluation too, so that predictions differ from run to run. Here it is mu.
     3. Attention to a single key does not depend on query or key: their maps, and the queries' norm, in three of the
        four latent readers and in the six pairs, 2.2M parameters officially, get no gradient. They do not exist here;
        the numbers are the same.
-    4. AdamW's moments are officially forgotten at every epoch, as ``restart_optimizer`` does.
-    5. Official missingness is a modality at a time at one rate that all splits and one model share; missing text is
+    4. AdamW is PyTorch's; officially that of transformers, which decays after the step and adds its epsilon before the
+       bias correction. Its moments are officially forgotten at every epoch, as ``restart_optimizer`` does.
+    5. Official missingness is of whole modalities, at one rate that all splits and one model share; missing text is
        BERT's output made zero. Here the data module decides; frames may be missing, too: zeros without a position.
     6. The logarithm of sd is that of at least 1e-8, where it would be infinite.
     7. Validation selects by the task's error, not by the whole loss, and without fresh masks and noise in every epoch.
