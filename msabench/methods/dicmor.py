@@ -49,6 +49,7 @@ method needs ``--trainer.strategy=ddp_find_unused_parameters_true``, since a bat
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -213,9 +214,10 @@ class DiCMoR(Recovering):
 
     def guess(self, modality: str, streams: dict[str, Tensor], available: Tensor) -> Tensor:
         """Take what is there through the latent space; two guesses are merged. No gradient reaches the flows."""
+        back: Any = self.flows[modality].inverse
         with torch.no_grad():
-            through = [self.flows[modality].inverse(self.flows[n](streams[n])[0]) for n in sources_of(modality)]
-        return self.merged(modality, *through, available)
+            first, second = (back(self.flows[n](streams[n])[0]) for n in sources_of(modality))
+        return self.merged(modality, first, second, available)
 
     def generative_errors(
         self, streams: dict[str, Tensor], targets: dict[str, Tensor], missing: Tensor, batch: Batch
