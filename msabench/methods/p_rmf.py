@@ -289,7 +289,7 @@ class PRMF(MSAMethod):
         h, complete = ({m: both[m].chunk(2)[version] for m in MODALITIES} for version in range(2))
         out = self._predict(h)
         mean, log_variance = out.aux["mean"], out.aux["log_variance"]
-        z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        z = mean + (0.5 * log_variance).exp() * self._noise(mean)
         decoded = [self.autoencoders[m].decode(z[:, place]) for place, m in enumerate(MODALITIES)]  # type: ignore[operator]
         out.aux |= {
             "decoded": torch.stack(decoded, dim=1),
@@ -328,6 +328,13 @@ class PRMF(MSAMethod):
     def lr_multiplier(self, epoch: int, epochs: int) -> float:
         """Warm-up and cosine."""
         return warmup_cosine(epoch, self.warmup, epochs)
+
+    def _noise(self, like: Tensor) -> Tensor:
+        """Standard normal numbers ``(B, ...)``: on several devices, this one's share of those of the global batch."""
+        sizes = self.device_shares(len(like))
+        if len(sizes) == 1:
+            return torch.randn_like(like)
+        return torch.randn_like(like.new_empty(sum(sizes), *like.shape[1:])).split(sizes)[self.global_rank]
 
     def _predict(self, h: dict[str, Tensor]) -> Output:
         """From the tokens of the modalities, each ``(B, K, D)``, to the score."""

@@ -40,8 +40,10 @@ class ClipTokens(nn.Module):
         super().__init__()
         self.text = text
         widths = {**spec.feature_dims, "text": text.width}
-        sizes = {"tokens": tokens, "layers": layers, "heads": heads, "dim_head": dim_head, "kept": kept}
-        self.tokens = nn.ModuleDict({m: TokenEmbedding(widths[m], dim, spec.seq_lens[m], **sizes) for m in MODALITIES})
+        sizes = {"tokens": tokens, "layers": layers, "heads": heads, "dim_head": dim_head}
+        self.tokens = nn.ModuleDict(
+            {m: TokenEmbedding(widths[m], dim, spec.seq_lens[m], kept=kept, **sizes) for m in MODALITIES}
+        )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Modality -> float ``(B, K, D)``, or ``(B, kept, D)``."""
