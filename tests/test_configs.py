@@ -132,7 +132,9 @@ def test_every_method_has_a_config_for_every_corpus_it_applies_to(method: str) -
 def test_configs_for_own_files_follow_the_rule_that_is_documented(method: str, resolved: Resolve) -> None:
     config = resolved([REPOSITORY / f"configs/{method}_custom.yaml"], [])
     init_args = config["model"]["init_args"]
-    before = sum(init_args.get(f"{stage}_epochs", 0) for stage in ("teacher", "completion", "warmup"))
+    before = sum(
+        init_args.get(f"{stage}_epochs", 0) for stage in ("teacher", "completion", "warmup", "pretrain", "complete")
+    )
     assert (config["data"]["batch_size"], config["early_stop"]) == (32, 10)
     assert config["trainer"]["max_epochs"] == 50 + before
     assert before in (0, 10, 50)
