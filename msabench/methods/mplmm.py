@@ -74,7 +74,7 @@ class _Stacks(nn.Module):
     """MulT between its projections and its output layer, all of which the second stage freezes."""
 
     def __init__(
-        self, dim: int, heads: int, layers: int, attn_dropout: dict[str, float], out_dropout: float, **dropouts: float
+        self, dim: int, heads: int, layers: int, attn_dropout: dict[str, float], out_dropout: float, **dropouts: Any
     ) -> None:
         super().__init__()
         self.out_dropout = out_dropout
@@ -175,9 +175,11 @@ class _TypePrompts(nn.Module):
         self.T = nn.ParameterDict({m: 0.02 * torch.randn(tokens, dim) for m in MODALITIES})
         self.Q = nn.ParameterDict({m: torch.zeros(spec.seq_lens[m], 2 * dim) for m in MODALITIES})
 
-    def forward(self, there: dict[str, Tensor], signal: nn.ModuleDict) -> dict[str, Tensor]:
+    def forward(
+        self, there: dict[str, Tensor], signal_there: nn.ParameterDict, signal_missing: nn.ParameterDict
+    ) -> dict[str, Tensor]:
         by_case = {
-            q: torch.where(_column(there[q]), signal["there"][q].T @ self.Q[q], signal["missing"][q].T @ self.Q[q])
+            q: torch.where(_column(there[q]), signal_there[q].T @ self.Q[q], signal_missing[q].T @ self.Q[q])
             for q in MODALITIES
         }
         M = torch.stack(list(by_case.values())).sum(0)
@@ -291,11 +293,8 @@ class MPLMM(MSAMethod):
         self.generate = _Generator(spec, dim, tokens)
         # The official second stage projects even where the width is d already.
         self.project = nn.ModuleDict({m: nn.Linear(spec.feature_dims[m], dim, bias=False) for m in MODALITIES})
-        self.signal = nn.ModuleDict(
-            {
-                state: nn.ParameterDict({m: torch.zeros(spec.seq_lens[m], dim) for m in MODALITIES})
-                for state in ("there", "missing")
-            }
+        self.signal_there, self.signal_missing = (
+            nn.ParameterDict({m: torch.zeros(spec.seq_lens[m], dim) for m in MODALITIES}) for _ in range(2)
         )
         self.types = _TypePrompts(spec, dim, tokens) if type_prompts == "live" else None
         self.out_layer = nn.Linear(6 * dim, self.n_outputs)
@@ -356,12 +355,12 @@ class MPLMM(MSAMethod):
             rows = there[m].nonzero().squeeze(1)
             if len(rows):
                 h[m] = h[m].index_copy(0, rows, self.project[m](features[m][rows]).to(h[m].dtype))
-            h[m] = h[m] + torch.where(_column(there[m]), self.signal["there"][m], self.signal["missing"][m])
+            h[m] = h[m] + torch.where(_column(there[m]), self.signal_there[m], self.signal_missing[m])
         if self.types is None:
             nothing = h["text"].new_zeros(batch.size, self.tokens, 2 * h["text"].shape[2])
             types = dict.fromkeys(MODALITIES, nothing)
         else:
-            types = self.types(there, self.signal)
+            types = self.types(there, self.signal_there, self.signal_missing)
         refined, joint = self.stacks(h, types)
         return Output(pred=self.to_pred(self.out_layer(refined)), representation=joint.detach())
 

@@ -77,7 +77,7 @@ def test_what_is_missing_is_generated_from_what_is_there(subset: str) -> None:
     for column, (letter, m) in enumerate(LETTERS.items()):
         x = batch.features[m][0]
         if letter in subset:
-            expected = x @ state[f"project.{m}.weight"].T + state[f"signal.there.{m}"]
+            expected = x @ state[f"project.{m}.weight"].T + state[f"signal_there.{m}"]
         else:
             sources = [q for other, q in LETTERS.items() if other in subset]
             parts = [state["generate.prompts"][column]]
@@ -86,7 +86,7 @@ def test_what_is_missing_is_generated_from_what_is_there(subset: str) -> None:
                 parts.append(F.gelu(batch.features[q][0] @ state[f"{linear}.weight"].T + state[f"{linear}.bias"]))
             over = f"generate.over_time.{m}_from_{'_'.join(sources)}"
             steps = torch.einsum("ts,sd->td", state[f"{over}.weight"], torch.cat(parts))
-            expected = F.gelu(steps + state[f"{over}.bias"][:, None]) + state[f"signal.missing.{m}"]
+            expected = F.gelu(steps + state[f"{over}.bias"][:, None]) + state[f"signal_missing.{m}"]
         torch.testing.assert_close(h[m][0], expected, atol=1e-5, rtol=1e-5)
 
 
@@ -94,7 +94,7 @@ def test_a_clip_without_anything_is_its_missing_signals() -> None:
     method = made()
     h, _ = sequences(method, clips("", "la"))
     for m in MODALITIES:
-        assert torch.equal(h[m][0], method.signal["missing"][m])
+        assert torch.equal(h[m][0], method.signal_missing[m])
 
 
 @pytest.mark.parametrize("subset", SUBSETS)
@@ -121,7 +121,7 @@ def test_live_type_prompts_say_what_is_missing() -> None:
     state = method.state_dict()
     for row, subset in enumerate((one, other)):
         M = sum(
-            state[f"signal.{'there' if letter in subset else 'missing'}.{m}"].T @ state[f"types.Q.{m}"]
+            state[f"signal_{'there' if letter in subset else 'missing'}.{m}"].T @ state[f"types.Q.{m}"]
             for letter, m in LETTERS.items()
         )
         for m in MODALITIES:
@@ -173,7 +173,13 @@ def trained_and_reached(method: MPLMM) -> set[str]:
 
 def test_each_stage_trains_its_own() -> None:
     assert trained_and_reached(made("pretrain")) == {"stacks", "pretraining"}
-    assert trained_and_reached(made("prompts")) == {"generate", "project", "signal", "out_layer"}
+    assert trained_and_reached(made("prompts")) == {
+        "generate",
+        "project",
+        "signal_there",
+        "signal_missing",
+        "out_layer",
+    }
 
 
 def test_frozen_stacks_keep_their_dropouts() -> None:

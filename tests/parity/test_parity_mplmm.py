@@ -107,8 +107,8 @@ def their_names(ours: MSAMethod) -> dict[str, Tensor]:
     found["generative_prompt"] = state["generate.prompts"].transpose(1, 2)
     for m, letter in LETTERS.items():
         found[f"proj_{letter}.weight"] = state[f"project.{m}.weight"].unsqueeze(2)
-        found[f"prompt{letter}_m"] = state[f"signal.missing.{m}"].T
-        found[f"prompt{letter}_nm"] = state[f"signal.there.{m}"].T
+        found[f"prompt{letter}_m"] = state[f"signal_missing.{m}"].T
+        found[f"prompt{letter}_nm"] = state[f"signal_there.{m}"].T
         for q, other in LETTERS.items():
             if q != m:
                 linear = f"generate.translate.{m}_from_{q}"
