@@ -23,10 +23,12 @@ from msabench.results.store import ResultStore
 from msabench.results.stored_intervals import read_intervals
 from msabench.runner.suite import read_suite
 from msabench.tables.regimes import regimes
+from msabench.tables.specialists import specialists
 
 SUITES = Path(__file__).parents[1] / "benchmarks/suites"
 STORE = Path(__file__).parents[1] / "leaderboard/results"
 QUARTER = "r1-320x60x170-T20"
+OTHER_PROTOCOLS = "r1-320x60x340-T20"
 REGIMES = {"umdf": "mixed", "fsrf": "mixed_fsrf", "prlf": "intra(0.5)", "recap": "lnln", "kt": "complete"}
 """Method -> regime that its paper trains under."""
 READABLE = 0.15
@@ -254,3 +256,87 @@ def test_ranks_are_those_of_the_records() -> None:
     assert len(video.names) == 75
     first = [(name, f"{rank:.2f}") for name, rank in zip(video.names, video.average, strict=True)][:2]
     assert first == [("smil (mixed)", "3.62"), ("tetfn (complete)", "6.38")]
+
+
+PROTOCOLS = {
+    "missing": [f"inter/{letters}" for letters in MISSING_CONDITIONS],
+    "random": [f"random/0.{tenth}" for tenth in range(1, 8)],
+    "aligned": [f"aligned/0.{tenth}" for tenth in range(1, 10)],
+    "block": [f"block/0.{tenth}" for tenth in range(1, 10)],
+    "noise": ["noise/0.25", "noise/0.5", "noise/1.0", "noise/2.0"],
+    "nothing": ["inter/lav"],
+}
+
+
+def test_what_other_protocols_show() -> None:
+    frame = ResultStore(STORE).frame(["synth"])
+    mine = frame[frame["revision"].eq(OTHER_PROTOCOLS) & frame["regime"].eq("complete") & frame["method"].isin(EVERY)]
+    by_cell = mine.assign(corr=mine["corr"].fillna(0.0)).groupby(["method", "cell"])["corr"].mean().unstack()
+    assert len(by_cell) == len(EVERY) == 36
+    found = {name: by_cell[cells].mean(axis=1) for name, cells in PROTOCOLS.items()}
+    means_of = {name: round(float(values.mean()), 3) for name, values in found.items()}
+    assert means_of == {
+        **{"nothing": 0.556, "noise": 0.535, "aligned": 0.473, "block": 0.453, "random": 0.444, "missing": 0.352}
+    }
+    assert round(float((by_cell["aligned/0.5"] - by_cell["block/0.5"]).mean()), 3) == 0.025
+    ranks = {name: values.rank() for name, values in found.items()}
+    assert round(float(ranks["aligned"].corr(ranks["block"])), 2) == 0.95
+    assert round(float(ranks["missing"].corr(ranks["block"])), 2) == 0.70
+    assert {values.idxmax() for values in found.values()} == {"lnln"}
+
+
+def test_what_missing_data_in_training_changes_under_other_protocols() -> None:
+    moved: dict[str, dict[str, float]] = {}
+    for cell in ("avg_random", "avg_aligned", "avg_block"):
+        found = changes("synth", "corr", cell, OTHER_PROTOCOLS)
+        assert set(found) == set(EVERY)
+        assert not any(math.isnan(change["low"]) for change in found.values())
+        apart = {name for name, change in found.items() if change["low"] > 0 or change["high"] < 0}
+        moved[cell] = {name: round(found[name]["change"], 3) for name in apart}
+    assert moved == {
+        "avg_random": {"cenet": -0.059},
+        "avg_aligned": {"graph_mfn": 0.074, "ctc_raven": 0.070, "lmf": 0.048},
+        "avg_block": {"graph_mfn": 0.093, "ctc_raven": 0.071, "fsrf": 0.050, "self_mm": -0.033},
+    }
+    cenet = changes("synth", "corr", "avg_random", OTHER_PROTOCOLS)["cenet"]
+    assert (round(cenet["low"], 3), round(cenet["high"], 3)) == (-0.120, -0.004)
+
+
+@pytest.mark.parametrize(
+    ("regime", "means_by_kind", "gains", "losses"),
+    [
+        (
+            "mixed",
+            (-0.029, -0.018),
+            set(),
+            {
+                *(("almt", "inter/l"), ("almt", "inter/v"), ("almt", "inter/av"), ("almt", "random/0.1")),
+                *(("lf_dnn", "inter/l"), ("mult", "inter/la")),
+            },
+        ),
+        (
+            "random(0-0.7)",
+            (-0.009, 0.004),
+            {
+                *(("corrkd", "inter/la"), ("corrkd", "inter/lv"), ("corrkd", "inter/lav")),
+                *(("lnln", "inter/av"), ("almt", "random/0.5")),
+            },
+            {("almt", "inter/av"), ("lf_dnn", "inter/la")},
+        ),
+    ],
+)
+def test_one_model_for_all_conditions_beside_one_for_each(
+    regime: str,
+    means_by_kind: tuple[float, float],
+    gains: set[tuple[str, str]],
+    losses: set[tuple[str, str]],
+) -> None:
+    text = specialists(["synth"], "corr", against=regime, store=STORE, format="csv")
+    rows = [row for row in csv.DictReader(io.StringIO(text)) if not row["home"].startswith("avg")]
+    differences = [
+        [float(row["difference"]) for row in rows if row["home"].startswith(kind)] for kind in ("inter", "random")
+    ]
+    assert [len(found) for found in differences] == [42, 24]
+    assert tuple(round(sum(found) / len(found), 3) for found in differences) == means_by_kind
+    assert {(row["method"], row["home"]) for row in rows if float(row["low"]) > 0} == gains
+    assert {(row["method"], row["home"]) for row in rows if float(row["high"]) < 0} == losses

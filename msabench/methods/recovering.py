@@ -144,8 +144,10 @@ class Recovering(MSAMethod):
         missing = _missing(batch)
         recovered = self._recovered(streams, missing)
         out = self._output(recovered)
-        if self.idle_recovery and not missing.any():
-            missing = _taken_in_turn(missing)
+        if self.idle_recovery and not missing.any(0).all():
+            # A modality that no clip of the batch misses: clips that are whole miss others in turn.
+            whole = torch.stack([batch.observed[m].any(1) for m in MODALITIES], dim=1).all(1, keepdim=True)
+            missing = torch.where(whole, _taken_in_turn(missing), missing)
             recovered = self._recovered(streams, missing)
         errors = [(recovered[m] - targets[m]).square().mean((1, 2)) for m in MODALITIES]
         out.aux = {

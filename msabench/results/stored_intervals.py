@@ -120,35 +120,36 @@ def _update(store: Path, dataset: str, by_set: dict[str, dict[RowKey, dict[int, 
     for key, interval in there.items():
         known.setdefault(key[0], {})[key] = interval
     files = _prediction_files(store, dataset)
-    makers: dict[str, tuple[list[str], Callable[[], Intervals]]] = {}
+    # The same jobs may be a change of regime and, where a regime is a condition's own, a specialist and a model for all.
+    makers: dict[str, tuple[list[str], list[Callable[[], Intervals]]]] = {}
     of_rows: dict[str, str] = {}
     for metric_set, by_row in by_set.items():
         rows = list(by_row.values())
         for jobs in rows:
             name, job_ids = jobs_hash(jobs.values()), list(jobs.values())
-            makers[name] = job_ids, partial(_intervals_of, name, job_ids, files, metric_set)
+            makers[name] = job_ids, [partial(_intervals_of, name, job_ids, files, metric_set)]
             of_rows[name] = metric_set
         for after, before in ((rows[one], rows[other]) for one, other in pairs_of(list(by_row), COMPLETE)):
             name = identity(list(after.values()), list(before.values()))
             job_ids = [*after.values(), *before.values()]
-            makers[name] = job_ids, partial(_change_of, name, after, before, files, metric_set)
+            makers[name] = job_ids, [partial(_change_of, name, after, before, files, metric_set)]
         for place, homes in groups_of(list(by_row)):
             for group in filter(None, [*({home: homes[home]} for home in homes), six_of(homes, rows)]):
                 specialists = {home: rows[other] for home, other in group.items()}
                 job_ids = [job_id for by_seed in specialists.values() for job_id in by_seed.values()]
                 name = identity(list(rows[place].values()), job_ids)
                 versus = partial(_versus, name, rows[place], specialists, files, metric_set)
-                makers[name] = [*rows[place].values(), *job_ids], versus
+                makers.setdefault(name, ([*rows[place].values(), *job_ids], []))[1].append(versus)
     kept: dict[str, Intervals] = {}
     made = completed = lacking = 0
-    for name, (job_ids, make) in makers.items():
+    for name, (job_ids, made_by) in makers.items():
         if name in known:
             kept[name] = known[name]
             if name in of_rows and all(job_id in files for job_id in job_ids):
                 kept[name] = _completed(known[name], [files[job_id] for job_id in job_ids], of_rows[name])
                 completed += kept[name] != known[name]
         elif all(job_id in files for job_id in job_ids):
-            kept[name] = make()
+            kept[name] = {key: interval for make in made_by for key, interval in make().items()}
             made += 1
         else:
             lacking += 1

@@ -36,6 +36,7 @@ from msabench.results.intervals import intervals
 from msabench.results.places import COMMITTED_STORE, STORE_VARIABLE
 from msabench.results.regime_changes import COMPLETE, identity, pairs_of
 from msabench.results.rows import jobs_hash
+from msabench.results.specialists import groups_of, six_of
 from msabench.results.store import ResultStore
 from msabench.results.stored_intervals import FILENAME, read_intervals, update_intervals
 from tests.support import site_store
@@ -256,7 +257,7 @@ def test_derived_columns_have_intervals_also_in_rows_that_were_made_without(tmp_
     store, path = ResultStore(tmp_path), tmp_path / "synth" / FILENAME
     assert update_intervals(store)[0].endswith("1 of 1 rows and changes of regime have intervals, 1 new")
     whole, stored = path.read_bytes(), read_intervals(tmp_path, "synth")
-    [by_seed] = jobs_by_row(store.frame()).values()
+    [by_seed] = jobs_by_row(store.records()).values()
     jobs = list(by_seed.values())
     files = [tmp_path / "predictions" / "synth" / "mult" / f"{job}.parquet" for job in jobs]
     # intra/1.0 was not tested, so that there is no area up to it.
@@ -311,7 +312,13 @@ def test_committed_intervals_belong_to_committed_records():
         by_row = jobs_by_row(records.of(dataset=dataset))
         jobs = [list(by_seed.values()) for by_seed in by_row.values()]
         changes = {identity(jobs[after], jobs[before]) for after, before in pairs_of(list(by_row), COMPLETE)}
-        assert known == {*map(jobs_hash, jobs), *changes}
+        rows = list(by_row.values())
+        specialists = {
+            identity(jobs[place], [job for other in group.values() for job in jobs[other]])
+            for place, homes in groups_of(list(by_row))
+            for group in filter(None, [*({home: homes[home]} for home in homes), six_of(homes, rows)])
+        }
+        assert known == {*map(jobs_hash, jobs), *changes, *specialists}
 
 
 # Cards.
