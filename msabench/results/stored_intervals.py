@@ -120,7 +120,7 @@ def _update(store: Path, dataset: str, by_set: dict[str, dict[RowKey, dict[int, 
     for key, interval in there.items():
         known.setdefault(key[0], {})[key] = interval
     files = _prediction_files(store, dataset)
-    # The same jobs may be a change of regime and, where a regime is a condition's own, a specialist and a model for all.
+    # The same jobs may be a change of regime and, where they see one condition alone, specialist and model for all.
     makers: dict[str, tuple[list[str], list[Callable[[], Intervals]]]] = {}
     of_rows: dict[str, str] = {}
     for metric_set, by_row in by_set.items():
