@@ -27,7 +27,7 @@ Deviations:
        is logged as ``val/`` there, which the learning rate follows, leaves missing modalities as they are.
     3. Officially the frozen BERT keeps its dropout in the second stage. Here what is frozen has none; ``dropout_text``
        behind it stays. Text is dropped out anew for the targets, officially as in the sources.
-    4. Where no clip of a batch misses a modality, the code recovers nothing, and under regimes without missing
+    4. What no clip of a batch misses, the code does not recover, and under regimes without missing
        modalities refiners and merging maps would stay as they were drawn. With ``idle_recovery`` the clips then miss
        one of the six proper subsets in turn for the reconstruction error alone; predictions do not change.
     5. The couplings of a flow are composed to one map, their perceptrons run at once. Layers that the code creates and
@@ -99,7 +99,7 @@ class DiCMoR(Recovering):
         flow_layers: Couplings K of a flow.
         flow_width: Hidden units of a coupling.
         refiner_layers: Blocks of a refiner.
-        idle_recovery: Whether batches in which nothing is missing train refiners and merging maps, too.
+        idle_recovery: Whether a batch in which a modality is never missing trains refiners and merging maps, too.
         lambda_nll: Weight >= 0 of the negative log-likelihood of the three modalities, in bits per value.
         lambda_rec: Weight >= 0 of the mean squared error of recovered modalities.
         dropout_text: Dropout on text features.

@@ -287,15 +287,14 @@ class HME(MSAMethod):
         """
         e = self._encode(batch)
         sizes = self.device_shares(batch.size)
-        rank = self.global_rank if len(sizes) > 1 else 0
         pool = torch.stack([self.gather_rows(rows, sizes) for rows in e]) if len(sizes) > 1 else e
-        own = torch.eye(sum(sizes), dtype=torch.bool, device=e.device).split(sizes)[rank]
+        own = self.own_rows(torch.eye(sum(sizes), dtype=torch.bool, device=e.device), sizes)
         n = neighbour_means(e, pool, self.similarity, own)
         clips = self.bank.shape[1]
         self.bank = torch.cat([self.bank, pool.detach()], dim=1)[:, -clips:]
         # Devices draw for all clips, so that together they draw what one would.
         noise = [torch.randn(sum(sizes), e.shape[2], device=e.device, dtype=e.dtype) for _ in MODALITIES]
-        return self._fuse(e, n, torch.stack([rows.split(sizes)[rank] for rows in noise]))
+        return self._fuse(e, n, torch.stack([self.own_rows(rows, sizes) for rows in noise]))
 
     def loss(self, out: Output, batch: Batch) -> dict[str, Tensor]:
         """Task, the bottlenecks' own tasks and their divergence, weighted."""

@@ -27,7 +27,7 @@ Deviations:
        at ``complete_lr`` and the dropouts of the second stage, taken as the last epoch leaves them. What is logged as
        ``val/`` there, which the learning rate follows, leaves missing modalities as they are.
     4. Officially the frozen BERT keeps its dropout in the second stage. Here what is frozen has none.
-    5. Where no clip of a batch misses a modality, the code recovers nothing, and under regimes without missing
+    5. What no clip of a batch misses, the code does not recover, and under regimes without missing
        modalities scores, maps and refiners would stay as they were drawn. With ``idle_recovery`` the clips then miss
        one of the six proper subsets in turn for the two generative terms alone; predictions do not change.
     6. Officially d is 32 and T 48. Here any d that the heads divide, with 8 d features of the time, and any T: within S
@@ -139,7 +139,7 @@ class IMDer(Recovering):
         sampling_seed: Seed of the noise of predictions.
         cond_noise: Whether in training the noise of the condition is that of the target (``shared``) or its own
             (``independent``).
-        idle_recovery: Whether batches in which nothing is missing train scores, maps and refiners, too.
+        idle_recovery: Whether a batch in which a modality is never missing trains scores, maps and refiners, too.
         lambda_score: Weight >= 0 of the errors of the noise.
         lambda_rec: Weight >= 0 of the mean squared errors of recovered modalities.
         dropout_text: Dropout on text features.
@@ -183,6 +183,7 @@ class IMDer(Recovering):
             "score_layers": 1,
             "refiner_layers": 1,
             "sampling_steps": 2,
+            "lr": 5e-4,
         },
     )
 
@@ -271,12 +272,13 @@ class IMDer(Recovering):
         errors = torch.zeros(missing.shape, dtype=targets["text"].dtype, device=missing.device)
         for column, m in enumerate(MODALITIES):
             (rows,) = missing[:, column].nonzero(as_tuple=True)
-            if len(rows):
+            if self.anywhere(rows):
                 condition = self._condition(m, {n: x[rows] for n, x in streams.items()}, ~missing[rows])
-                time = torch.rand(len(rows), device=condition.device, dtype=condition.dtype)
-                time = time * (1 - _EARLIEST_TRAINED) + _EARLIEST_TRAINED
-                noise = _drawn_like(condition)
-                other = noise if self.cond_noise == "shared" else _drawn_like(condition)
+                sizes = self.device_shares(len(rows))
+                time = torch.rand(sum(sizes), device=condition.device, dtype=condition.dtype)
+                time = self.own_rows(time, sizes) * (1 - _EARLIEST_TRAINED) + _EARLIEST_TRAINED
+                noise = self._drawn_like(condition, sizes)
+                other = noise if self.cond_noise == "shared" else self._drawn_like(condition, sizes)
                 found = denoising_error(self.scores[m], targets[m][rows], condition, time, noise, other)
                 errors = errors.index_put((rows, torch.full_like(rows, column)), found.to(errors.dtype))
         return errors
@@ -296,13 +298,19 @@ class IMDer(Recovering):
     def _noises(self, modality: str, like: Tensor) -> Iterator[Tensor]:
         """Noise of deviation 1 for one sampling: fresh in training, else ``(T, d)`` that all clips share."""
         if self.training:
+            sizes = self.device_shares(len(like))
             while True:
-                yield _drawn_like(like)
+                yield self._drawn_like(like, sizes)
         generator = torch.Generator().manual_seed(3 * self.sampling_seed + MODALITIES.index(modality))
         for _ in range(2 * self.sampling_steps + 1):
             yield torch.randn(like.shape[1:], generator=generator).to(like)
 
+    def _drawn_like(self, x: Tensor, sizes: list[int]) -> Tensor:
+        """Noise for sequences ``(B, T, d)``, drawn channel by channel as in the official code, on all devices together.
 
-def _drawn_like(x: Tensor) -> Tensor:
-    """Noise for sequences ``(B, T, d)``, drawn channel by channel as in the official code."""
-    return torch.randn_like(x.transpose(1, 2).contiguous()).transpose(1, 2)
+        Args:
+            x: The sequences.
+            sizes: How many of them each device has.
+        """
+        drawn = torch.randn(sum(sizes), x.shape[2], x.shape[1], device=x.device, dtype=x.dtype)
+        return self.own_rows(drawn, sizes).transpose(1, 2)

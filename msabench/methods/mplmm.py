@@ -58,10 +58,9 @@ from msabench.methods.base import MSAMethod, Output
 from msabench.methods.checkpoint import part_of
 from msabench.methods.info import MethodInfo
 from msabench.missingness.conditions import MODALITIES
-from msabench.nn.crossmodal import CrossmodalEncoder
+from msabench.nn.crossmodal_head import CrossmodalStacks
 from msabench.nn.temporal import TemporalProjection
 
-_MIN_MEMORY_LAYERS = 3
 _OTHERS = {m: tuple(q for q in MODALITIES if q != m) for m in MODALITIES}
 _SOURCES = {m: tuple(S for size in (1, 2) for S in combinations(_OTHERS[m], size)) for m in MODALITIES}
 """What a missing modality can be generated from."""
@@ -70,21 +69,12 @@ _LOST = tuple(tuple(m in gone for m in MODALITIES) for size in (1, 2) for gone i
 """The six ways to lose one modality or two."""
 
 
-class _Stacks(nn.Module):
+class _Stacks(CrossmodalStacks):
     """MulT between its projections and its output layer, all of which the second stage freezes."""
 
-    def __init__(
-        self, dim: int, heads: int, layers: int, attn_dropout: dict[str, float], out_dropout: float, **dropouts: Any
-    ) -> None:
-        super().__init__()
+    def __init__(self, dim: int, heads: int, layers: int, out_dropout: float, **dropouts: Any) -> None:
+        super().__init__(dim, heads, layers, **dropouts)
         self.out_dropout = out_dropout
-
-        def encoder(features: int, depth: int, source: str) -> CrossmodalEncoder:
-            return CrossmodalEncoder(features, heads, depth, attn_dropout=attn_dropout[source], **dropouts)
-
-        self.cross = nn.ModuleDict({f"{m}_from_{q}": encoder(dim, layers, q) for m in MODALITIES for q in _OTHERS[m]})
-        memory_layers = max(layers, _MIN_MEMORY_LAYERS)
-        self.memory = nn.ModuleDict({m: encoder(2 * dim, memory_layers, "text") for m in MODALITIES})
         self.proj1 = nn.Linear(6 * dim, 6 * dim)
         self.proj2 = nn.Linear(6 * dim, 6 * dim)
 
@@ -94,13 +84,7 @@ class _Stacks(nn.Module):
         Returns:
             What the output layer reads, and the joined last steps before the residual block.
         """
-        last_steps = []
-        for m in MODALITIES:
-            stream = torch.cat([self.cross[f"{m}_from_{q}"](h[m], h[q]) for q in _OTHERS[m]], dim=2)
-            if types is not None:
-                stream = torch.cat([stream, types[m]], dim=1)
-            last_steps.append(self.memory[m](stream, last_only=True).squeeze(1))
-        joint = torch.cat(last_steps, dim=1)
+        joint = self.joined(h, types)
         block = self.proj2(F.dropout(F.relu(self.proj1(joint)), self.out_dropout, self.training))
         return joint + block, joint
 
@@ -277,8 +261,8 @@ class MPLMM(MSAMethod):
             dim,
             heads,
             layers,
-            {"text": attn_dropout_text, "audio": attn_dropout_audio, "vision": attn_dropout_vision},
             out_dropout,
+            attn_dropout={"text": attn_dropout_text, "audio": attn_dropout_audio, "vision": attn_dropout_vision},
             relu_dropout=relu_dropout,
             embed_dropout=embed_dropout,
             res_dropout=res_dropout,
@@ -367,9 +351,12 @@ class MPLMM(MSAMethod):
     def _with_losses(self, there: dict[str, Tensor]) -> dict[str, Tensor]:
         """Which modalities are left of clips that have all three, after losses at ``drop_rate``; bool ``(B,)`` each."""
         whole = torch.stack([there[m] for m in MODALITIES]).all(0)
-        loses = whole & (torch.rand(len(whole), device=whole.device) < self.drop_rate)
+        # Devices draw for all clips, so that together they draw what one would.
+        sizes = self.device_shares(len(whole))
+        loses = whole & (self.own_rows(torch.rand(sum(sizes), device=whole.device), sizes) < self.drop_rate)
         ways = torch.tensor(_LOST, device=whole.device)
-        lost = ways[torch.randint(len(ways), (len(whole),), device=whole.device)] & loses[:, None]
+        chosen = self.own_rows(torch.randint(len(ways), (sum(sizes),), device=whole.device), sizes)
+        lost = ways[chosen] & loses[:, None]
         return {m: there[m] & ~lost[:, column] for column, m in enumerate(MODALITIES)}
 
 

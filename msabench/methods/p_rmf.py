@@ -332,9 +332,7 @@ class PRMF(MSAMethod):
     def _noise(self, like: Tensor) -> Tensor:
         """Standard normal numbers ``(B, ...)``: on several devices, this one's share of those of the global batch."""
         sizes = self.device_shares(len(like))
-        if len(sizes) == 1:
-            return torch.randn_like(like)
-        return torch.randn_like(like.new_empty(sum(sizes), *like.shape[1:])).split(sizes)[self.global_rank]
+        return self.own_rows(torch.randn_like(like.new_empty(sum(sizes), *like.shape[1:])), sizes)
 
     def _predict(self, h: dict[str, Tensor]) -> Output:
         """From the tokens of the modalities, each ``(B, K, D)``, to the score."""

@@ -144,10 +144,11 @@ class Recovering(MSAMethod):
         missing = _missing(batch)
         recovered = self._recovered(streams, missing)
         out = self._output(recovered)
-        if self.idle_recovery and not missing.any(0).all():
+        sizes = self.device_shares(batch.size)
+        if self.idle_recovery and not self.gather_rows(missing, sizes).any(0).all():
             # A modality that no clip of the batch misses: clips that are whole miss others in turn.
-            whole = torch.stack([batch.observed[m].any(1) for m in MODALITIES], dim=1).all(1, keepdim=True)
-            missing = torch.where(whole, _taken_in_turn(missing), missing)
+            turns = self.own_rows(_turns(sum(sizes), missing.device), sizes)
+            missing = torch.where(_there(batch).all(1, keepdim=True), turns, missing)
             recovered = self._recovered(streams, missing)
         errors = [(recovered[m] - targets[m]).square().mean((1, 2)) for m in MODALITIES]
         out.aux = {
@@ -177,6 +178,10 @@ class Recovering(MSAMethod):
             chosen = chosen.index_copy(0, pairs, joined.to(chosen.dtype))
         return chosen
 
+    def anywhere(self, rows: Tensor) -> bool:
+        """Whether there are such clips on any device: in training all guess together, as they draw together."""
+        return sum(self.device_shares(len(rows))) > 0 if self.training else len(rows) > 0
+
     def _streams(self, batch: Batch) -> dict[str, Tensor]:
         """The projected modalities on the steps of the text."""
         text = F.dropout(self.text(batch), self.dropout_text, self.training)
@@ -189,7 +194,7 @@ class Recovering(MSAMethod):
         recovered = dict(streams)
         for column, m in enumerate(MODALITIES):
             (rows,) = missing[:, column].nonzero(as_tuple=True)
-            if len(rows):
+            if self.anywhere(rows):
                 with torch.no_grad():
                     there = {n: x[rows] for n, x in streams.items()}
                 refined = self.refine[m](self.guess(m, there, ~missing[rows]))
@@ -209,12 +214,17 @@ def sources_of(modality: str) -> tuple[str, str]:
 
 def _missing(batch: Batch) -> Tensor:
     """The modalities to guess, bool ``(B, 3)``: none where a clip has no modality to guess from."""
-    there = torch.stack([batch.observed[m].any(1) for m in MODALITIES], dim=1)
+    there = _there(batch)
     return ~there & there.any(1, keepdim=True)
 
 
-def _taken_in_turn(missing: Tensor) -> Tensor:
-    """Take each clip but one of the six proper subsets in turn; bool ``(B, 3)`` like the argument."""
+def _there(batch: Batch) -> Tensor:
+    """Whether a clip has an observed frame, bool ``(B, 3)`` by modality."""
+    return torch.stack([batch.observed[m].any(1) for m in MODALITIES], dim=1)
+
+
+def _turns(clips: int, device: torch.device) -> Tensor:
+    """What clips miss that are left one of the six proper subsets in turn; bool ``(clips, 3)``."""
     left = [[letter not in subset for letter in LETTERS] for subset in MISSING_CONDITIONS]
-    turn = torch.arange(len(missing), device=missing.device) % len(left)
-    return torch.tensor(left, device=missing.device)[turn]
+    turn = torch.arange(clips, device=device) % len(left)
+    return torch.tensor(left, device=device)[turn]

@@ -221,7 +221,10 @@ class ShaSpec(MSAMethod):
         # The largest of what is there; the order of the modalities, or a new one for every clip.
         order = torch.arange(len(MODALITIES), 0, -1, device=present.device).expand(present.shape).float()
         if self.substitute == "random" and self.training:
-            order = 1 + torch.rand(present.shape, device=present.device)
+            # Devices draw for all clips, so that together they draw what one would.
+            sizes = self.device_shares(len(present))
+            drawn = torch.rand(sum(sizes), len(MODALITIES), device=present.device)
+            order = 1 + self.own_rows(drawn, sizes)
         return F.one_hot((order * present).argmax(1), len(MODALITIES))
 
 

@@ -71,6 +71,9 @@ class ScoreNetwork(nn.Module):
         Returns:
             float ``(B, T, D)``.
         """
+        if not len(x):
+            # Attention cannot tell how many features a head has of no clips, which a device may hold of many.
+            return x
         steps = x.shape[1]
         h, condition = (F.pad(y.transpose(1, 2), (0, -steps % _WIDENING)) for y in (x, condition))
         angles = 2 * math.pi * time.unsqueeze(1) * self.frequencies

@@ -24,9 +24,6 @@ REFUSED = {
     },
 }
 
-OWN_NOISE = ("imder",)
-"""Each process draws the noise of its own clips' missing modalities, other numbers than one process would."""
-
 
 def two_processes(names: list[str], folder: Path) -> list[dict[str, Any]]:
     """What each of them saw, by method: one start for all, since importing the libraries takes longer than the fits."""
@@ -53,7 +50,7 @@ def test_two_processes_give_the_masks_and_losses_of_one(tmp_path: Path) -> None:
             continue
         one = fit(name, 1, tmp_path)
         assert one["losses"], name
-        for of_rank in two if name not in OWN_NOISE else ():
+        for of_rank in two:
             # Sums of weights: Adam takes full steps along gradients that are nothing but rounding.
             for key, near in (("losses", 1e-5), ("weights", 3e-3)):
                 found, expected = torch.tensor(of_rank[name][key]), torch.tensor(one[key])

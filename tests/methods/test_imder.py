@@ -190,7 +190,7 @@ def test_fast_takes_twenty_steps_and_another_number_is_an_argument() -> None:
 
 
 def test_recipe() -> None:
-    method = rc.built(IMDer)
+    method = rc.built(IMDer, lr=IMDer.__init__.__kwdefaults__["lr"])
     assert (method.accumulate, method.gradient_clip, method.clip_by) == (1, 1.0, "value")
     assert (method.lr, method.lr_patience, method.lr_factor, method.criterion) == (2e-3, 24, 0.5, "l1")
     assert {group["lr"] for group in rc.in_stage(method, "complete").param_groups() if group["params"]} == {1e-4}

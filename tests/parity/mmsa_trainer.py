@@ -101,32 +101,48 @@ def trainer_settings(clips: int, widths: dict[str, int], **more: object) -> Simp
     )
 
 
-class Replay:
-    """Their train loader: one pass to label the clips, then the recorded epochs.
+class Recorded:
+    """Their train loader: the recorded epochs, one a pass.
+
+    Args:
+        epochs: Batches of each epoch.
+        sample: What their loader would give for a batch.
+    """
+
+    def __init__(self, epochs: list[list[Batch]], sample: Callable[[Batch], dict[str, Any]]) -> None:
+        self.passes = iter(epochs)
+        self.batches = len(epochs[0])
+        self.sample = sample
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self.sample, next(self.passes))
+
+
+class Replay(Recorded):
+    """One pass to label the clips, then the recorded epochs.
 
     Args:
         epochs: Batches of each epoch.
     """
 
     def __init__(self, epochs: list[list[Batch]]) -> None:
-        self.passes = iter([epochs[0], *epochs])
-        self.batches = len(epochs[0])
+        super().__init__([epochs[0], *epochs], _labelled)
 
-    def __len__(self) -> int:
-        return self.batches
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in next(self.passes):
-            yield {
-                "text": batch.text,
-                "audio": batch.audio,
-                "vision": batch.vision,
-                "audio_lengths": batch.last["audio"] + 1,
-                "vision_lengths": batch.last["vision"] + 1,
-                "index": batch.index,
-                "id": [],
-                "labels": {"M": batch.labels},
-            }
+def _labelled(batch: Batch) -> dict[str, Any]:
+    return {
+        "text": batch.text,
+        "audio": batch.audio,
+        "vision": batch.vision,
+        "audio_lengths": batch.last["audio"] + 1,
+        "vision_lengths": batch.last["vision"] + 1,
+        "index": batch.index,
+        "id": [],
+        "labels": {"M": batch.labels},
+    }
 
 
 class Named(nn.Module):

@@ -17,7 +17,7 @@ from msabench.data.batch import Batch
 from msabench.methods.cenet import CENET
 from msabench.nn import text
 from tests.parity import mmsa
-from tests.parity.mmsa_trainer import Named
+from tests.parity.mmsa_trainer import Named, Recorded
 from tests.parity.recorded import fit_recorded
 from tests.support.golden_cases import CASES, CLIPS, Case, batch_of, build, kept
 
@@ -208,7 +208,7 @@ def test_training_gives_the_same_weights(monkeypatch: pytest.MonkeyPatch, tmp_pa
         )
     )
     trainer.do_test = lambda *args, **more: {"Loss": 1.0}
-    trainer.do_train(Named(theirs), {"train": _Replay(epochs), "valid": None})
+    trainer.do_train(Named(theirs), {"train": Recorded(epochs, sample_of), "valid": None})
     assert max(norms) > 2 > min(norms)
 
     after, largest = dict(theirs.named_parameters()), 0.0
@@ -219,18 +219,8 @@ def test_training_gives_the_same_weights(monkeypatch: pytest.MonkeyPatch, tmp_pa
     print(f"weights after training: {largest:.1e}")
 
 
-class _Replay:
-    """Their train loader: the recorded epochs."""
-
-    def __init__(self, epochs: list[list[Batch]]) -> None:
-        self.passes = iter(epochs)
-        self.batches = len(epochs[0])
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in next(self.passes):
-            assert batch.tokens is not None
-            features = {"text": batch.tokens.float(), "audio": batch.audio, "vision": batch.vision}
-            yield {**features, "labels": {"M": batch.labels}}
+def sample_of(batch: Batch) -> dict[str, Any]:
+    """What their train loader gives for a batch."""
+    assert batch.tokens is not None
+    features = {"text": batch.tokens.float(), "audio": batch.audio, "vision": batch.vision}
+    return {**features, "labels": {"M": batch.labels}}

@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from msabench.missingness.patterns import inner_steps
 from msabench.testing.corpora import tokens_of
 from msabench.training.config_files import config_of
 from tests.parity.clones import clone, importing
-from tests.parity.mmsa_trainer import Named
+from tests.parity.mmsa_trainer import Named, Recorded
 from tests.parity.recorded import fit_recorded
 from tests.support.golden_cases import CASES, Case, batch_of, build, kept, numbers
 from tests.support.small_bert import save_small_bert
@@ -371,22 +372,6 @@ def test_official_code_gives_the_same_numbers_from_tokens(
         difference(out.aux[f"p_{k}"], expected[f"p_{name}_m"])
 
 
-class Replay:
-    """Their train loader: the recorded epochs, one a pass."""
-
-    def __init__(self, theirs: Any, epochs: list[list[Batch]]) -> None:
-        self.theirs = theirs
-        self.passes = iter(epochs)
-        self.batches = len(epochs[0])
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in next(self.passes):
-            yield sample_of(self.theirs, batch)
-
-
 def test_training_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two epochs of six batches, in groups of four: two of each epoch are in no step."""
     settings = {**CASES["emt_dlfr_official"].settings, **{f"{n}_dropout": 0.0 for n in ("attn", "ff", "fusion")}}
@@ -406,7 +391,7 @@ def test_training_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.Mon
     trainer = modules(monkeypatch)[1].EMT_DLFR(given)
     trainer.metrics = lambda pred, true: {}
     trainer.do_test = lambda *args, **more: {"Loss": 1.0}  # the first epoch stays the best
-    trainer.do_train(Named(theirs), {"train": Replay(theirs, epochs), "valid": None})
+    trainer.do_train(Named(theirs), {"train": Recorded(epochs, partial(sample_of, theirs)), "valid": None})
 
     after, largest = dict(theirs.named_parameters()), 0.0
     for (name, ours), start in zip(method.named_parameters(), before.parameters(), strict=True):

@@ -7,7 +7,6 @@ MSABENCH_PARITY_MMSA: clone of https://github.com/thuiar/MMSA (a94e65d)
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +20,7 @@ from msabench.methods.mult import MulT
 from msabench.missingness.conditions import MODALITIES
 from tests.parity.clones import clone, importing
 from tests.parity.mmsa_single import trainer_module
-from tests.parity.mmsa_trainer import Named
+from tests.parity.mmsa_trainer import Named, Recorded
 from tests.parity.recorded import fit_recorded
 from tests.support.golden_cases import CASES, Case, batch_of, build, kept
 
@@ -126,19 +125,9 @@ def test_mmsa_gives_the_same_numbers() -> None:
     assert_same("mult_mmsa", out["M"], by_modality)
 
 
-class Replay:
-    """Their train loader: the recorded epochs, one a pass."""
-
-    def __init__(self, epochs: list[list[Batch]]) -> None:
-        self.passes = iter(epochs)
-        self.batches = len(epochs[0])
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in next(self.passes):
-            yield {**batch.features, "labels": {"M": batch.labels}}
+def sample_of(batch: Batch) -> dict[str, Any]:
+    """What their train loader gives for a batch."""
+    return {**batch.features, "labels": {"M": batch.labels}}
 
 
 def test_mmsa_trains_to_the_same_weights(tmp_path: Path) -> None:
@@ -156,7 +145,7 @@ def test_mmsa_trains_to_the_same_weights(tmp_path: Path) -> None:
     asked |= {"early_stop": len(epochs) - 1, "model_save_path": tmp_path / "model.pt", "model_name": "mult"}
     trainer = module.MULT(SimpleNamespace(**asked, cur_seed=1))
     trainer.do_test = lambda *args, **more: {"Loss": 1.0}
-    trainer.do_train(Named(theirs), {"train": Replay(epochs), "valid": None})
+    trainer.do_train(Named(theirs), {"train": Recorded(epochs, sample_of), "valid": None})
     after, largest = dict(theirs.named_parameters()), 0.0
     for (name, ours), start in zip(method.named_parameters(), before.parameters(), strict=True):
         found, expected = ours.detach(), after[short_name(name)].detach()

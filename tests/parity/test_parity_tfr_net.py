@@ -7,8 +7,8 @@ MSABENCH_PARITY_MMSA: clone of https://github.com/thuiar/MMSA (a94e65d)
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ from msabench.missingness.conditions import MODALITIES
 from msabench.missingness.config import MissingConfig
 from tests.parity import mmsa
 from tests.parity.clones import clone, importing
-from tests.parity.mmsa_trainer import Named
+from tests.parity.mmsa_trainer import Named, Recorded
 from tests.parity.recorded import fit_recorded
 from tests.support.golden_cases import CASES, Case, batch_of, build, kept, numbers
 
@@ -255,24 +255,13 @@ def test_channel_axis_is_the_official_transformer_with_its_axes_in_place() -> No
         difference(ours.rebuilt("text", h), theirs.generator_t(after))
 
 
-class Replay:
-    """Their train loader: the recorded epochs, one a pass."""
-
-    def __init__(self, theirs: Any, epochs: list[list[Batch]]) -> None:
-        self.theirs = theirs
-        self.passes = iter(epochs)
-        self.batches = len(epochs[0])
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in next(self.passes):
-            of_modality = dict(zip(MODALITIES, inputs(self.theirs, batch), strict=True))
-            kinds = ("", "_m", "_mask", "_missing_mask")
-            sample = {f"{m}{kind}": x for m in MODALITIES[1:] for kind, x in zip(kinds, of_modality[m], strict=True)}
-            text = zip(("text", "text_m", "text_missing_mask"), of_modality["text"], strict=True)
-            yield {**sample, **dict(text), "labels": {"M": batch.labels}}
+def sample_of(theirs: Any, batch: Batch) -> dict[str, Any]:
+    """What their train loader gives for a batch."""
+    of_modality = dict(zip(MODALITIES, inputs(theirs, batch), strict=True))
+    kinds = ("", "_m", "_mask", "_missing_mask")
+    sample = {f"{m}{kind}": x for m in MODALITIES[1:] for kind, x in zip(kinds, of_modality[m], strict=True)}
+    text = zip(("text", "text_m", "text_missing_mask"), of_modality["text"], strict=True)
+    return {**sample, **dict(text), "labels": {"M": batch.labels}}
 
 
 # Adam makes full steps of the few gradients that are rounding noise: small ones do not grow into differences elsewhere.
@@ -324,7 +313,7 @@ def test_training_gives_the_same_weights(tmp_path: Path) -> None:
     )
     trainer.metrics = lambda pred, true: {}
     trainer.do_test = lambda *args, **more: {"Loss": 1.0}
-    trainer.do_train(Named(theirs), {"train": Replay(theirs, epochs), "valid": None})
+    trainer.do_train(Named(theirs), {"train": Recorded(epochs, partial(sample_of, theirs)), "valid": None})
 
     after, largest = dict(theirs.named_parameters()), 0.0
     for (name, ours), start in zip(method.named_parameters(), before.parameters(), strict=True):

@@ -55,6 +55,18 @@ class Gathering(Hooks):
         assert isinstance(sizes, Tensor)
         return sizes.tolist()
 
+    def own_rows(self, rows: Tensor, sizes: list[int]) -> Tensor:
+        """The rows of this device's clips, of rows that all devices know; undoes ``gather_rows``.
+
+        What is drawn for all clips of the global batch, and is cut by this, is what one device would draw: all begin
+        with the same seed and draw as much.
+
+        Args:
+            rows: ``(sum(sizes), ...)``, a row for each clip of the global batch.
+            sizes: How many of them each device has, as from ``device_shares``.
+        """
+        return rows if len(sizes) == 1 else rows.split(sizes)[self.global_rank]
+
     def gather_rows(self, rows: Tensor, sizes: list[int]) -> Tensor:
         """The rows of all clips of the global batch, with gradients, from those of the clips of each device.
 
