@@ -14,6 +14,7 @@ STORE_VARIABLE = "MSABENCH_STORE"
 """Environment variable that names the store where none is given."""
 
 PREDICTIONS = "predictions"
+STUDIES = "studies"
 """Folder in a store with predictions per clip."""
 
 

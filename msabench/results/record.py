@@ -31,8 +31,11 @@ place of a fidelity."""
 EXTERNAL_ORIGIN = "external"
 """``JobKey.origin`` of predictions that were made elsewhere and only scored by msabench."""
 
+_LEFT_OUT = ("origin", "tuning")
+"""Fields of a key that are left out where they are empty."""
+
 OPTIONAL = (
-    *("padding", "unseen", "split_sizes", "metric_set", "blind", "origin"),
+    *("padding", "unseen", "split_sizes", "metric_set", "blind", "origin", "tuning"),
     *("train_processor_seconds", "eval_processor_seconds", "missing_pairs", "subsets"),
 )
 """Fields that older records lack; a record that does not have them is stored without."""
@@ -59,6 +62,8 @@ class JobKey:
             predictions (``results.scored.content_hash``) where ``origin`` is ``external``.
         origin: Empty for what msabench trained. ``external`` for predictions that were made elsewhere and only scored
             here: then ``regime``, ``selection`` and ``seed`` are what their maker states, ``unknown`` or 0 otherwise.
+        tuning: Empty for the settings of a config; ``results.study.Study.label`` for those that a study selected on the
+            validation split, e.g. ``tuned(50, random, seed 1)``.
     """
 
     dataset: str
@@ -75,6 +80,7 @@ class JobKey:
     seed: int
     config_hash: str
     origin: str = ""
+    tuning: str = ""
 
     @property
     def job_id(self) -> str:
@@ -82,8 +88,8 @@ class JobKey:
         return canonical_hash(self.to_json(), 16)
 
     def to_json(self) -> dict[str, Any]:
-        """The key as plain data; an empty origin is left out, as in records from before there was one."""
-        return {name: value for name in names_of(JobKey) if (value := getattr(self, name)) or name != "origin"}
+        """The key as plain data; an empty origin or tuning is left out, as in records from before there was one."""
+        return {name: value for name in names_of(JobKey) if (value := getattr(self, name)) or name not in _LEFT_OUT}
 
 
 @dataclass

@@ -5,6 +5,7 @@ Layout below the store's folder:
 - ``<dataset>/<method>/<job_id>.jsonl``: a finished job, its job line first, then one line per (cell, mask seed);
 - ``<dataset>/<method>/<job_id>.failed.<UTC yyyymmddThhmmssZ>.jsonl``: a failed attempt, its job line alone;
 - ``predictions/``: predictions per clip, not read here;
+- ``studies/``: what was tried to tune a method, not read here (``results.study``);
 - ``.index``: derived from the files and rebuilt when one of them changes, so that reading thousands of files costs one
   listing. It may be deleted at any time.
 
@@ -28,7 +29,7 @@ from msabench.errors import MSABenchError
 from msabench.files import creating
 from msabench.results.checks import check_lines
 from msabench.results.index import Signature, frame_of, indexed_table, records_of
-from msabench.results.places import PREDICTIONS, predictions_file
+from msabench.results.places import PREDICTIONS, STUDIES, predictions_file
 from msabench.results.record import CellRecord, JobKey, JobRecord
 from msabench.results.record_file import RecordFile, file_checksum, plain, read_record, sealed
 
@@ -224,7 +225,7 @@ class ResultStore:
 
     def _folders(self, below: Path | None = None) -> Iterator[Path]:
         for dataset in _subfolders(below or self.folder):
-            if dataset.name != PREDICTIONS:
+            if dataset.name not in (PREDICTIONS, STUDIES):
                 yield from _subfolders(dataset)
 
     def _files(self) -> Signature:
