@@ -19,7 +19,7 @@ from msabench.missingness.conditions import Cell
 from msabench.results import predictions
 from msabench.results.job_identity import job_key
 from msabench.results.places import COMMITTED_STORE
-from msabench.results.record import METHOD, CellRecord, JobRecord
+from msabench.results.record import METHOD, CellRecord, JobKey, JobRecord, names_of
 from msabench.results.record_file import RecordFile
 from msabench.results.store import ResultStore
 
@@ -99,7 +99,8 @@ def registration_problems(submission: Submission) -> Iterator[str]:
     except (MSABenchError, KeyError, TypeError, ValueError, AttributeError) as error:
         yield f"{name}: its config cannot be read: {error}"
         return
-    for field, value in vars(expected).items():
+    for field in names_of(JobKey):
+        value = getattr(expected, field)
         # Another version is said above; configs do not hold it.
         if field != "method_version" and getattr(key, field) != value:
             yield f"{name}: its key has {field} {getattr(key, field)!r}, its config gives {value!r}"

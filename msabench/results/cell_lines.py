@@ -117,10 +117,11 @@ def _one_object_a_line(content: bytes, rows: int) -> bool:
     a line, the last one of it closes it. The parser, which would take two objects in one line, sees none of those.
     """
     shape = content.translate(None, _ALL_BUT_SHAPE)
+    with_counts = shape.count(_WITH_COUNTS)
     return (
         shape.replace(_WITH_COUNTS, _SHAPE) == _SHAPE * rows
-        and content.count(f'"{_COUNTS}":{{'.encode()) == content.count(f'"{_COUNTS}":'.encode())
-        and shape.count(_WITH_COUNTS) == content.count(f'"{_COUNTS}":'.encode())
+        and content.count(f'"{_COUNTS}":'.encode()) == with_counts
+        and (not with_counts or content.count(f'"{_COUNTS}":{{'.encode()) == with_counts)
         and content.endswith(b"}\n")
         and content.count(b"}\n" + _START) == rows - 1
         and all(content.count(f'"{name}":{{'.encode()) == rows for name in _GROUPS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 SCHEMA_VERSION = 2
@@ -82,7 +82,7 @@ class JobKey:
     origin: str = ""
     tuning: str = ""
 
-    @property
+    @cached_property
     def job_id(self) -> str:
         """First 16 hex digits of the sha256 of the key's canonical JSON."""
         return canonical_hash(self.to_json(), 16)

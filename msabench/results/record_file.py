@@ -75,7 +75,7 @@ def read_record(path: Path, folder: Path, *, first_only: bool = False, parsed: b
     if parsed:
         lines += [_decode(line, path, number) for number, line in enumerate(io.BytesIO(body), start=2)]
     job, cells = check_lines(path, lines, folder, first_only=first_only or not parsed)
-    checksums = _checksums(path, lines[0])
+    checksums = _checksums(path, lines[0], head)
     if checksums and not first_only and checksums["cells"] != _sha256(body):
         raise _damaged(path, "its cell lines")
     return RecordFile(job, cells, checksums, b"" if parsed else body)
@@ -158,14 +158,18 @@ def _content(path: Path, first_only: bool = False) -> tuple[bytes, bytes]:
         raise MSABenchError(f"{path} cannot be read: {error}") from error
 
 
-def _checksums(path: Path, line: dict[str, Any]) -> dict[str, str | None] | None:
-    """A job line's checksums, once it is what its own one says."""
+def _checksums(path: Path, line: dict[str, Any], head: bytes) -> dict[str, str | None] | None:
+    """A job line's checksums, once it, as it stands in the file or as it is parsed, is what its own one says."""
     if line["schema_version"] == 1:
         return None
     given = line.get(CHECKSUMS)
     names = {"cells", "predictions", "job"}
     if not isinstance(given, dict) or given.keys() != names:
         raise MSABenchError(f"{path} line 1 has {CHECKSUMS} = {given!r}; expected those of {', '.join(sorted(names))}")
+    # As it was written: what was hashed stands there but for the hash itself, and need not be encoded again.
+    own = f',"job":{json.dumps(given["job"])}'.encode()
+    if head.count(own) == 1 and _sha256(head.replace(own, b"")) == given["job"]:
+        return given
     rest = {name: value for name, value in given.items() if name != "job"}
     try:
         content = _encode([{**line, CHECKSUMS: rest}])

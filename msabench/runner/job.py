@@ -20,7 +20,7 @@ from msabench.missingness.conditions import distinct, parse_grid
 from msabench.results import predictions
 from msabench.results.claims import settle
 from msabench.results.job_identity import job_key, portable
-from msabench.results.record import JobRecord
+from msabench.results.record import JobKey, JobRecord, names_of
 from msabench.results.store import ResultStore
 from msabench.runner.executor import BEST, Task
 from msabench.runner.stages import SharedStage, fit_hash
@@ -67,7 +67,7 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
     trainer, datamodule = built.trainer, built.datamodule
     found = job_key(built.config, datamodule.corpus.revision, datamodule.corpus.features)
     if found != job.key:
-        changed = [name for name, value in vars(found).items() if value != getattr(job.key, name)]
+        changed = [name for name in names_of(JobKey) if getattr(found, name) != getattr(job.key, name)]
         raise MSABenchError(f"{', '.join(changed)} of {job.title} changed since it was planned; run the suite again")
     cells = distinct(parse_grid(job.grid))
     datamodule.require(cells, built.model.data_needs)
