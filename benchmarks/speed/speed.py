@@ -39,6 +39,9 @@ PAGES = {
 }
 """Further pages, each by the script of its name."""
 
+GOALS = ROOT / "benchmarks/speed/goals.md"
+"""Kept by hand, and held to the pages by ``tests/test_speed_goals.py``; it stands in the page of this script."""
+
 
 @dataclass
 class Row:
@@ -97,6 +100,10 @@ def page(table: str) -> str:
 
 Whatever is compared was measured within one run, in turns, in processor seconds of one thread, on {machine}; what
 differs from that is said where it stands.
+
+## What was aimed at
+
+{GOALS.read_text(encoding="utf-8").strip()}
 
 ## Against bare PyTorch
 
