@@ -36,9 +36,10 @@ def rank_diagram(ranked: Ranked) -> Picture:
     p_values = result.nemenyi().set_axis(names, axis=0).set_axis(names, axis=1)
     tables = [chosen.table for chosen in ranked.chosen_tables]
     metrics = list(dict.fromkeys(table.metric.key for table in tables))
+    corpora = ", ".join(chosen.title for chosen in ranked.chosen_tables)
     said = [
         f"Average ranks by {', '.join(metrics)} over {len(result.blocks)} test situations of "
-        f"{', '.join(chosen.title for chosen in ranked.chosen_tables)}; 1 is best. Bars join methods whose ranks differ by less than "
+        f"{corpora}; 1 is best. Bars join methods whose ranks differ by less than "
         f"the critical difference (CD) of {result.critical_difference:.2f} (Nemenyi, {100 * ALPHA:.0f} %; Friedman p = "
         f"{result.friedman_p:.2g}). Test situations of one corpus share models and clips, so the CD is too short.",
         seed_words([row for table in tables for row in table.rows]),

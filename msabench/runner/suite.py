@@ -19,9 +19,9 @@
 
 A job entry expands into seeds x variants x regimes. Its own overrides come after the suite's, ``variants`` and
 ``regimes`` after both. ``specialists`` adds, for each cell of its grids, the regime that consists of that situation
-alone: ``complete``, ``only(la)``, ``random(0.3)``; the suite's grid must have these cells. ``config`` is a path from the config folder; ``seeds`` replaces the
-suite's. Where that folder has no such file, the config of that name that comes with msabench is taken: a suite of one's
-own needs configs for its own methods alone.
+alone: ``complete``, ``only(la)``, ``random(0.3)``; the suite's grid must have these cells. ``config`` is a path from the
+config folder; ``seeds`` replaces the suite's. Where that folder has no such file, the config of that name that comes
+with msabench is taken: a suite of one's own needs configs for its own methods alone.
 ``include: [a.yaml]`` adds the jobs of other suites, with the seeds and overrides that they have there; the grid and the
 mask seeds must be this suite's. They, too, are looked up beside this file and then among those that come with msabench.
 """
@@ -340,8 +340,8 @@ def _regimes(entry: dict[str, Any], where: str, cells: Sequence[Cell]) -> list[d
     found += [specialist_of(cell) for cell in homes]
     if untested := [str(cell) for cell in homes if cell not in cells]:
         raise MSABenchError(
-            f"specialists of {where} are at home in {', '.join(untested)}, which the suite's grid does not have, so that "
-            "they would be compared with nothing; add these cells to the grid"
+            f"specialists of {where} are at home in {', '.join(untested)}, which the suite's grid does not have, so "
+            "that they would be compared with nothing; add these cells to the grid"
         )
     for settings in found:
         MissingConfig(**{**settings, **({"rate": tuple(settings["rate"])} if "rate" in settings else {})})

@@ -168,7 +168,7 @@ def test_rows_of_corpora_stand_side_by_side_and_protocols_apart(folder: Path) ->
     assert list(zip(one.index.get_level_values("method"), one.index.get_level_values("marks"), strict=True)) == [
         ("mult", "")
     ]
-    with pytest.raises(mb.MSABenchError, match="unknown revision in .* 'b'; allowed: 0123456789ab, ba9876543210"):
+    with pytest.raises(mb.MSABenchError, match=r"unknown revision in .* 'b'; allowed: 0123456789ab, ba9876543210"):
         mb.table(folder, "mosi", revision=["b"])
     assert mb.table(folder, regimes=["complete"]).index.get_level_values("regime").unique().tolist() == ["complete"]
 

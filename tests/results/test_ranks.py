@@ -171,7 +171,7 @@ def test_revisions_are_different_data_and_one_of_them_is_named(tmp_path: Path) -
     assert averages(found) == {"mult": 1, "umdf": 2, "lf_dnn": 3, "kt": 4}
     # Which of the two it is of is said although the other was left out.
     assert found.chosen_tables[0].title.endswith("(revision another)")
-    with pytest.raises(MSABenchError, match="unknown revision in .* 'others'; allowed: 0123456789ab, another"):
+    with pytest.raises(MSABenchError, match=r"unknown revision in .* 'others'; allowed: 0123456789ab, another"):
         ranks(tmp_path, revision=["others"])
 
 
