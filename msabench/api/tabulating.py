@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from msabench.errors import MSABenchError, one_of
 from msabench.metrics.spec import metric_spec
 from msabench.missingness.named import naming
 from msabench.results.build import build_tables, check_methods, metrics_in
+from msabench.results.chosen_rows import require_revisions
 from msabench.results.derived import DERIVED, SUMMARY, columns_for, quantities_of
 from msabench.results.places import no_records, store_to_read
 from msabench.results.record import SCORED
@@ -40,6 +40,7 @@ def table(
     per_seed: bool = False,
     spread: bool = False,
     summary: bool | str | Sequence[str] = False,
+    revision: str | Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Results as a data frame: the numbers of ``msabench table``, unrounded.
 
@@ -56,6 +57,7 @@ def table(
             ``n_seeds``, ``n_mask_seeds`` and ``n_collapsed``; else they are means over mask seeds and training seeds.
         summary: Whether columns of derived quantities follow, those of ``msabench table --summary``; or which, by name:
             {quantities}, and ``relative:`` with a cell or an average.
+        revision: Revisions of the data to keep; None for all.
 
     Returns:
         Columns: ``dataset``, ``metric``, ``cell`` (a cell, an average such as ``avg_missing``, or a derived
@@ -63,14 +65,14 @@ def table(
         predictor's first: ``method``, ``variant``, ``regime``, ``fidelity`` (``external`` for methods from outside,
         ``scored`` for predictions made elsewhere, which come last), ``features``, ``protocol`` (where text is dropped
         and with what it is filled, whether lengths are hidden, which split selects), ``marks`` (what else tells rows of
-        one corpus apart: version, config, revision; mostly empty).
+        one corpus apart: version, config, and the revision of the data where there are rows of several; mostly empty).
         Values in natural scale, accuracies and F1 in [0, 1]; NaN where there are no records or a value is undefined.
         ``frame.attrs["warnings"]`` lists what makes numbers doubtful. Numbers of different protocols are rows of
         their own: what stands in different ones is not comparable.
 
     Raises:
-        MSABenchError: A dataset, method, metric, cell, derived quantity or regime is unknown, there is no such store,
-            or no records.
+        MSABenchError: A dataset, method, metric, cell, derived quantity, regime or revision is unknown, there is no
+            such store, or no records.
 
     Example:
         >>> frame = table("leaderboard/results", ["synth"])
@@ -89,6 +91,11 @@ def table(
     for name in wanted:
         if name not in held:
             raise one_of(f"dataset in {place}", name, held)
+    if revision is not None:
+        kept = _listed(revision)
+        require_revisions(kept, {name: list(records.of(dataset=name).held("revision")) for name in wanted}, (), place)
+        records = records.among("revision", kept)
+        failures = [job for job in failures if job.key.revision in kept]
     if regimes is not None:
         records = _of_regimes(records, _listed(regimes))
         failures = [job for job in failures if job.key.regime in _listed(regimes)]
@@ -194,17 +201,26 @@ def _order(index: pd.Index[Any], methods: Sequence[str]) -> list[int]:
 
 
 def _places(tables: Sequence[Table], per_seed: bool) -> list[tuple[Table, Row, tuple[Any, ...]]]:
-    """Every row with its place in the index, unique within a corpus and metric."""
+    """Every row with its place in the index, unique within a corpus and metric.
+
+    Rows of revisions that differ in nothing else are all marked by theirs.
+    """
     found = [
         (table, row, _about(table, row), (row.seed,) if per_seed else ()) for table in tables for row in table.rows
     ]
-    taken = Counter((t.dataset, t.metric.key, *about, row.marks, *seed) for t, row, about, seed in found)
+    revisions: dict[tuple[str, ...], set[str]] = {}
+    for t, _, about, _ in found:
+        revisions.setdefault((t.dataset, *about[_OF_TABLE]), set()).add(t.protocol["revision"])
     places = []
     for t, row, about, seed in found:
-        doubled = taken[t.dataset, t.metric.key, *about, row.marks, *seed] > 1
-        marks = " ".join([*row.marks, *([t.protocol["revision"]] if doubled else [])])
+        several = len(revisions[t.dataset, *about[_OF_TABLE]]) > 1
+        marks = " ".join([*row.marks, *([t.protocol["revision"]] if several else [])])
         places.append((t, row, (*about, marks, *seed)))
     return places
+
+
+_OF_TABLE = slice(INDEX.index("features"), INDEX.index("protocol") + 1)
+"""Where ``_about`` has what the rows of a table share."""
 
 
 def _about(table: Table, row: Row) -> tuple[str, ...]:

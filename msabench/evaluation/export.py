@@ -63,7 +63,7 @@ def export_checkpoint(checkpoint: Path, out: Path | None = None) -> tuple[Path, 
         folder,
         method={
             **said,
-            "init_args": portable_arguments(said["init_args"]),
+            "init_args": portable_arguments(made_by.finished.named(said["init_args"])),
             "spec": {**said["spec"], "label_range": list(said["spec"]["label_range"])},
         },
         data={

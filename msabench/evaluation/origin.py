@@ -30,7 +30,7 @@ class Origin:
 
     Attributes:
         key: Its key.
-        config: Its resolved config.
+        config: Its resolved config; a file of weights that its fit alone read stands there as records have it.
         cells: Distinct cells that its record must cover.
         mask_seeds: Mask seeds that its record must cover.
         finished: How its training ended.
@@ -73,18 +73,22 @@ def origin(checkpoint: Path, method: MSAMethod, datamodule: MSADataModule) -> Or
     job, config = checkpoint.parent / "job.json", checkpoint.parent / "config.yaml"
     grid, mask_seeds = STORED_GRID, STORED_MASK_SEEDS
     protocol = datamodule.protocol()
+    content: dict[str, Any] = {}
     if job.is_file():
         content = json.loads(job.read_text(encoding="utf-8"))["job"]
-        key, resolved = JobKey(**content["key"]), content["config"]
+        resolved = content["config"]
         grid, mask_seeds = tuple(content["grid"]), tuple(content["mask_seeds"])
     elif config.is_file():
         resolved = yaml.safe_load(config.read_text(encoding="utf-8"))
-        key = job_key(resolved, protocol["revision"], protocol["features"])
     else:
         raise MSABenchError(
             f"there is neither job.json nor config.yaml beside {checkpoint}; a record needs one of them, so leave "
             "--store out or evaluate the checkpoint in its run folder"
         )
+    finished = FinishedTraining.read(checkpoint)
+    given = resolved["model"].get("init_args") or {}
+    resolved = {**resolved, "model": {**resolved["model"], "init_args": finished.named(given)}}
+    key = JobKey(**content["key"]) if content else job_key(resolved, protocol["revision"], protocol["features"])
     made = {
         **protocol,
         "method": method.info.name,
@@ -93,11 +97,9 @@ def origin(checkpoint: Path, method: MSAMethod, datamodule: MSADataModule) -> Or
         "seed": datamodule.seed,
     }
     wrong = [name for name, value in made.items() if getattr(key, name) != value]
-    given = resolved["model"].get("init_args") or {}
     wrong += [
         name for name, value in method.init_args.items() if name in given and first_difference(given[name], value)
     ]
-    finished = FinishedTraining.read(checkpoint)
     if finished.config_hash != key.config_hash:
         wrong.append("config_hash")
     if wrong:

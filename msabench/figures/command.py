@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from msabench.figures.sheet import Picture
 
 OPTIONS = {
-    "robustness": ("datasets", "methods", "variants", "metric", "band", "scored"),
-    "conditions": ("datasets", "methods", "variants", "metric", "band", "scored"),
-    "confusion": ("datasets", "methods", "variants", "cells", "scored"),
-    "tsne": ("datasets", "methods", "variants", "cells", "scored"),
+    "robustness": ("datasets", "methods", "variants", "metric", "band", "scored", "revision"),
+    "conditions": ("datasets", "methods", "variants", "metric", "band", "scored", "revision"),
+    "confusion": ("datasets", "methods", "variants", "cells", "scored", "revision"),
+    "tsne": ("datasets", "methods", "variants", "cells", "scored", "revision"),
     "importance": ("checkpoints",),
-    "cost": ("datasets", "methods", "variants", "metric", "band", "cost"),
-    "ranks": ("datasets", "methods", "variants", "metric", "cells", "scored"),
+    "cost": ("datasets", "methods", "variants", "metric", "band", "cost", "revision"),
+    "ranks": ("datasets", "methods", "variants", "metric", "cells", "scored", "revision"),
 }
 """Kind of figure -> options that mean something to it, besides store and out."""
 
@@ -42,6 +42,7 @@ def figures(
     committed: bool = False,
     out: Path = Path("figures"),
     scored: bool = False,
+    revision: list[str] | None = None,
 ) -> str:
     """Draw figures of stored results as PDF and PNG, one for each corpus and protocol.
 
@@ -65,6 +66,7 @@ def figures(
         out: Folder for the figures.
         scored: Draw predictions from elsewhere as well, which were only scored here; without, only those that methods
             names.
+        revision: Revisions of the data, as tables print them; all if not given. Ranks need one of each corpus.
 
     Returns:
         The files written.
@@ -83,6 +85,7 @@ def figures(
         "cost": cost,
         "checkpoints": checkpoints,
         "scored": scored or None,
+        "revision": revision,
     }
     if kind not in OPTIONS:
         raise one_of("kind of figure", kind, OPTIONS)
@@ -110,6 +113,7 @@ def figures(
                 cost or "parameters",
                 place,
                 scored,
+                revision,
             )
         paths: list[Path] = []
         problems: list[MSABenchError] = []
@@ -136,6 +140,7 @@ def _of_store(
     measure: str,
     store: Path,
     scored: bool,
+    revision: Sequence[str] | None,
 ) -> list[Callable[[], Picture]]:
     """How to draw each figure: one for each table, but one for all tables of ranks."""
     from msabench.figures import confusion, cost, curves, embedding, rank_diagram
@@ -153,6 +158,7 @@ def _of_store(
         constant=banded,
         intervals=banded and band == "intervals",
         scored=scored,
+        revision=revision,
     )
     if kind == "ranks":
         ranked = rank_rows(chosen_tables, cells_of(cells or ["paper"], quantities=True))

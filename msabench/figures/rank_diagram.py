@@ -36,9 +36,10 @@ def rank_diagram(ranked: Ranked) -> Picture:
     p_values = result.nemenyi().set_axis(names, axis=0).set_axis(names, axis=1)
     tables = [chosen.table for chosen in ranked.chosen_tables]
     metrics = list(dict.fromkeys(table.metric.key for table in tables))
+    corpora = ", ".join(chosen.title for chosen in ranked.chosen_tables)
     said = [
         f"Average ranks by {', '.join(metrics)} over {len(result.blocks)} test situations of "
-        f"{', '.join(table.title for table in tables)}; 1 is best. Bars join methods whose ranks differ by less than "
+        f"{corpora}; 1 is best. Bars join methods whose ranks differ by less than "
         f"the critical difference (CD) of {result.critical_difference:.2f} (Nemenyi, {100 * ALPHA:.0f} %; Friedman p = "
         f"{result.friedman_p:.2g}). Test situations of one corpus share models and clips, so the CD is too short.",
         seed_words([row for table in tables for row in table.rows]),
@@ -68,4 +69,5 @@ def rank_diagram(ranked: Ranked) -> Picture:
     start, end = result.average[0], result.average[0] + result.critical_difference
     axes.errorbar([(start + end) / 2], [2.2], xerr=(end - start) / 2, color="black", capsize=3, linewidth=1)
     axes.annotate("CD", ((start + end) / 2, 2.3), ha="center", va="bottom", fontsize=CAPTION_SIZE)
-    return Picture(stem_of("ranks", *(table.dataset for table in tables), *metrics), figure)
+    data = [word for chosen in ranked.chosen_tables for word in (chosen.table.dataset, chosen.revision)]
+    return Picture(stem_of("ranks", *data, *metrics), figure)

@@ -35,9 +35,9 @@ def write_regimes(
 
 def _entry(part: RegimeChanges) -> dict[str, object]:
     header, *rows = grid(part, CELLS)
-    table = part.chosen.table
+    table, revision = part.chosen.table, part.chosen.revision
     return {
-        "heading": heading(part),
+        "heading": f"{heading(part)}, revision {revision}" if revision else heading(part),
         "protocol": f"{table.protocol_text}.",
         "caveat": table.caveat,
         "header": header,

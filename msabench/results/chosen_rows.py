@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,11 +29,23 @@ class ChosenRows:
         table: The table; its rows are those asked for that have records, with an entry for every cell and average.
         jobs: For each row, training seed -> job id.
         left_out: What was asked for and has no records under this protocol, and failed jobs; sentences.
+        revisions: Revisions of the corpus that the store has records of, whichever were asked for; sorted.
     """
 
     table: Table
     jobs: list[dict[int, str]]
     left_out: list[str]
+    revisions: tuple[str, ...] = ()
+
+    @property
+    def revision(self) -> str:
+        """The revision of the data where the store has records of several; empty where there is nothing to tell."""
+        return self.table.protocol["revision"] if len(self.revisions) > 1 else ""
+
+    @property
+    def title(self) -> str:
+        """The corpus's name to print, with ``revision`` behind it."""
+        return f"{self.table.title} (revision {self.revision})" if self.revision else self.table.title
 
     @property
     def names(self) -> list[str]:
@@ -44,7 +56,7 @@ class ChosenRows:
     def keeping(self, places: Sequence[int]) -> ChosenRows:
         """The same with these rows alone."""
         table = replace(self.table, rows=[self.table.rows[place] for place in places])
-        return ChosenRows(table, [self.jobs[place] for place in places], self.left_out)
+        return replace(self, table=table, jobs=[self.jobs[place] for place in places])
 
     def files(self, place: int, store: Path) -> dict[int, Path]:
         """Training seed -> stored predictions of a row."""
@@ -71,6 +83,7 @@ def choose_rows(
     quantities: Sequence[str] = (),
     records: tuple[Records, list[JobRecord]] | None = None,
     grid: Sequence[str] = ("paper",),
+    revision: Sequence[str] | None = None,
 ) -> list[ChosenRows]:
     """Find what a store has of some methods.
 
@@ -89,6 +102,7 @@ def choose_rows(
         records: ``records()`` and ``failures()`` of the store, from those who have read them; or what they hold of
             ``datasets``.
         grid: Names of the grids and cells that rows have entries for, with their averages.
+        revision: Revisions of the data; all if not given.
 
     Returns:
         The chosen rows of each corpus and protocol that has any of it, in the order of ``datasets``.
@@ -102,6 +116,12 @@ def choose_rows(
         metric_spec(metric)
     held, failures = records or (ResultStore(store).records(), ResultStore(store).failures())
     wanted = _datasets(datasets, sorted(held.held("dataset")), store)
+    revisions = {name: tuple(sorted(held.of(dataset=name).held("revision"))) for name in wanted}
+    if revision is not None:
+        require_revisions(revision, revisions, datasets or (), store)
+        held = held.among("revision", revision)
+        failures = [job for job in failures if job.key.revision in revision]
+        wanted = [name for name in wanted if not set(revision).isdisjoint(revisions[name])]
     without = [] if metric is None else [name for name in wanted if metric not in metrics_in(held, name)]
     if without and (datasets or len(without) == len(wanted)):
         allowed = dict.fromkeys(key for name in without for key in metrics_in(held, name))
@@ -146,7 +166,7 @@ def choose_rows(
             if without:
                 table.warnings.append(f"Left out for lack of {metric}: {', '.join(without)}.")
             mine = [jobs[table.metric_set][key_of(table, row)] for row in table.rows]
-            found.append(ChosenRows(table, mine, left_out))
+            found.append(ChosenRows(table, mine, left_out, revisions[dataset]))
     if not found:
         asked = f"{' '.join(methods or ['any method'])} ({' '.join(shown)})"
         others = " (--scored takes in what was only scored here)" if len(hidden) else ""
@@ -154,6 +174,31 @@ def choose_rows(
             f"{store} has no records of {asked} on {' '.join(wanted)}{others}; `msabench table` says what it has"
         )
     return found
+
+
+def require_revisions(
+    asked: Sequence[str], held: Mapping[str, Sequence[str]], datasets: Sequence[str], store: Path
+) -> None:
+    """Refuse revisions of the data that nothing is recorded of.
+
+    Args:
+        asked: The revisions that somebody named.
+        held: Corpus -> the revisions that there are records of.
+        datasets: Corpora that somebody named; each must have one of the revisions.
+        store: Folder of the result store.
+
+    Raises:
+        MSABenchError: No corpus has a revision, or a corpus has none of them.
+    """
+    known = list(dict.fromkeys(revision for revisions in held.values() for revision in revisions))
+    for revision in asked:
+        if revision not in known:
+            raise one_of(f"revision in {store}", revision, known)
+    for name in datasets:
+        if set(asked).isdisjoint(held[name]):
+            raise MSABenchError(
+                f"{store} has no records of {name} of revision {' or '.join(asked)}, only of {', '.join(held[name])}"
+            )
 
 
 def cells_of(names: Sequence[str], *, averages: bool = True, quantities: bool = False) -> tuple[str, ...]:

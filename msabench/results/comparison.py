@@ -145,7 +145,7 @@ def rank_rows(
 
     Each corpus gives one table, the one with the most rows, and all of them have one manner of dropping and selecting,
     the one with the most rows. A row takes part if it has every cell in every table. Rows of different corpora are the
-    same if they have the same name.
+    same if they have the same name. Revisions of a corpus are different data, between which nothing is chosen here.
 
     Args:
         chosen_tables: The tables.
@@ -154,7 +154,8 @@ def rank_rows(
         draws: Number of resamples.
 
     Raises:
-        MSABenchError: Fewer rows or cells than a ranking needs, or metrics of different direction.
+        MSABenchError: Fewer rows or cells than a ranking needs, metrics of different direction, or tables of several
+            revisions of a corpus that differ in nothing else.
     """
     taken, left_out = _one_for_each_corpus(chosen_tables)
     directions = {chosen.table.metric.direction for chosen in taken}
@@ -240,6 +241,8 @@ def _one_for_each_corpus(chosen_tables: Sequence[ChosenRows]) -> tuple[list[Chos
         if len(table.rows) > len(best.table.rows):
             manners[manner][table.dataset] = chosen
     taken = max(manners.values(), key=lambda found: sum(len(part.table.rows) for part in found.values()))
+    for chosen in taken.values():
+        _require_one_revision(chosen, chosen_tables)
     left_out = []
     for chosen in chosen_tables:
         other = taken.get(chosen.table.dataset)
@@ -248,3 +251,15 @@ def _one_for_each_corpus(chosen_tables: Sequence[ChosenRows]) -> tuple[list[Chos
             reason = f"having {chosen.table.metric_set} metrics" if same else "being of another protocol"
             left_out.append(f"for {reason}, {chosen.table.protocol_text}")
     return list(taken.values()), left_out
+
+
+def _require_one_revision(chosen: ChosenRows, chosen_tables: Sequence[ChosenRows]) -> None:
+    """Refuse to choose between tables that differ in the revision of the data alone."""
+    about = {**chosen.table.protocol, "revision": ""}
+    alike = [other.table for other in chosen_tables if {**other.table.protocol, "revision": ""} == about]
+    revisions = sorted({table.protocol["revision"] for table in alike})
+    if len(revisions) > 1:
+        raise MSABenchError(
+            f"{chosen.table.dataset} has records of {len(revisions)} revisions, {', '.join(revisions)}, which are "
+            "different data and are not ranked together; name one with --revision"
+        )

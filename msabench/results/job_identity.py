@@ -67,6 +67,9 @@ ENCODER_FILES = ("config.json", "model*.safetensors", "pytorch_model*.bin")
 FILE_ARGUMENTS = ("text_encoder", "backbone")
 """Arguments of methods that name a file or folder of weights, or a model on a hub."""
 
+READ_BY_FIT_ALONE = ("backbone",)
+"""Those of them whose weights a checkpoint has taken over, so that nothing else reads the file or folder."""
+
 DISPLAY_CALLBACKS = (
     "DeviceStatsMonitor",
     "LearningRateMonitor",
@@ -198,8 +201,20 @@ def portable(config: dict[str, Any]) -> dict[str, Any]:
 
 def portable_arguments(init_args: dict[str, Any]) -> dict[str, Any]:
     """A method's arguments without the places of one machine, see ``portable``."""
-    named = {name: _named_by_content(str(init_args[name])) for name in FILE_ARGUMENTS if init_args.get(name)}
+    named = weights_of(init_args)
     return {**init_args, **named} if named else init_args
+
+
+def weights_of(init_args: dict[str, Any]) -> dict[str, str]:
+    """What stands for the files and folders of weights among a method's arguments, see ``portable``.
+
+    Args:
+        init_args: The method's arguments.
+
+    Returns:
+        Those of ``FILE_ARGUMENTS`` that are given -> ``<name>@<hash>``; as given where there is no such file or folder.
+    """
+    return {name: _named_by_content(str(init_args[name])) for name in FILE_ARGUMENTS if init_args.get(name)}
 
 
 def _named_by_content(place: str) -> str:

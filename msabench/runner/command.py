@@ -146,8 +146,8 @@ def suites(folder: Path | None = None, store: Path | None = None, committed: boo
     Raises:
         MSABenchError: There is no such folder, no suite in it, or no such store.
     """
-    from msabench.published.layouts import PAPER_TABLES
-    from msabench.runner.coverage import coverage, coverage_grid, reasons
+    from msabench.published.layouts import PAPER_TABLES, SECOND_HAND_TABLES
+    from msabench.runner.coverage import counted, coverage, coverage_grid, reasons
     from msabench.tables.render import grid_text
 
     results = ResultStore(store_to_read(store, committed))
@@ -172,7 +172,13 @@ def suites(folder: Path | None = None, store: Path | None = None, committed: boo
     finished = [job for job in results.jobs() if job.status == "ok"]
     covered = coverage(PAPER_TABLES, found, finished)
     head = "Rows of the papers' tables, and those that a suite here has a job for:"
-    return "\n".join([*rows, "", head, "", grid_text(coverage_grid(covered)), *_block(reasons(covered))])
+    second_hand = coverage(SECOND_HAND_TABLES, found, finished)
+    sums = [
+        f"The five papers: {counted(covered)}.",
+        f"Apart from them, second-hand numbers of other papers: {counted(second_hand)}, whose method a suite trains on "
+        "the corpus, under whichever regime.",
+    ]
+    return "\n".join([*rows, "", head, "", grid_text(coverage_grid(covered)), "", *sums, *_block(reasons(covered))])
 
 
 def _block(lines: list[str]) -> list[str]:

@@ -73,6 +73,12 @@ def coverage_grid(found: Sequence[Coverage]) -> list[list[str]]:
     return grid
 
 
+def counted(found: Sequence[Coverage]) -> str:
+    """How many rows there are in all, e.g. ``10 rows, 8 with a job, 3 run, 2 without a job``."""
+    rows, jobs, run = (sum(counts) for counts in zip(*((len(p.block.rows), p.jobs, p.run) for p in found), strict=True))
+    return f"{rows} rows, {jobs} with a job, {run} run, {rows - jobs} without a job"
+
+
 def reasons(found: Sequence[Coverage]) -> list[str]:
     """Why rows have no job, one sentence for each."""
     return list(

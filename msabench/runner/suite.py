@@ -19,9 +19,9 @@
 
 A job entry expands into seeds x variants x regimes. Its own overrides come after the suite's, ``variants`` and
 ``regimes`` after both. ``specialists`` adds, for each cell of its grids, the regime that consists of that situation
-alone: ``complete``, ``only(la)``, ``random(0.3)``. ``config`` is a path from the config folder; ``seeds`` replaces the
-suite's. Where that folder has no such file, the config of that name that comes with msabench is taken: a suite of one's
-own needs configs for its own methods alone.
+alone: ``complete``, ``only(la)``, ``random(0.3)``; the suite's grid must have these cells. ``config`` is a path from
+the config folder; ``seeds`` replaces the suite's. Where that folder has no such file, the config of that name that comes
+with msabench is taken: a suite of one's own needs configs for its own methods alone.
 ``include: [a.yaml]`` adds the jobs of other suites, with the seeds and overrides that they have there; the grid and the
 mask seeds must be this suite's. They, too, are looked up beside this file and then among those that come with msabench.
 """
@@ -38,7 +38,7 @@ from typing import Any
 from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError, one_of
 from msabench.files import yaml_of
-from msabench.missingness.conditions import distinct, parse_grid
+from msabench.missingness.conditions import Cell, distinct, parse_grid
 from msabench.missingness.config import MissingConfig
 from msabench.missingness.specialists import specialist_of
 from msabench.packaged import CONFIGS, SUITES, beside_or_packaged
@@ -157,7 +157,7 @@ def read_suite(path: Path, including: tuple[Path, ...] = ()) -> Suite:
         content, where, SUITE_KEYS, needed=("name",) if "include" in (content or {}) else ("name", "jobs")
     )
     grid = _listed(content.get("grid", ["paper"]), str, f"grid of {where}")
-    parse_grid(grid)
+    cells = distinct(parse_grid(grid))
     suite_seeds = _seeds(content.get("seeds", [1111]), f"seeds of {where}")
     shared = _mapping(content.get("overrides") or {}, f"overrides of {where}")
     folder = _config_folder(path, content.get("configs"))
@@ -169,7 +169,7 @@ def read_suite(path: Path, including: tuple[Path, ...] = ()) -> Suite:
     if not isinstance(jobs, list) or not (jobs or found):
         raise MSABenchError(f"jobs of {where} must be a list of mappings with the keys {', '.join(ENTRY_KEYS)}")
     for number, entry in enumerate(jobs, start=1):
-        found += _unresolved_jobs(entry, f"job {number} of {where}", suite_seeds, shared, folder)
+        found += _unresolved_jobs(entry, f"job {number} of {where}", suite_seeds, shared, folder, cells)
     return Suite(
         name=str(content["name"]),
         description=str(content.get("description", "")),
@@ -303,7 +303,7 @@ def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def _unresolved_jobs(
-    entry: Any, where: str, suite_seeds: list[int], shared: dict[str, Any], folder: Path
+    entry: Any, where: str, suite_seeds: list[int], shared: dict[str, Any], folder: Path, cells: Sequence[Cell]
 ) -> list[UnresolvedJob]:
     entry = _mapping(entry, where, ENTRY_KEYS, needed=("method", "dataset"))
     method, dataset = str(entry["method"]), str(entry["dataset"])
@@ -322,12 +322,12 @@ def _unresolved_jobs(
     return [
         UnresolvedJob(method, dataset, seed, config_file, as_words({**common, **variant, **regime}))
         for variant in [{"model.init_args.variant": name} for name in variants] or [{}]
-        for regime in _regimes(entry, where)
+        for regime in _regimes(entry, where, cells)
         for seed in seeds
     ]
 
 
-def _regimes(entry: dict[str, Any], where: str) -> list[dict[str, Any]]:
+def _regimes(entry: dict[str, Any], where: str, cells: Sequence[Cell]) -> list[dict[str, Any]]:
     given = entry.get("regimes", [])
     if not isinstance(given, list):
         raise MSABenchError(f"regimes of {where} must be a list, e.g. [complete, mixed]")
@@ -336,7 +336,13 @@ def _regimes(entry: dict[str, Any], where: str) -> list[dict[str, Any]]:
         {"regime": item} if isinstance(item, str) else _mapping(item, f"regimes of {where}", names) for item in given
     ]
     at_home = _listed(entry.get("specialists", []), str, f"specialists of {where}")
-    found += [specialist_of(cell) for cell in (distinct(parse_grid(at_home)) if at_home else ())]
+    homes = distinct(parse_grid(at_home)) if at_home else ()
+    found += [specialist_of(cell) for cell in homes]
+    if untested := [str(cell) for cell in homes if cell not in cells]:
+        raise MSABenchError(
+            f"specialists of {where} are at home in {', '.join(untested)}, which the suite's grid does not have, so "
+            "that they would be compared with nothing; add these cells to the grid"
+        )
     for settings in found:
         MissingConfig(**{**settings, **({"rate": tuple(settings["rate"])} if "rate" in settings else {})})
     return [{f"data.missing.{name}": value for name, value in settings.items()} for settings in found] or [{}]

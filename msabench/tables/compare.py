@@ -33,6 +33,7 @@ def compare(
     format: Literal["text", "markdown", "csv"] = "text",
     draws: int = DRAWS,
     scored: bool = False,
+    revision: list[str] | None = None,
 ) -> str:
     """Compare methods with a baseline, clip by clip, and rank them over test situations.
 
@@ -55,6 +56,7 @@ def compare(
         draws: Resamples of the bootstrap.
         scored: Compare and rank predictions from elsewhere as well, which were only scored here; without, only those
             that methods or baseline name.
+        revision: Revisions of the data, as tables print them; all if not given. Ranks need one of each corpus.
 
     Returns:
         The text to print.
@@ -74,7 +76,7 @@ def compare(
 
     wanted = cells_of(cells, quantities=True)
     folder = store_to_read(store, committed)
-    found = _comparable(baseline, datasets, metric, methods, variants, wanted, folder, scored)
+    found = _comparable(baseline, datasets, metric, methods, variants, wanted, folder, scored, revision)
     compared = [
         compare_rows(chosen, place, wanted, folder, draws)
         for chosen, place in found
@@ -107,6 +109,7 @@ def _comparable(
     cells: tuple[str, ...],
     store: Path,
     scored: bool,
+    revision: list[str] | None,
 ) -> list[tuple[ChosenRows, int | None]]:
     """Tables with the rows asked for and the baseline, and where the baseline stands in each."""
     from msabench.results.chosen_rows import choose_rows
@@ -127,6 +130,7 @@ def _comparable(
         scored=scored,
         baseline=method,
         quantities=cells,
+        revision=revision,
     ):
         place = baseline_of(chosen, baseline)
         kept = [

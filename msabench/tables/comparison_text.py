@@ -101,7 +101,10 @@ def as_csv(compared: Sequence[Compared], ranked: Ranked | str) -> str:
         for place, name in enumerate(result.names):
             given = {
                 "kind": "rank",
-                "dataset": "/".join(chosen.table.dataset for chosen in ranked.chosen_tables),
+                **{
+                    name: "/".join(chosen.table.protocol[name] for chosen in ranked.chosen_tables)
+                    for name in ("dataset", "revision")
+                },
                 "method": name,
                 "fidelity": ranked.fidelity[place],
                 "metric": metric,
@@ -263,7 +266,7 @@ def _rank_grid(ranked: Ranked) -> list[list[str]]:
 
 def _rank_legend(ranked: Ranked) -> list[str]:
     result = ranked.ranking
-    corpora = ", ".join(chosen.table.title for chosen in ranked.chosen_tables)
+    corpora = ", ".join(chosen.title for chosen in ranked.chosen_tables)
     p = "undefined, since all tie" if math.isnan(result.friedman_p) else f"p = {result.friedman_p:.3g}"
     lines = [
         f"Mean of ranks over {len(result.blocks)} test situations ({corpora}), 1 is best, ties share their mean.",

@@ -47,6 +47,7 @@ def regimes(
     committed: bool = False,
     format: Literal["text", "markdown", "csv"] = "text",
     scored: bool = False,
+    revision: list[str] | None = None,
 ) -> str:
     """Show what training under one regime instead of another changes, method by method.
 
@@ -65,6 +66,7 @@ def regimes(
         format: How to print; csv is unrounded.
         scored: Show predictions from elsewhere as well, which were only scored here and whose regimes are as their
             maker states; without, only those that methods names.
+        revision: Revisions of the data, as tables print them; all if not given.
 
     Returns:
         The text to print.
@@ -81,7 +83,7 @@ def regimes(
     wanted = cells_of(cells)
     place = store_to_read(store, committed)
     grid = grid_of(wanted)
-    chosen_tables = choose_rows(place, datasets, methods, metric, variants, scored=scored, grid=grid)
+    chosen_tables = choose_rows(place, datasets, methods, metric, variants, scored=scored, grid=grid, revision=revision)
     found = [
         regime_changes(chosen, wanted, before, after, read_intervals(place, chosen.table.dataset), place)
         for chosen in chosen_tables

@@ -34,6 +34,7 @@ def specialists(
     store: Path | None = None,
     committed: bool = False,
     format: Literal["text", "markdown", "csv"] = "text",
+    revision: list[str] | None = None,
 ) -> str:
     """Show one model for all conditions beside one model per condition, each in the condition it was trained for.
 
@@ -47,6 +48,7 @@ def specialists(
         store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
         committed: Read the records in git, leaderboard/results, instead.
         format: How to print; csv is unrounded.
+        revision: Revisions of the data, as tables print them; all if not given.
 
     Returns:
         The text to print.
@@ -62,7 +64,7 @@ def specialists(
 
     place = store_to_read(store, committed)
     found = []
-    for chosen in choose_rows(place, datasets, methods, metric, variants, grid=HOMES):
+    for chosen in choose_rows(place, datasets, methods, metric, variants, grid=HOMES, revision=revision):
         rows = versus(chosen, read_intervals(place, chosen.table.dataset), against, place)
         if rows:
             found.append((chosen, rows))

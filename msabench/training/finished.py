@@ -9,9 +9,13 @@ from typing import Any
 
 from msabench.errors import MSABenchError
 from msabench.files import write_text
+from msabench.results.job_identity import READ_BY_FIT_ALONE
 
 FINISHED = "finished.json"
 """Lies beside ``best.ckpt`` once the training has ended, and not before."""
+
+_NOT_RECORDED = ("checkpoint", "config_hash", "weights")
+"""Fields that records have elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class FinishedTraining:
         config_hash: Hash of the training's config; empty for a method outside the registry, which has none.
         train_processor_seconds: Processor time of fitting, see ``JobRecord``; None where a part of the training did not
             measure it.
+        weights: ``job_identity.weights_of`` the method's arguments, at its end; None where an earlier version did not
+            keep them.
     """
 
     checkpoint: str
@@ -42,6 +48,7 @@ class FinishedTraining:
     provenance: dict[str, Any]
     config_hash: str
     train_processor_seconds: float | None = None
+    weights: dict[str, str] | None = None
 
     def write(self, folder: Path) -> None:
         """Write ``finished.json``, atomically."""
@@ -72,4 +79,27 @@ class FinishedTraining:
 
     def record_fields(self) -> dict[str, Any]:
         """The fields of ``JobRecord`` that are known from the training."""
-        return {name: value for name, value in asdict(self).items() if name not in ("checkpoint", "config_hash")}
+        return {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
+
+    def named(self, init_args: dict[str, Any]) -> dict[str, Any]:
+        """A method's arguments with what stands for the files that its fit alone read, which may be gone.
+
+        Args:
+            init_args: The arguments, with places.
+
+        Raises:
+            MSABenchError: A file is gone, and what stands for it was not kept.
+        """
+        found = dict(init_args)
+        for name in READ_BY_FIT_ALONE:
+            place = init_args.get(name)
+            if not place:
+                continue
+            if name in (self.weights or {}):
+                found[name] = (self.weights or {})[name]
+            elif "@" not in str(place) and not Path(str(place)).expanduser().exists():
+                raise MSABenchError(
+                    f"{name} {place} of the training is no longer there, and {FINISHED} does not say what it held; put "
+                    "it back, or leave --store out to print only"
+                )
+        return found

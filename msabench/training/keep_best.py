@@ -20,7 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from msabench.errors import MSABenchError, first_difference
 from msabench.files import naming, replacing
 from msabench.methods.base import MSAMethod
-from msabench.results.job_identity import config_hash, method_name, missing_config, what_is_trained
+from msabench.results.job_identity import config_hash, method_name, missing_config, weights_of, what_is_trained
 from msabench.results.provenance import collect, source_of, sources_of_data
 from msabench.results.record import METHOD
 from msabench.training.finished import FINISHED, FinishedTraining
@@ -285,6 +285,7 @@ class KeepBest(ModelCheckpoint):
             peak_memory_bytes=peak_memory(trainer.strategy.root_device),
             provenance=self._provenance,
             config_hash=config_hash(self.config) if self._trained is not None else "",
+            weights=weights_of(method.init_args),
         )
         finished.write(checkpoint.parent)
 

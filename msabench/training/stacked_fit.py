@@ -26,7 +26,7 @@ from msabench.methods.checkpoint import DATA_KEY
 from msabench.methods.engine.checkpoints import RANDOM_KEY
 from msabench.methods.engine.epoch_means import EpochMeans
 from msabench.metrics.collection import PredictionMetrics
-from msabench.results.job_identity import config_hash, method_name
+from msabench.results.job_identity import config_hash, method_name, weights_of
 from msabench.training.build import Built
 from msabench.training.finished import FinishedTraining
 from msabench.training.keep_best import MONITOR, peak_memory, provenance_of
@@ -169,6 +169,7 @@ class _StackedFit:
                 peak_memory_bytes=memory,
                 provenance={**provenances[seed.number], STACKED: stacked},
                 config_hash=config_hash(seed.built.config),
+                weights=weights_of(method.init_args),
             ).write(seed.built.folder.path)
         return self.failures
 

@@ -164,6 +164,12 @@ def test_rows_of_corpora_stand_side_by_side_and_protocols_apart(folder: Path) ->
     assert usual.loc["mult-aligned"]["mosi", "f1_non0", "inter/l"] > 0
     mult = mb.table(folder, "mosi", methods=["mult"], regimes="mixed").xs("mult", level="method")
     assert sorted(mult.index.get_level_values("marks")) == ["0123456789ab", "ba9876543210"]
+    one = mb.table(folder, "mosi", revision="ba9876543210")
+    assert list(zip(one.index.get_level_values("method"), one.index.get_level_values("marks"), strict=True)) == [
+        ("mult", "")
+    ]
+    with pytest.raises(mb.MSABenchError, match=r"unknown revision in .* 'b'; allowed: 0123456789ab, ba9876543210"):
+        mb.table(folder, "mosi", revision=["b"])
     assert mb.table(folder, regimes=["complete"]).index.get_level_values("regime").unique().tolist() == ["complete"]
 
 

@@ -24,6 +24,7 @@ from msabench.evaluation.checkpoint_commands import checkpoint_info
 from msabench.evaluation.clips import predict_clips
 from msabench.evaluation.command import evaluate_checkpoint
 from msabench.evaluation.export import export_checkpoint
+from msabench.files import sha256_of
 from msabench.methods.checkpoint import load_checkpoint
 from msabench.methods.engine.exported import FILES, HELD, read_exported, write_exported
 from msabench.methods.engine.located import located
@@ -236,6 +237,38 @@ def test_a_text_encoder_is_passed_on_without_its_folder(elsewhere: Path) -> None
     assert evaluate_checkpoint(folder, ["inter"], path=own, device="cpu") == first
     again = evaluate_checkpoint(folder, path=own, store=Path("other"), device="cpu")
     assert again.rpartition("/")[2] == record.rpartition("/")[2], "the job keeps its name"
+
+
+def test_a_backbone_is_needed_by_the_fit_alone(elsewhere: Path) -> None:
+    small = ["--model.init_args.dim=8", "--model.init_args.heads=2", "--model.init_args.layers=1"]
+    words = ["--config", str(CONFIGS / "mplmm_synth.yaml"), *SYNTH, *small]
+    first = fitted(*words, "--trainer.max_epochs=2", "--model.init_args.pretrain_epochs=1")
+    backbone = first.rename("theirs.ckpt").absolute()
+    named = f"theirs.ckpt@{sha256_of(backbone)[:12]}"
+    best = fitted(*words, f"--model.init_args.backbone={backbone}")
+    whole = [evaluate_checkpoint(best, store=Path("before"), device="cpu"), export_checkpoint(best, Path("whole"))[1]]
+    backbone.unlink()
+    assert [
+        evaluate_checkpoint(best, store=Path("after"), device="cpu").replace("after", "before"),
+        export_checkpoint(best, Path("without"))[1],
+    ] == whole
+    clips = {"audio": np.random.default_rng(0).normal(size=(3, 8, 5))}
+    assert np.isfinite(predict_clips(best, clips, device="cpu").preds).all()
+    (job,) = ResultStore(Path("after")).jobs()
+    assert job.config["model"]["init_args"]["backbone"] == named
+    assert job.key == next(iter(ResultStore(Path("before")).jobs())).key
+    again = evaluate_checkpoint(Path("without"), store=Path("passed_on"), device="cpu")
+    assert again.replace("passed_on", "before") == whole[0]
+    for path in Path("without").iterdir():
+        assert str(elsewhere).encode() not in path.read_bytes()
+    # Of an earlier version's training nobody knows what the file held.
+    finished = best.parent / "finished.json"
+    said = json.loads(finished.read_text())
+    finished.write_text(json.dumps({name: value for name, value in said.items() if name != "weights"}))
+    assert "theirs.ckpt of the training is no longer there, and finished.json does not say what it held" in refused(
+        lambda: evaluate_checkpoint(best, store=Path("later"), device="cpu")
+    )
+    assert evaluate_checkpoint(best, device="cpu") == whole[0].rpartition("\n")[0]
 
 
 def test_what_a_method_keeps_besides_its_weights_is_passed_on(elsewhere: Path) -> None:

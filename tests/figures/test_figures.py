@@ -276,6 +276,19 @@ def test_tsne_of_what_was_not_kept_is_one_sentence(store: Path) -> None:
 # Cost, ranks, importance.
 
 
+def test_revisions_have_diagrams_of_their_own(store: Path, tmp_path: Path) -> None:
+    for revision in ("0123456789ab", "another"):
+        for number in range(3):
+            add(ResultStore(store), dataset="synth", method=f"made_{number}", revision=revision)
+    with pytest.raises(MSABenchError, match="synth has records of 2 revisions, 0123456789ab, another"):
+        figures("ranks", store=store, out=tmp_path / "out")
+    paths = [
+        Path(figures("ranks", store=store, out=tmp_path / "out", revision=[revision]).splitlines()[0]).name
+        for revision in ("0123456789ab", "another")
+    ]
+    assert paths == [f"ranks_synth_{revision}_f1_non0.pdf" for revision in ("0123456789ab", "another")]
+
+
 def test_derived_quantities_are_ranked_over_what_they_are_made_of(store: Path, tmp_path: Path) -> None:
     for method in ("mult", "umdf"):
         add_runs(store, method, noisy(0.9), variant="wo_x", seeds=(1,), n=120)

@@ -222,6 +222,22 @@ def test_protocols_are_never_mixed(store: Path) -> None:
     assert "prlf mixed" not in text
 
 
+def test_revisions_are_compared_apart_and_ranked_when_one_is_named(store: Path) -> None:
+    for method, noise in (("mult", 0.6), ("umdf", 1.5), ("prlf", 0.1)):
+        add_runs(store, method, noisy(noise), revision="another")
+    options: dict[str, object] = {"datasets": ["synth"], "metric": "corr", "store": store, "draws": 100}
+    text = " ".join(compare("mult", **options).split())  # type: ignore[arg-type]
+    assert "No ranks: synth has records of 2 revisions, 0123456789ab, another, which are different data" in text
+    found = lines(compare("mult", **options, format="csv"))  # type: ignore[arg-type]
+    umdf = {row["revision"]: float(row["difference"]) for row in found if row["method"] == "umdf"}
+    assert umdf["0123456789ab"] > 0 > umdf["another"]
+    printed = compare("mult", **options, format="csv", revision=["another"])  # type: ignore[arg-type]
+    assert {row["revision"] for row in (*lines(printed), *lines(printed, "rank"))} == {"another"}
+    assert [row["method"] for row in lines(printed, "rank")] == ["prlf", "mult", "umdf"]
+    text = " ".join(compare("mult", **options, revision=["another"]).split())  # type: ignore[arg-type]
+    assert "(revision another)), 1 is best" in text
+
+
 def test_collapse_undefined_values_lacking_cells_and_failures_are_visible(store: Path) -> None:
     add_runs(store, "kt", lambda labels, cell, rng: np.full(len(labels), 0.3))
     add_runs(store, "prlf", noisy(0.5), cells=[cell for cell in PAPER if str(cell) != "inter/v"])

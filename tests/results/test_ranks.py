@@ -100,8 +100,10 @@ def fill(folder: Path, **changes: object) -> ResultStore:
     return store
 
 
-def ranks(folder: Path, cells: tuple[str, ...] = ("paper",), metric: str | None = None) -> Ranked:
-    return rank_rows(choose_rows(folder, None, None, metric), cells_of(cells))
+def ranks(
+    folder: Path, cells: tuple[str, ...] = ("paper",), metric: str | None = None, revision: list[str] | None = None
+) -> Ranked:
+    return rank_rows(choose_rows(folder, None, None, metric, revision=revision), cells_of(cells))
 
 
 def averages(found: Ranked) -> dict[str, float]:
@@ -145,12 +147,43 @@ def test_a_method_that_lacks_a_cell_is_left_out_and_named(tmp_path: Path) -> Non
 
 def test_protocols_are_not_ranked_together(tmp_path: Path) -> None:
     store = fill(tmp_path)
-    add(store, lambda cell, mask: 0.9, method="kt", revision="another")
+    add(store, lambda cell, mask: 0.9, method="kt", features="mult-aligned", revision="another")
     add(store, lambda cell, mask: 0.9, method="kt", lengths="keep", dataset="mosei")
     found = ranks(tmp_path)
     assert set(averages(found)) == set(ORDER)
     assert len(found.left_out) == 2
     assert "revision another" in found.left_out[1] or "revision another" in found.left_out[0]
+
+
+def test_revisions_are_different_data_and_one_of_them_is_named(tmp_path: Path) -> None:
+    store = fill(tmp_path)
+    for place, method in enumerate(ORDER):
+        add(store, lambda cell, mask, v=place: 0.9 - 0.1 * v, method=method, revision="another")
+    add(store, lambda cell, mask: 0.1, method="kt", revision="another")
+    with pytest.raises(
+        MSABenchError, match=r"^mosi has records of 2 revisions, 0123456789ab, another, .* name one with --revision$"
+    ):
+        ranks(tmp_path)
+    with pytest.raises(MSABenchError, match="mosi has records of 2 revisions"):
+        ranks(tmp_path, revision=["0123456789ab", "another"])
+    assert averages(ranks(tmp_path, revision=["0123456789ab"])) == {"lf_dnn": 1, "umdf": 2, "mult": 3}
+    found = ranks(tmp_path, revision=["another"])
+    assert averages(found) == {"mult": 1, "umdf": 2, "lf_dnn": 3, "kt": 4}
+    # Which of the two it is of is said although the other was left out.
+    assert found.chosen_tables[0].title.endswith("(revision another)")
+    with pytest.raises(MSABenchError, match=r"unknown revision in .* 'others'; allowed: 0123456789ab, another"):
+        ranks(tmp_path, revision=["others"])
+
+
+def test_a_corpus_is_named_with_a_revision_that_it_has(tmp_path: Path) -> None:
+    fill(tmp_path)
+    fill(tmp_path, dataset="mosei", revision="another")
+    assert len(ranks(tmp_path).ranking.blocks) == 2 * 16
+    found = ranks(tmp_path, revision=["another"])
+    assert [chosen.table.dataset for chosen in found.chosen_tables] == ["mosei"]
+    assert found.chosen_tables[0].revision == "", "there is no other"
+    with pytest.raises(MSABenchError, match="has no records of mosi of revision another, only of 0123456789ab"):
+        choose_rows(tmp_path, ["mosi", "mosei"], None, None, revision=["another"])
 
 
 def test_ranks_need_no_predictions_and_are_printed(tmp_path: Path) -> None:

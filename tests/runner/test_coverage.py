@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from msabench.published.layouts import PAPER_TABLES
+from msabench.published.layouts import PAPER_TABLES, SECOND_HAND_TABLES
 from msabench.published.numbers import load_published
 from msabench.results.store import ResultStore
 from msabench.runner.command import suites
@@ -81,3 +81,19 @@ def test_the_verb_prints_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (line,) = [line for line in text.splitlines() if line.startswith("UMDF Table 2")]
     assert line.split()[3:] == ["iemocap", "any", "7", "7", "0", "0"]
     assert "umdf has no job" not in text
+
+
+def test_second_hand_rows_are_counted_apart(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "store")
+    add(store, method="mmin", dataset="mosi", features="mmsa-aligned")
+    folder = tmp_path / "suites"
+    folder.mkdir()
+    jobs = [{"method": "mmin", "dataset": "mosi"}, {"method": "umdf", "dataset": "iemocap"}]
+    (folder / "mine.yaml").write_text(yaml.safe_dump({"name": "mine", "configs": str(ROOT / "configs"), "jobs": jobs}))
+    text = suites(folder, store=store.folder)
+    five, apart = (line for line in text.splitlines() if " run, " in line)
+    there = sum(len(block.rows) for table in SECOND_HAND_TABLES for block in table.blocks)
+    # MMIN stands in a table of IMDer and in one of CyIN; UMDF's own table of IEMOCAP has one row of it.
+    assert f"second-hand numbers of other papers: {there} rows, 2 with a job, 2 run, {there - 2} without" in apart
+    total = sum(len(block.rows) for table in PAPER_TABLES for block in table.blocks)
+    assert five == f"The five papers: {total} rows, 1 with a job, 0 run, {total - 1} without a job."

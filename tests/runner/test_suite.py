@@ -109,7 +109,7 @@ def test_overrides_of_an_entry_win_and_values_become_words(folder):
 
 def test_specialists_are_the_regimes_of_the_cells_of_a_grid(folder):
     entry = {"method": "constant", "dataset": "synth", "regimes": ["mixed"], "specialists": ["inter", "random/0.3"]}
-    suite = read_suite(written(folder, jobs=[entry]))
+    suite = read_suite(written(folder, jobs=[entry], grid=["inter", "random/0.3"]))
     missing = [tuple(word.removeprefix("--data.missing.") for word in job.overrides) for job in suite.jobs]
     assert missing == [
         ("regime=mixed",),
@@ -121,6 +121,19 @@ def test_specialists_are_the_regimes_of_the_cells_of_a_grid(folder):
         read_suite(written(folder, jobs=[{**entry, "specialists": ["intra/0.5"]}]))
     with pytest.raises(MSABenchError, match=r"specialists of job 1 of suite s\.yaml must be a list"):
         read_suite(written(folder, jobs=[{**entry, "specialists": "inter"}]))
+
+
+def test_a_specialist_whose_home_is_not_tested_is_refused(folder):
+    entry = {"method": "constant", "dataset": "synth", "specialists": ["inter", "random/0.3", "random/0.7"]}
+    with pytest.raises(
+        MSABenchError,
+        match=r"^specialists of job 2 of suite s\.yaml are at home in random/0\.3, random/0\.7, which the suite's grid",
+    ):
+        read_suite(written(folder, jobs=[{"method": "constant", "dataset": "synth"}, entry]))
+    assert len(read_suite(written(folder, jobs=[entry], grid=["paper", "random"])).jobs) == 9
+    # A situation has one name, whichever grid it is of.
+    complete = {**entry, "specialists": ["random/0.0"]}
+    assert len(read_suite(written(folder, jobs=[complete], grid=["intra/0.0"])).jobs) == 1
 
 
 @pytest.mark.usefixtures("here")
