@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from msabench.data.files import cache_folder
+from tests.support.by_sources import BySources
+
 if TYPE_CHECKING:
     from tests.support.resolved import Resolve
 
 # How long an example takes says more about what else the machine does than about the code.
 settings.register_profile("msabench", deadline=None)
 settings.load_profile("msabench")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    repository = Path(__file__).parents[1]
+    config.pluginmanager.register(BySources(repository, cache_folder() / "ci/verdicts"))
 
 
 @pytest.fixture
