@@ -20,9 +20,19 @@ settings.register_profile("msabench", deadline=None)
 settings.load_profile("msabench")
 
 
+ABOUT_TRAINING_CODE = ("losses", "methods", "nn")
+"""Folders whose tests are all marked ``by_sources``; where one is not kept, it runs every time."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     repository = Path(__file__).parents[1]
     config.pluginmanager.register(BySources(repository, cache_folder() / "ci/verdicts"))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    inside = item.path.relative_to(Path(__file__).parent).parts[0] in ABOUT_TRAINING_CODE
+    if inside and item.get_closest_marker("by_sources") is None:
+        item.add_marker(pytest.mark.by_sources("tests/support"))
 
 
 @pytest.fixture

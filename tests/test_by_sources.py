@@ -86,7 +86,7 @@ class Small:
         without = ("cacheprovider", "xdist", "faulthandler", "threadexception", "unraisableexception")
         quiet = [word for name in without for word in ("-p", f"no:{name}")]
         place = ["--rootdir", str(self.folder), "-c", str(self.folder / "pyproject.toml"), "--import-mode=importlib"]
-        words = (str(self.folder / "checks"), *quiet, *place, "--capture=no", "-q", *words)
+        words = (str(self.folder / "checks"), *quiet, *place, "--capture=no", *words)
         pytest.main([*words], plugins=[BySources(self.folder, self.verdicts), recorded])
         for module in [name for name in sys.modules if name.partition(".")[0] == "checks"]:
             del sys.modules[module]

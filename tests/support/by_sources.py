@@ -178,16 +178,18 @@ class BySources:
         return report
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Say how many did not run, and which marks are in vain."""
-        for line in self.summary(terminalreporter.stats):
+        """Say how many did not run; unless the run is quiet, also which marks are in vain."""
+        said = self.summary(terminalreporter.stats, terminalreporter.config.get_verbosity() >= 0)
+        for line in said:
             terminalreporter.write_line(line)
 
     @staticmethod
-    def summary(stats: dict[str, list[Any]]) -> list[str]:
+    def summary(stats: dict[str, list[Any]], all_of_it: bool = True) -> list[str]:
         """What a run says at its end.
 
         Args:
             stats: Outcome -> reports, as pytest's terminal has them; those of setups and teardowns under ``""``.
+            all_of_it: Name marked tests that will run again although they passed, and why.
         """
         recalled = [report for report in stats.get("passed", []) if _RECALLED in map(tuple, report.user_properties)]
         lines = [f"{len(recalled)} verdicts from earlier runs of the same sources; {ANEW_VARIABLE}=1 runs all"]
@@ -196,7 +198,7 @@ class BySources:
             for name, reason in report.user_properties:
                 if name == _NOT_KEPT:
                     in_vain.setdefault(reason, []).append(report.nodeid)
-        for reason, tests in in_vain.items():
+        for reason, tests in in_vain.items() if all_of_it else ():
             lines.append(f"{len(tests)} marked {MARKER} will run again, e.g. {tests[0]}: {reason}")
         return lines if recalled else lines[1:]
 
