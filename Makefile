@@ -7,7 +7,7 @@ DEMO := runs/demo
 
 SITE := site
 
-.PHONY: install demo site test slow lint format clean
+.PHONY: install demo site test anew slow lint format clean
 
 # torch comes first and exactly pinned: a looser request may draw a build for another accelerator.
 $(READY): pyproject.toml constraints.txt
@@ -30,6 +30,10 @@ site: $(READY)
 # One worker a core, each with one thread: the small networks of the tests gain nothing from more.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+
+# Also what passed before with equal sources; every F1 is measured.
+anew:
+	MSABENCH_TESTS_ANEW=1 $(MAKE) test
 
 # The tests take F1 that was measured before from equal inputs; here every method is trained anew.
 slow: $(READY)

@@ -9,12 +9,30 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from msabench.data.files import cache_folder
+from tests.support.by_sources import BySources
+
 if TYPE_CHECKING:
     from tests.support.resolved import Resolve
 
 # How long an example takes says more about what else the machine does than about the code.
 settings.register_profile("msabench", deadline=None)
 settings.load_profile("msabench")
+
+
+ABOUT_TRAINING_CODE = ("losses", "methods", "nn")
+"""Folders whose tests are all marked ``by_sources``; where one is not kept, it runs every time."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    repository = Path(__file__).parents[1]
+    config.pluginmanager.register(BySources(repository, cache_folder() / "ci/verdicts"))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    inside = item.path.relative_to(Path(__file__).parent).parts[0] in ABOUT_TRAINING_CODE
+    if inside and item.get_closest_marker("by_sources") is None:
+        item.add_marker(pytest.mark.by_sources("tests/support"))
 
 
 @pytest.fixture

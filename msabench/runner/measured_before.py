@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -77,12 +77,10 @@ def inputs(method: str, seeds: Sequence[int], configs: Path, package: Path = PAC
     Raises:
         MSABenchError: There is no such method, or no such config.
     """
-    import torch
-
     if plugins() or registry.is_external(method):
         return None
     files = sources(method, package)
-    if any(path.stat().st_mtime > _BEGIN for path in files):
+    if changed_since_the_start(files):
         return None
     return {
         "metric": METRIC,
@@ -90,11 +88,25 @@ def inputs(method: str, seeds: Sequence[int], configs: Path, package: Path = PAC
         "seeds": list(seeds),
         "settings": list(OVERRIDES),
         "config": config_of(config_of_method(method, configs)),
+        **surroundings(),
+        "sources": {path.relative_to(package).as_posix(): sha256_of(path) for path in files},
+    }
+
+
+def changed_since_the_start(files: Iterable[Path]) -> bool:
+    """Whether one of several files was written after this process began, which may have loaded it before."""
+    return any(path.stat().st_mtime > _BEGIN for path in files)
+
+
+def surroundings() -> dict[str, Any]:
+    """What numbers follow from besides sources and settings, as plain data: versions, processor, threads, variables."""
+    import torch
+
+    return {
         **_machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)},
-        "sources": {path.relative_to(package).as_posix(): sha256_of(path) for path in files},
     }
 
 
@@ -121,31 +133,45 @@ def sources(method: str, package: Path = PACKAGE) -> list[Path]:
     Returns:
         Their paths, in order.
     """
-    todo = [
-        *_files(f"{PACKAGE.name}.runner.short_training", package),
-        *_files(f"{PACKAGE.name}.methods.{method}", package),
+    begin = [
+        *files_of(f"{PACKAGE.name}.runner.short_training", package.parent),
+        *files_of(f"{PACKAGE.name}.methods.{method}", package.parent),
         *(path for room in WHOLE_ROOMS for path in sorted((package / room).rglob("*.py"))),
     ]
-    found = set()
+    return sorted(with_what_they_import(begin, package.parent))
+
+
+def with_what_they_import(begin: Iterable[Path], root: Path, packages: Sequence[str] = (PACKAGE.name,)) -> set[Path]:
+    """Sources, and all that these import from some packages, and what that imports, inside of functions too.
+
+    Args:
+        begin: Paths of the sources.
+        root: The folder in which the packages stand.
+        packages: Their names; what is imported from others is left out.
+
+    Returns:
+        Paths, those of the packages' ``__init__.py`` on the way included.
+    """
+    todo, found = [*begin], set()
     while todo:
         path = todo.pop()
         if path not in found:
             found.add(path)
-            imported = _imported(path.read_text(encoding="utf-8"))
-            todo += [file for name in imported for file in _files(name, package)]
-    return sorted(found)
+            names = [name for name in _imported(path.read_text(encoding="utf-8")) if name.split(".")[0] in packages]
+            todo += [file for name in names for file in files_of(name, root)]
+    return found
 
 
 @cache
 def _imported(source: str) -> tuple[str, ...]:
-    """Names of the package's modules that a source imports, and of what it takes from them."""
+    """Names of the modules that a source imports, and of what it takes from them."""
     names: dict[str, None] = {}
     for node in _run(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= dict.fromkeys(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             names |= dict.fromkeys(f"{node.module}.{alias.name}" for alias in node.names)
-    return tuple(name for name in names if name.partition(".")[0] == PACKAGE.name)
+    return tuple(names)
 
 
 def _run(node: ast.AST) -> Iterator[ast.AST]:
@@ -156,11 +182,16 @@ def _run(node: ast.AST) -> Iterator[ast.AST]:
         yield from _run(below)
 
 
-def _files(name: str, package: Path) -> Iterator[Path]:
-    """The files that Python runs to import a name: of each package on the way to it, and its module's."""
+def files_of(name: str, root: Path) -> Iterator[Path]:
+    """The files that Python runs to import a name: of each package on the way to it, and its module's.
+
+    Args:
+        name: Such as ``msabench.nn.text``, or of something in a module.
+        root: The folder in which its package stands.
+    """
     parts = name.split(".")
     for length in range(1, len(parts) + 1):
-        place = package.joinpath(*parts[1:length])
+        place = root.joinpath(*parts[:length])
         for path in (place / "__init__.py", place.with_suffix(".py")):
             if path.is_file():
                 yield path

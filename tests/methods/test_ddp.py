@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from msabench.methods import registry
@@ -41,6 +42,7 @@ def two_processes(names: list[str], folder: Path) -> list[dict[str, Any]]:
     return [json.loads((folder / f"two.{rank}").read_text()) for rank in range(2)]
 
 
+@pytest.mark.by_sources(processes=True)
 def test_two_processes_give_the_masks_and_losses_of_one(tmp_path: Path) -> None:
     names = sorted(registry.methods())
     two = two_processes(names, tmp_path)

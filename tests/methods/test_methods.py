@@ -17,11 +17,14 @@ CASES = [
 ]
 
 
+# Their checkpoints are offered the methods that are named here.
+@pytest.mark.by_sources("msabench/methods/lf_dnn.py", "msabench/methods/constant.py", method="name")
 @pytest.mark.parametrize(("name", "check"), CASES)
 def test_method(name: str, check: Check, tmp_path: Path) -> None:
     check(registry.method_class(name), tmp_path)
 
 
+@pytest.mark.by_sources(method="name")
 @pytest.mark.parametrize("name", ["corrkd", "hrlf", "kt"])
 def test_a_teacher_that_teaches_is_frozen_and_has_no_dropout(name: str) -> None:
     method = build(registry.method_class(name), data_module(random_corpus())).train()

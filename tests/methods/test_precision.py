@@ -44,6 +44,7 @@ def fitted(name: str, precision: str, folder: Path) -> tuple[MSAMethod, object, 
     return method, data, trainer
 
 
+@pytest.mark.by_sources(method="name")
 @pytest.mark.parametrize("precision", TYPES)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fit_and_its_evaluation(name: str, precision: str, tmp_path: Path) -> None:
@@ -54,6 +55,7 @@ def test_a_fit_and_its_evaluation(name: str, precision: str, tmp_path: Path) -> 
     assert entry.preds.dtype == "float32"
 
 
+@pytest.mark.by_sources(method="name")
 @pytest.mark.parametrize("name", METHODS)
 def test_double_precision_predicts_what_single_precision_does(name: str) -> None:
     data = data_module(random_corpus())
@@ -70,6 +72,7 @@ def test_double_precision_predicts_what_single_precision_does(name: str) -> None
     assert torch.equal(single(batch).pred, expected)
 
 
+@pytest.mark.by_sources(method="name")
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_variants_learn_in_half_precision(name: str, variant: str) -> None:
     data = data_module(random_corpus(), missing=MissingConfig(regime="mixed"))
@@ -89,6 +92,7 @@ def test_variants_learn_in_half_precision(name: str, variant: str) -> None:
             assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
 
 
+@pytest.mark.by_sources(method="name")
 @pytest.mark.parametrize(("name", "precision"), [("mult", "64-true"), ("self_mm", "bf16-mixed"), ("smil", "bf16-true")])
 def test_checkpoints_are_evaluated_in_single_precision(name: str, precision: str, tmp_path: Path) -> None:
     method, data, trainer = fitted(name, precision, tmp_path)
