@@ -57,8 +57,14 @@ CONNECT_SECONDS = 180.0
 ANSWER_SECONDS = 5.0
 """How long a head may take to accept a connection."""
 
-CLOSE_SECONDS = 30.0
+CLOSE_SECONDS = 20.0
 """How long the driver may take to end the jobs before it is killed, and they with it."""
+
+LOSSES = {
+    "Failed to connect to GCS": "its head has not answered for long",
+    "Unauthenticated": "its head was restarted, and does not know of this run",
+}
+"""Words in the output of Ray's library, whose last ones may be a page -> what they mean."""
 
 CARRIED = ("MSABENCH_", "HF_", "XDG_CACHE_HOME", "PYTHONPATH")
 """How variables begin that go to the nodes: where data, caches and code lie. Nodes have the rest of their own."""
@@ -148,7 +154,7 @@ class RayExecutor:
                             running.pop(said.number, None)
                             _say(f"{left[said.number].folder}: lost, and handed out again: {said.why}")
                         elif isinstance(said, Unfit):
-                            _say(f"{said.why}; jobs that run are ended, and no other is started")
+                            _say(f"{said.why}; no other job is started, and those that run go on to their end")
                         else:
                             raise MSABenchError(said.sentence)
         finally:
@@ -199,7 +205,7 @@ class _Driver:
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
+                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
                 # Ctrl-C is for this process, which then ends the other.
                 start_new_session=True,
             )
@@ -250,11 +256,13 @@ class _Driver:
     def _last_words(self) -> str:
         code = self._process.wait()
         self._output.seek(0)
-        said = last_line(self._output.read().decode(errors="replace"))
-        why = ended_by(code, "process that speaks with it") if code < 0 else said or f"code {code}"
+        said = self._output.read().decode(errors="replace")
+        why = next((why for words, why in LOSSES.items() if words in said), "") or (
+            ended_by(code, "process that speaks with it") if code < 0 else last_line(said) or f"code {code}"
+        )
         return (
-            f"the connection to the Ray cluster {self._where} was lost ({why}); see whether its head runs, and the "
-            "same command goes on with the rest"
+            f"the connection to the Ray cluster {self._where} was lost: {why}; see whether its head runs, and the same "
+            "command goes on with the rest"
         )
 
 
@@ -272,24 +280,27 @@ def _end(process: subprocess.Popen[bytes], connection: Connection, output: IO[by
 def _marks(tasks: Sequence[Task]) -> Iterator[list[str]]:
     """Leave a file in the folders that nodes must share, as long as the block lasts.
 
-    A node that does not share them would make folders of the same names, and its records would be nowhere.
+    A node that does not share them would make folders of the same names, and its records would be nowhere. And a node
+    that is cut off sees by them whether there is still a run.
     """
     folders = {task.store.absolute() for task in tasks}
     folders.add(Path(os.path.commonpath([task.folder.absolute() for task in tasks])))
     name = f".shared-{secrets.token_hex(8)}"
-    left: list[Path] = []
-    try:
+    with contextlib.ExitStack() as left:
+        marks = []
         for folder in sorted(folders):
             # What cannot be written is said by the job that cannot write it.
             with contextlib.suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / name).touch()
-                left.append(folder / name)
-        yield [str(path) for path in left]
-    finally:
-        for path in left:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+                left.callback(_remove, folder / name)
+                marks.append(str(folder / name))
+        yield marks
+
+
+def _remove(mark: Path) -> None:
+    with contextlib.suppress(OSError):
+        mark.unlink(missing_ok=True)
 
 
 def _require_answer(address: str) -> None:

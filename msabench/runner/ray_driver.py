@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -146,7 +147,7 @@ def remote_function(ray: ModuleType, per_device: int) -> Callable[[bytes], Any]:
     # Ray counts GPUs in ten-thousandths; a third rounded up would have room for two.
     gpus = (10_000 // per_device) / 10_000 if per_device else 0
     remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0, num_returns="streaming")(on_node)
-    path = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    path = [str(Path(folder).absolute()) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     return lambda written: remote.remote(written, path)
 
 
@@ -192,7 +193,9 @@ class _Run:
             if self._unfit:
                 raise MSABenchError(self._unfit)
         finally:
-            self._cancel(list(self._flying))
+            # Without the cluster nothing can be cancelled, and nodes notice that the run is over.
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._cancel(list(self._flying))
 
     def _look(self) -> None:
         """See how many jobs there is room for."""
@@ -225,7 +228,13 @@ class _Run:
             said = self._ray.get(next(handle))
         except errors.TaskCancelledError:
             del self._flying[handle]
+            self._connection.send(Ended(attempt.number, LOST, f"it was cancelled in Ray{_at(attempt.node)}"))
             return
+        except errors.LocalRayletDiedError as error:
+            raise MSABenchError(
+                "Ray's process on this machine died, so no job can be handed out; start it again with `ray start`, and "
+                "the same command goes on with the rest"
+            ) from error
         except errors.RayTaskError as error:
             del self._flying[handle]
             self._connection.send(Ended(attempt.number, LOST, f"{last_line(str(error))}{_at(attempt.node)}"))
@@ -293,7 +302,6 @@ def _words(error: Exception) -> str:
     kinds = {
         "NodeDiedError": "its node died",
         "WorkerCrashedError": "Ray's process on the node died",
-        "LocalRayletDiedError": "Ray's process on the node died",
         "OutOfMemoryError": "Ray ended it, for the node ran out of memory",
         "StopIteration": "it ended without a word",
     }

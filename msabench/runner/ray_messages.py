@@ -14,7 +14,7 @@ class Order:
         task: The task, pickled.
         version: Version of msabench where the task was planned.
         folder: Working folder there; relative paths count from it.
-        marks: Files that were left in folders that the nodes must share.
+        marks: Files in folders that the nodes must share; they are there as long as the run.
         environment: Variables of the worker beside those of the node.
         accelerator: Lightning's accelerator.
         lost: How many workers of the task were lost before, with their nodes.
@@ -103,7 +103,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Unfit:
-    """A node cannot run jobs; those that run are ended, and no other is started."""
+    """A node cannot run jobs: no other is started, and those that run go on to their end."""
 
     why: str
 

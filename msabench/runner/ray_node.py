@@ -9,12 +9,12 @@ import contextlib
 import os
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from msabench import __version__
-from msabench.runner.executor import NOT_STARTED, RUNNING_ELSEWHERE, Finished, Task
+from msabench.runner.executor import LOST, NOT_STARTED, RUNNING_ELSEWHERE, Finished, Task
 from msabench.runner.local import LocalExecutor, Slot
 from msabench.runner.ray_messages import Order
 
@@ -22,6 +22,13 @@ LEASE_SECONDS = 120.0
 """How long the locks of a lost node's worker may outlive it: servers of shared files wait before they give them up."""
 
 LEASE_POLL_SECONDS = 2.0
+
+MARK_SECONDS = 5.0
+"""Time between two looks at whether the run is still there."""
+
+
+class _OverError(Exception):
+    """The run that a task is for has ended."""
 
 
 def obey(written: bytes) -> Iterator[dict[str, Any]]:
@@ -47,6 +54,8 @@ def obey(written: bytes) -> Iterator[dict[str, Any]]:
         finished = _run(task, order)
     except OSError as error:
         finished = Finished(task, NOT_STARTED, f"no worker could be started: {error.strerror or error}")
+    except _OverError:
+        finished = Finished(task, LOST, "the run that it was for has ended")
     yield {"code": finished.code, "error": finished.error}
 
 
@@ -69,8 +78,34 @@ def _run(task: Task, order: Order) -> Finished:
     until = time.monotonic() + LEASE_SECONDS
     while True:
         # Ray raises in here when the task is cancelled.
-        with contextlib.closing(executor.run([task], lambda running: None)) as ended:
+        with contextlib.closing(executor.run([task], _ending_with(order.marks))) as ended:
             finished = next(ended)
         if finished.code != RUNNING_ELSEWHERE or not order.lost or time.monotonic() > until:
             return finished
         time.sleep(LEASE_POLL_SECONDS)
+
+
+def _ending_with(marks: Sequence[str]) -> Callable[[Sequence[Task]], None]:
+    """A tick that ends everything when the run has taken its marks away.
+
+    Nodes that lose the head keep Ray's processes for a minute or longer, and jobs of which nobody hears any more would
+    keep the same command from running them again.
+    """
+    looked = -float("inf")
+
+    def tick(running: Sequence[Task]) -> None:
+        nonlocal looked
+        now = time.monotonic()
+        if now - looked < MARK_SECONDS:
+            return
+        looked = now
+        for mark in marks:
+            try:
+                Path(mark).stat()
+            except FileNotFoundError:
+                raise _OverError from None
+            except OSError:
+                # A file system that hangs for a moment is no end.
+                continue
+
+    return tick
