@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -87,8 +86,3 @@ def alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def environment_of_runs() -> dict[str, str]:
-    """Variables of a process that runs jobs on a cluster of this module."""
-    return {**os.environ, **SETTINGS}
