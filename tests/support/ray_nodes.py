@@ -63,8 +63,8 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def ray_nodes(count: int) -> Iterator[Nodes]:
-    """A cluster for as long as the block lasts, with files of its own."""
+def ray_settings() -> Iterator[None]:
+    """Ray with files of its own and quick to give up, for as long as the block lasts."""
     pytest.importorskip("ray.cluster_utils", reason="needs the extra ray")
     # Sockets lie in there, and their names may not be long.
     with (
@@ -73,6 +73,13 @@ def ray_nodes(count: int) -> Iterator[Nodes]:
     ):
         for name, value in {**SETTINGS, "RAY_TMPDIR": folder}.items():
             patch.setenv(name, value)
+        yield
+
+
+@contextlib.contextmanager
+def ray_nodes(count: int) -> Iterator[Nodes]:
+    """A cluster for as long as the block lasts."""
+    with ray_settings():
         nodes = Nodes(count)
         try:
             yield nodes
