@@ -205,7 +205,8 @@ class _Driver:
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+                # Ray would give jobs the time of a processor that nothing else wants.
+                env={"RAY_worker_niceness": "0", **os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
                 # Ctrl-C is for this process, which then ends the other.
                 start_new_session=True,
             )

@@ -14,8 +14,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 
 SMALL: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 80 << 20}
+TRIES = 3
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
     # How long processes look for a head that is gone; a minute by default.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
     "PYTHONPATH": str(REPOSITORY),
@@ -51,11 +53,20 @@ class Nodes:
 
     def add_head(self) -> None:
         """Start a head at the port."""
-        self.cluster.add_node(num_cpus=0, gcs_server_port=self.port, no_monitor=True, **SMALL)
+        self._add(num_cpus=0, gcs_server_port=self.port, no_monitor=True)
 
     def add(self, **resources: float) -> Any:
         """Start a node."""
-        return self.cluster.add_node(**{"num_cpus": 1, **resources}, **SMALL)
+        return self._add(**{"num_cpus": 1, **resources})
+
+    def _add(self, **settings: Any) -> Any:
+        for left in reversed(range(TRIES)):
+            try:
+                return self.cluster.add_node(**settings, **SMALL)
+            # Ray gives a node half a minute to start, which a busy machine may need for more than one.
+            except Exception:
+                if not left:
+                    raise
 
     def lose(self, node: Any = None) -> None:
         """Kill all processes of a node, the first one if not given."""
