@@ -13,7 +13,7 @@ SITE := site
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install $(PIPFLAGS) --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install $(PIPFLAGS) --constraint constraints.txt --editable ".[dev,slurm]"
+	$(BIN)/pip install $(PIPFLAGS) --constraint constraints.txt --editable ".[dev,slurm,ray]"
 	touch $@
 
 install: $(READY)

@@ -29,6 +29,7 @@ from msabench.runner.executor import (
 from msabench.runner.local import LocalExecutor, Slot, cpu_slots, gpu_slots, visible_gpus
 from msabench.runner.plan import Plan, make_plan
 from msabench.runner.progress import Progress
+from msabench.runner.ray_cluster import RayExecutor
 from msabench.runner.slurm import SlurmExecutor, array_slots, read_parameters
 from msabench.runner.stacked import train_stacks
 from msabench.runner.suite import expand, read_suite, select
@@ -48,9 +49,10 @@ def run(
     devices: list[str] | None = None,
     per_device: int = 1,
     workers: Literal["warm", "fresh"] = "warm",
-    executor: Literal["local", "slurm"] = "local",
+    executor: Literal["local", "slurm", "ray"] = "local",
     slurm: Path | None = None,
     jobs_per_element: int = 1,
+    address: str | None = None,
     keep_checkpoints: bool = False,
     dry_run: bool = False,
     fail_fast: bool = False,
@@ -68,14 +70,18 @@ def run(
         datasets: Only these corpora of the suite.
         seeds: Only these seeds of the suite.
         slots: Jobs at a time on the CPU; default one per core. Each runs with one thread.
-        devices: GPUs to use, by index or UUID, or the word cpu; default all visible GPUs, else the CPU.
+        devices: GPUs to use, by index or UUID, or the word cpu; default all visible GPUs, else the CPU. Ray gives out
+            the GPUs of its nodes itself, so with it the word cpu is all that is allowed.
         per_device: Jobs at a time on each GPU.
         workers: warm, so that one process imports the libraries and forks every job's (Linux; fresh elsewhere), or
-            fresh, so that every job's process imports them anew.
-        executor: local, or slurm for an array of jobs (needs the extra msabench[slurm]).
+            fresh, so that every job's process imports them anew. On Ray they are always fresh.
+        executor: local, slurm for an array of jobs (needs the extra msabench[slurm]), or ray for the nodes of a Ray
+            cluster (needs the extra msabench[ray]).
         slurm: YAML file with parameters of submitit, e.g. timeout_min and slurm_partition.
         jobs_per_element: Jobs that one element of the array runs, one after another, each in a process of its own; for
             small jobs. The time limit, timeout_min, is that of all of them together.
+        address: Ray cluster: auto for the one that this machine is a node of, or host:port of its head; if not given
+            one of this machine alone is started for the run.
         keep_checkpoints: Keep best.ckpt of every job; by default it is deleted once the records are stored.
         dry_run: Print the plan with an estimate of its cost and stop.
         fail_fast: Stop at the first job that fails.
@@ -87,27 +93,32 @@ def run(
         143 if SIGTERM did.
 
     Raises:
-        MSABenchError: The suite or a filter is not allowed, there is no such GPU, the store cannot be written, or the
-            cluster refuses the jobs.
+        MSABenchError: The suite, a filter or an option is not allowed, there is no such GPU or cluster, the store
+            cannot be written, or the cluster refuses the jobs or is lost.
     """
+    _require_fitting(executor, devices, slurm, jobs_per_element, address)
     suite = suite_file(suite)
     jobs = expand(select(read_suite(suite), methods, datasets, seeds))
     store = store_to_write(store)
     plan = make_plan(jobs, ResultStore(store), _stores_at_hand(suite, store))
     if dry_run:
-        cluster = executor == "slurm"
-        print(
-            plan.describe(array_slots(read_parameters(slurm)) if cluster else _local(slots, devices, per_device).slots)
-        )
+        if executor == "slurm":
+            at_once = array_slots(read_parameters(slurm))
+        elif executor == "ray":
+            at_once = _ray(address, slots, devices, per_device).slots
+        else:
+            at_once = _local(slots, devices, per_device).slots
+        print(plan.describe(at_once))
         return 0
     if plan.todo and not plan.runnable:
         print(plan.describe(0), file=sys.stderr)
         return 1
-    engine = (
-        _slurm(slurm, runs, jobs_per_element, workers)
-        if executor == "slurm"
-        else _local(slots, devices, per_device, workers)
-    )
+    if executor == "slurm":
+        engine = _slurm(slurm, runs, jobs_per_element, workers)
+    elif executor == "ray":
+        engine = _ray(address, slots, devices, per_device)
+    else:
+        engine = _local(slots, devices, per_device, workers)
     if plan.todo:
         require_writable(store)
     ResultStore(store).sweep()
@@ -291,3 +302,25 @@ def _places(slots: int | None, devices: list[str] | None, per_device: int) -> li
 
 def _slurm(parameters: Path | None, runs: Path, jobs_per_element: int, workers: str) -> Executor:
     return SlurmExecutor.from_file(parameters, runs / "slurm", jobs_per_element, warm=workers == "warm")
+
+
+def _ray(address: str | None, slots: int | None, devices: list[str] | None, per_device: int) -> Executor:
+    # As on this machine alone, slots are for the CPU.
+    gpus = False if slots is not None or devices == ["cpu"] else None
+    return RayExecutor(address, per_device, slots, gpus)
+
+
+def _require_fitting(
+    executor: str, devices: list[str] | None, slurm: Path | None, jobs_per_element: int, address: str | None
+) -> None:
+    if executor != "ray":
+        if address is not None:
+            raise MSABenchError(f"address {address!r} is that of a Ray cluster; give --executor ray, or leave it out")
+        return
+    if devices not in (None, ["cpu"]):
+        raise MSABenchError(
+            f"devices {' '.join(devices or [])} are not allowed with Ray, which gives out the GPUs of its nodes; leave "
+            "--devices out, or give --devices cpu"
+        )
+    if slurm is not None or jobs_per_element != 1:
+        raise MSABenchError("--slurm and --jobs_per_element are for --executor slurm; leave them out")

@@ -31,6 +31,10 @@ FIT = "fit.txt"
 """Says by ``fit_hash`` which training ``best.ckpt`` beside it is of."""
 
 
+LOST_WORKERS = "lost_workers"
+"""Key of a record's provenance with the number of workers that were lost with their nodes before one recorded it."""
+
+
 class SayEpoch(Callback):
     """Tells the parent which epoch the training is in.
 
@@ -46,7 +50,7 @@ class SayEpoch(Callback):
         self.task.say("fit", trainer.current_epoch, trainer.max_epochs)
 
 
-def run_job(task: Task, accelerator: str = "auto") -> None:
+def run_job(task: Task, accelerator: str = "auto", lost: int = 0) -> None:
     """Fit a job's method, evaluate it on the job's grid and store the result.
 
     A training of the job that ended in the run folder before, under the same code and on the same kind of device, is
@@ -55,6 +59,7 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
     Args:
         task: The job with its folders.
         accelerator: Lightning's accelerator; one device of it is used.
+        lost: How many workers of the job were lost before, with their nodes. The record tells.
 
     Raises:
         MSABenchError: The job cannot run, has changed since it was planned, or its grid has a cell that its method or
@@ -95,6 +100,8 @@ def run_job(task: Task, accelerator: str = "auto") -> None:
         **datamodule.corpus.record_fields(),
         **finished.record_fields(),
     )
+    if lost:
+        record.provenance[LOST_WORKERS] = lost
     records = evaluation.records(job.key.job_id)
     store = ResultStore(task.store)
     # Where locks do not work, another process may have been faster: what is stored is never replaced.

@@ -48,16 +48,19 @@ class Slot:
         core: CPU core to pin to; None leaves the system free.
         gpu: Index or UUID of the GPU; None for the CPU.
         accelerator: Lightning's accelerator; None for what the slot is.
+        lost: Workers of the task at hand that were lost before, with their nodes.
     """
 
     core: int | None = None
     gpu: str | None = None
     accelerator: str | None = None
+    lost: int = 0
 
     def options(self) -> list[str]:
         """What a worker in it is told."""
         accelerator = self.accelerator or ("cpu" if self.gpu is None else "gpu")
-        return ["--accelerator", accelerator, *([] if self.core is None else ["--core", str(self.core)])]
+        core = [] if self.core is None else ["--core", str(self.core)]
+        return ["--accelerator", accelerator, *core, *(["--lost", str(self.lost)] if self.lost else [])]
 
     def options_of_child(self) -> list[str]:
         """What a worker in it is told that this process starts."""

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         task.find_what_is_from_outside()
         from msabench.runner.job import run_job
 
-        run_job(task, given.accelerator)
+        run_job(task, given.accelerator, given.lost)
     except Exception as error:
         # The log may lie on a full disk.
         with contextlib.suppress(OSError):
@@ -69,11 +69,12 @@ def placed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
         arguments: What the worker was started with.
 
     Returns:
-        What the parser read, with ``accelerator`` among it.
+        What the parser read, with ``accelerator`` and ``lost`` among it.
     """
     parser.add_argument("--parent", type=int, help="process to die with (Linux)")
     parser.add_argument("--core", type=int, help="CPU core to pin to (Linux)")
     parser.add_argument("--accelerator", default="auto", help="Lightning's accelerator; one device of it is used")
+    parser.add_argument("--lost", type=int, default=0, help="workers that were lost before, with their nodes")
     given = parser.parse_args(arguments)
     if given.parent is not None:
         die_with(given.parent)

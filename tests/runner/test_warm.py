@@ -27,6 +27,7 @@ from msabench.runner.local import ONE_THREAD, LocalExecutor, Slot
 from msabench.runner.suite import expand, read_suite
 from msabench.runner.warm import can_be_warm
 from tests.support.outside_folder import outside_folder, plug_in
+from tests.support.stored_files import files, jobs_in
 from tests.support.worker_scripts import job, nothing, scripts
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forks on Linux only")
@@ -131,21 +132,6 @@ def test_warm_and_fresh_workers_make_the_same(folder: Path) -> None:
 
 
 SPLITS = ("train", "valid", "test")
-
-
-def files(store: Path, pattern: str) -> dict[str, bytes]:
-    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob(pattern)}
-
-
-def jobs_in(store: Path) -> list[dict[str, Any]]:
-    """The records of a store as plain data, but for what a second run on the same machine would change, too."""
-    found = [vars(record).copy() for record in ResultStore(store).jobs()]
-    for record in found:
-        for name in [*record]:
-            if name.endswith(("seconds", "bytes", "sha256", "checksums")):
-                del record[name]
-        record["provenance"] = {name: value for name, value in record["provenance"].items() if name != "date"}
-    return sorted(found, key=lambda record: (record["key"].dataset, str(record["key"].config_hash)))
 
 
 def test_a_worker_ends_alike_either_way(folder: Path) -> None:
