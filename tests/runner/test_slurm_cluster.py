@@ -248,9 +248,8 @@ def test_nodes_and_the_controller_may_go_and_come_back(
         cluster.ask("scontrol", "update", f"NodeName={lost}", "State=DOWN", "Reason=test")
         cluster.wait_until(lambda: cluster.states()[lost].startswith("down"), "node that is down")
         given.release(2)
+        cluster.ask("scontrol", "update", f"NodeName={drained}", "State=RESUME")
         cluster.start_node(lost)
-        for name in (drained, lost):
-            cluster.ask("scontrol", "update", f"NodeName={name}", "State=RESUME")
         assert given.began(0, after=int(first["pid"]))["pid"] != first["pid"]
 
     assert given.run(meanwhile=meanwhile) == 0

@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -88,6 +89,8 @@ class SlurmCluster:
         self.configuration = folder / "slurm.conf"
         self.environment = {**os.environ, "PATH": PATH, "SLURM_CONF": str(self.configuration)}
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        # The kernel ends the daemons with the thread that started them, so that is one that lasts.
+        self._starter = ThreadPoolExecutor(max_workers=1)
 
     def start(self) -> None:
         """Start all daemons and wait until the nodes are idle.
@@ -171,11 +174,13 @@ class SlurmCluster:
             self._end(name, signal.SIGTERM)
         # With the steps of jobs, which outlive the daemons.
         self._kill(f"SLURM_CONF={self.configuration}")
+        self._starter.shutdown()
 
     def _start(self, name: str, program: str, *words: str) -> None:
         parent = os.getpid()
         with (self.folder / f"{name}.out").open("ab") as log:
-            self._daemons[name] = subprocess.Popen(
+            self._daemons[name] = self._starter.submit(
+                subprocess.Popen,
                 [str(shutil.which(program, path=PATH)), *words],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -183,7 +188,7 @@ class SlurmCluster:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=lambda: die_with(parent),
-            )
+            ).result()
 
     def _end(self, name: str, number: int) -> None:
         daemon = self._daemons.pop(name)
