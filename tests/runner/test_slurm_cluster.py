@@ -11,8 +11,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,7 +29,7 @@ from msabench.runner.executor import LOST, Finished, Task
 from msabench.runner.slurm import SlurmExecutor
 from msabench.runner.suite import Job, expand, read_suite
 from tests.support.outside.held import FOLDER
-from tests.support.slurm_cluster import CannotStart, SlurmCluster, lacking, slurm_cluster
+from tests.support.slurm_cluster import CannotStartError, SlurmCluster, lacking, slurm_cluster
 from tests.support.worker_scripts import nothing, scripts
 
 REPOSITORY = Path(__file__).parents[2]
@@ -44,7 +46,7 @@ def machine() -> Iterator[SlurmCluster]:
     try:
         with slurm_cluster() as cluster:
             yield cluster
-    except CannotStart as error:
+    except CannotStartError as error:
         pytest.skip(f"no SLURM can be started here: {error}")
 
 
@@ -86,11 +88,11 @@ class Held:
         for number in numbers:
             self._file(number, "held").unlink(missing_ok=True)
 
-    def began(self, number: int, after: int = 0) -> dict[str, int | str]:
+    def began(self, number: int, after: int = 0) -> dict[str, Any]:
         """Process and node of a job, once its training has begun in another process than the one given."""
         file = self._file(number, "began")
         self.cluster.wait_until(lambda: file.is_file() and json.loads(file.read_text())["pid"] != after, file.name)
-        found: dict[str, int | str] = json.loads(file.read_text())
+        found: dict[str, Any] = json.loads(file.read_text())
         return found
 
     def element(self, number: int) -> str:
@@ -188,7 +190,7 @@ def test_jobs_that_are_ended_are_told_apart_and_done_by_the_same_command(
         cluster.ask("scontrol", "update", f"JobId={given.element(2)}", "EndTime=now+1")
         given.began(0)
         cluster.ask("scancel", given.element(0))
-        os.kill(int(given.began(3)["pid"]), signal.SIGKILL)
+        os.kill(given.began(3)["pid"], signal.SIGKILL)
         given.began(1)
         given.wait_for_end(*range(5))
 
@@ -229,28 +231,27 @@ def test_jobs_that_are_ended_are_told_apart_and_done_by_the_same_command(
 def test_nodes_and_the_controller_may_go_and_come_back(
     held: Callable[..., Held], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = held(3)
-    given.hold(0, 1, 2)
+    given = held(2)
+    given.hold(0, 1)
 
     def meanwhile() -> None:
         cluster = given.cluster
-        first = given.began(0)
-        given.began(1)
-        given.began(2)
+        lost, drained = given.began(0), given.began(1)
+        assert lost["node"] != drained["node"]
         cluster.stop_controller()
-        given.release(1)
         time.sleep(3 * slurm.QUEUE_SECONDS)
         cluster.start_controller()
-        # What runs on a node that is drained is let to end there, on one that is down it is put into the queue again.
-        drained, lost = sorted(("n1", "n2"), key=lambda name: name == first["node"])
-        cluster.ask("scontrol", "update", f"NodeName={drained}", "State=DRAIN", "Reason=test")
-        cluster.crash_node(lost)
-        cluster.ask("scontrol", "update", f"NodeName={lost}", "State=DOWN", "Reason=test")
-        cluster.wait_until(lambda: cluster.states()[lost].startswith("down"), "node that is down")
-        given.release(2)
-        cluster.ask("scontrol", "update", f"NodeName={drained}", "State=RESUME")
-        cluster.start_node(lost)
-        assert given.began(0, after=int(first["pid"]))["pid"] != first["pid"]
+        # What runs on a node that is drained may end there; what ran on one that crashed is put into the queue again.
+        cluster.ask("scontrol", "update", f"NodeName={drained['node']}", "State=DRAIN", "Reason=test")
+        cluster.crash_node(lost["node"])
+        cluster.ask("scontrol", "update", f"NodeName={lost['node']}", "State=DOWN", "Reason=test")
+        given.release(1)
+        given.wait_for_end(1)
+        cluster.wait_until(lambda: cluster.states()[drained["node"]] == "drained", "node without a job")
+        cluster.ask("scontrol", "update", f"NodeName={drained['node']}", "State=RESUME")
+        assert given.began(0, after=lost["pid"])["node"] == drained["node"]
+        cluster.start_node(lost["node"])
+        cluster.wait_until(lambda: cluster.states()[lost["node"]] == "idle", "node that is back")
 
     assert given.run(meanwhile=meanwhile) == 0
     assert given.complete()
@@ -268,44 +269,46 @@ def test_a_disk_that_is_full_or_read_only_costs_the_jobs_at_hand(
         pytest.skip("needs to mount a small tmpfs, as root")
     filler, store = disk / "filler", str(disk / "store")
 
-    def remount(how: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+    def remount(how: str) -> bool:
+        return not subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=False).returncode
 
     try:
-        given = held(3, slurm_array_parallelism=2)
-        remount("ro")
-        with pytest.raises(MSABenchError, match=r"the store \S+ cannot be written .*Read-only file system.*nothing was"):
+        given = held(3, slurm_array_parallelism=1)
+        assert remount("ro")
+        with pytest.raises(
+            MSABenchError, match=r"the store \S+ cannot be written .*Read-only file system.*nothing was"
+        ):
             given.run(store)
-        remount("rw")
-        given.hold(0, 1)
+        assert remount("rw")
+        given.hold(0)
 
         def meanwhile() -> None:
+            cluster = given.cluster
+            last = given.element(2)
+            cluster.ask("scontrol", "hold", last)
             given.began(0)
-            given.began(1)
-            with filler.open("wb") as file:
-                try:
-                    while file.write(bytes(1 << 12)):
-                        file.flush()
-                except OSError:
+            with filler.open("wb", buffering=0) as file, suppress(OSError):
+                while file.write(bytes(1 << 12)):
                     pass
             given.release(0)
-            # The third begins on the full disk, in the place of the first.
-            given.wait_for_end(0, 2)
+            # The second begins on the full disk, the third on one that is read-only.
+            given.wait_for_end(0, 1)
             filler.unlink()
-            remount("ro")
-            given.release(1)
+            # Not while a record of failure is written.
+            cluster.wait_until(lambda: remount("ro"), "a disk that is read-only")
+            cluster.ask("scontrol", "release", last)
+            given.wait_for_end(2)
 
         assert given.run(store, meanwhile=meanwhile) == 1
         said = capsys.readouterr().err
-        told = dict(re.findall(r"^failed: held synth mixed seed (\d): (.*)$", said, re.MULTILINE))
+        told = dict(re.findall(r"^failed: held synth complete seed (\d): (.*)$", said, re.MULTILINE))
         assert told.keys() == {"1", "2", "3"}
         assert "No space left on device" in told["1"]
-        assert "cannot be written" in told["3"]
-        assert "No space left on device" in told["3"]
-        assert "Read-only file system" in told["2"]
+        assert re.match(r"the store \S+ cannot be written .*No space left on device.*so nothing was started", told["2"])
+        assert re.match(r"the store \S+ cannot be written .*Read-only file system.*so nothing was started", told["3"])
         assert not [record for record in ResultStore(store).jobs() if record.status == "ok"]
 
-        remount("rw")
+        assert remount("rw")
         assert given.run(store) == 0
         assert given.complete(store)
     finally:
@@ -314,7 +317,7 @@ def test_a_disk_that_is_full_or_read_only_costs_the_jobs_at_hand(
 
 def test_the_signal_before_the_time_limit_and_that_of_preemption(cluster: SlurmCluster, tmp_path: Path) -> None:
     # submitit takes the signal for the time limit's where the limit is shorter than ten minutes.
-    waits = "import pathlib, sys, time; place = pathlib.Path(sys.argv[1])\nif not (place / 'again').exists(): time.sleep(600)"
+    waits = "import pathlib, sys, time\nif not pathlib.Path(sys.argv[1], 'again').exists(): time.sleep(600)"
     tasks = scripts(tmp_path / "short", waits, waits)
     found = signalled(cluster, tasks, {"timeout_min": 5})
     assert [ended.code for ended in found] == [LOST, LOST]

@@ -48,7 +48,8 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU_Memory
+# The node with the least to do comes first, so that jobs are on both.
+SelectTypeParameters=CR_CPU_Memory,CR_LLN
 SlurmdParameters=config_overrides
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
@@ -73,7 +74,7 @@ def lacking() -> str:
     return f"needs {', '.join(absent)}; apt-get install slurm-wlm munge" if absent else ""
 
 
-class CannotStart(Exception):
+class CannotStartError(Exception):
     """A daemon ended, or did not come up; says so in one line."""
 
 
@@ -96,7 +97,7 @@ class SlurmCluster:
         """Start all daemons and wait until the nodes are idle.
 
         Raises:
-            CannotStart: They do not come up.
+            CannotStartError: They do not come up.
         """
         with ExitStack() as stack:
             sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
@@ -122,9 +123,11 @@ class SlurmCluster:
         self.wait_until(lambda: set(self.states().values()) == {"idle"}, "nodes")
 
     def start_controller(self) -> None:
-        """Start the controller with the state that it left, and wait until it answers."""
+        """Start the controller with the state that it left, and wait until it answers and has heard of the nodes."""
         self._start("controller", "slurmctld", "-D", "-i")
         self.wait_until(lambda: "UP" in self._said("scontrol", "ping"), "controller")
+        nodes = self._daemons.keys() & {*NODES}
+        self.wait_until(lambda: not any(self.states()[name].startswith("unknown") for name in nodes), "controller")
 
     def stop_controller(self) -> None:
         """End the controller as a restart of its machine does: it writes its state."""
@@ -158,14 +161,14 @@ class SlurmCluster:
         """Wait until something holds.
 
         Raises:
-            CannotStart: A daemon has ended meanwhile, or it takes too long.
+            CannotStartError: A daemon has ended meanwhile, or it takes too long.
         """
         end = time.monotonic() + PATIENCE
         while not holds():
             ended = [name for name, daemon in self._daemons.items() if daemon.poll() is not None]
             if ended or time.monotonic() > end:
                 name = ended[0] if ended else what
-                raise CannotStart(f"{name} {'ended' if ended else 'did not come up'}: {self._last_words(name)}")
+                raise CannotStartError(f"{name} {'ended' if ended else 'did not come up'}: {self._last_words(name)}")
             time.sleep(0.1)
 
     def stop(self) -> None:
@@ -222,7 +225,7 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
     """A cluster for as long as the block lasts.
 
     Raises:
-        CannotStart: It does not come up here.
+        CannotStartError: It does not come up here.
     """
     # Not pytest's folder, whose path may be too long for a socket.
     with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder:
