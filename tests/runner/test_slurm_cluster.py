@@ -229,17 +229,26 @@ def test_jobs_that_are_ended_are_told_apart_and_done_by_the_same_command(
 
 
 def test_nodes_and_the_controller_may_go_and_come_back(
-    held: Callable[..., Held], capsys: pytest.CaptureFixture[str]
+    held: Callable[..., Held], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = held(2)
     given.hold(0, 1)
+    ask, unanswered = slurm._ask, threading.Event()
+
+    def asked(*command: str) -> tuple[str, str]:
+        said, problem = ask(*command)
+        if problem and command[0] == "squeue":
+            unanswered.set()
+        return said, problem
+
+    monkeypatch.setattr(slurm, "_ask", asked)
 
     def meanwhile() -> None:
         cluster = given.cluster
         lost, drained = given.began(0), given.began(1)
         assert lost["node"] != drained["node"]
         cluster.stop_controller()
-        time.sleep(3 * slurm.QUEUE_SECONDS)
+        cluster.wait_until(unanswered.is_set, "question to the controller")
         cluster.start_controller()
         # What runs on a node that is drained may end there; what ran on one that crashed is put into the queue again.
         cluster.ask("scontrol", "update", f"NodeName={drained['node']}", "State=DRAIN", "Reason=test")
