@@ -3,7 +3,8 @@
 An element of the array runs one job, or several one after another; submitit calls the element a job.
 
 submitit writes the array, submits it and brings results back. What becomes of an element that leaves no result is asked
-here: ``squeue`` knows those that wait or run, ``sacct``, where accounting is on, how the others ended.
+here: ``squeue`` knows those that wait or run, and for minutes how the others ended; ``sacct``, where accounting is on,
+knows that for good.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ QUEUE_SECONDS = 15.0
 """Time between two questions to the controller, which serves the whole cluster."""
 
 LOST_POLLS = 5
-"""Answers of squeue without an element after which it has ended, with a result or not. One is not enough: a shared
-file system may show the result later than the queue forgets the job."""
+"""Answers of squeue in which an element is gone or has ended, after which it has, with a result or not. One is not
+enough: a shared file system may show the result later than the queue the end."""
 
 DEFAULTS: dict[str, Any] = {
     "timeout_min": 240,
@@ -63,7 +64,23 @@ ENDINGS = {
     "CANCELLED": "",
     "FAILED": "",
 }
-"""Ends of a job in sacct that have a cause outside of it, the telling ones first -> the way out."""
+"""Ends of a job that have a cause outside of it, the telling ones first -> the way out."""
+
+ENDED = (*ENDINGS, "COMPLETED", "REVOKED")
+"""States of jobs that neither wait nor run."""
+
+LOG_ENDINGS = {
+    "exceeded memory limit": "OUT_OF_MEMORY",
+    "oom_kill": "OUT_OF_MEMORY",
+    "oom-kill": "OUT_OF_MEMORY",
+    "due to time limit": "TIMEOUT",
+    "due to node failure": "NODE_FAIL",
+    "due to preemption": "PREEMPTED",
+}
+"""Words of SLURM's daemon in a log -> the end that they tell of, where the state says no more than ``CANCELLED``."""
+
+SLURM_SAYS = re.compile(r"slurmstepd[^:\s]*:|srun: error:")
+"""How lines of SLURM in a log begin; a daemon may have its node's name behind its own."""
 
 
 def read_parameters(path: Path | None) -> dict[str, Any]:
@@ -200,7 +217,7 @@ class SlurmExecutor:
         if self._queue.has_forgotten(job.job_id):
             return True
         # Why a signal ended the worker is known once the whole element has ended.
-        return _result(job) is not None and not _killed(job)
+        return _result(job) is not None and (not _killed(job) or self._queue.has_ended(job.job_id))
 
     def _runs(self, job: Any) -> bool:
         return bool(job.state == "RUNNING") if self._queue is None else self._queue.runs(job.job_id)
@@ -222,15 +239,22 @@ class SlurmExecutor:
 
     def _cause(self, job: Any, lost: bool = False) -> str:
         """What accounting and the element's log say of its end, with the log's place."""
+        logs = [path for path in (job.paths.stderr, job.paths.stdout) if _lines(path)]
+        log = next((path for path in logs if _log_words(path)), logs[0] if logs else None)
+        said = _log_words(log) if log else ""
         state = self._queue.end_of(job.job_id) if self._queue else ""
+        if state in ("", "CANCELLED", "FAILED"):
+            state = _told_end(said) or state
         words = []
         if state:
             words.append(f"SLURM says {state}" + (f", so {ENDINGS[state]}" if ENDINGS[state] else ""))
         elif lost:
-            words.append("squeue no longer knows it and sacct does not say why")
-        log = next((path for path in (job.paths.stderr, job.paths.stdout) if _log_words(path)), None)
+            last = self._queue.last_of(job.job_id) if self._queue else ""
+            words.append(f"squeue {f'last said {last}' if last else 'no longer knows it'} and sacct does not say why")
+        if said:
+            words.append(f"it said: {said}")
         words.append(
-            f"it said: {_log_words(log)}; its log: {log}"
+            f"its log: {log}"
             if log
             else f"there is no log {job.paths.stderr}, so see whether the nodes share this folder"
         )
@@ -243,15 +267,17 @@ class Queue:
     def __init__(self) -> None:
         self._asked = -float("inf")
         self._states: dict[str, str] = {}
+        self._last: dict[str, str] = {}
         self._absent: dict[str, int] = {}
         self._silent = False
 
     def poll(self, job_ids: Sequence[str]) -> None:
-        """Ask for the elements that wait or run, if it is time to. An answer that fails to come counts for nothing."""
+        """Ask what elements do, if it is time to. An answer that fails to come counts for nothing."""
         if time.monotonic() - self._asked < QUEUE_SECONDS:
             return
         # Of the user, since squeue fails for ids that it has forgotten.
-        said, problem = _ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T")
+        user = f"--user={os.getuid()}"
+        said, problem = _ask("squeue", "--noheader", "--array", "--states=all", user, "--format=%i|%T")
         self._asked = time.monotonic()
         if problem and not self._silent:
             print(f"squeue does not answer ({problem}); waiting until it does", file=sys.stderr)
@@ -259,21 +285,37 @@ class Queue:
         if problem:
             return
         self._states = dict(line.strip().split("|", 1) for line in said.splitlines() if "|" in line)
-        self._absent = {name: 0 if name in self._states else self._absent.get(name, 0) + 1 for name in job_ids}
+        for name in job_ids:
+            state = self._states.get(name)
+            # One that is put back into the queue has not ended.
+            self._absent[name] = self._absent.get(name, 0) + 1 if state is None or state in ENDED else 0
+            if state is not None:
+                self._last[name] = state
 
     def runs(self, job_id: str) -> bool:
         """Whether an element runs."""
         return self._states.get(job_id) == "RUNNING"
 
+    def has_ended(self, job_id: str) -> bool:
+        """Whether the last answer says that an element has ended."""
+        return self._states.get(job_id) in ENDED
+
     def has_forgotten(self, job_id: str) -> bool:
-        """Whether an element neither waits nor runs any more."""
+        """Whether an element has neither waited nor run for so long that no result will come."""
         return self._absent.get(job_id, 0) >= LOST_POLLS
 
+    def last_of(self, job_id: str) -> str:
+        """The last state in which an element was seen, such as ``PENDING``; empty if it never was."""
+        return self._last.get(job_id, "")
+
     def end_of(self, job_id: str) -> str:
-        """How accounting says that an element or a step of it ended, one of ``ENDINGS``; empty if it does not say."""
+        """How accounting, or else squeue, says that an element ended, one of ``ENDINGS``; empty if neither says it.
+
+        Accounting knows of the element's steps as well.
+        """
         said, _ = _ask("sacct", "--noheader", "--parsable2", f"--jobs={job_id}", "--format=State")
         # "CANCELLED by 1000"
-        states = {line.split()[0] for line in said.splitlines() if line.strip()}
+        states = {line.split()[0] for line in said.splitlines() if line.strip()} or {self.last_of(job_id)}
         return next((state for state in ENDINGS if state in states), "")
 
 
@@ -330,10 +372,23 @@ def _parameter_problem(said: str) -> str:
 
 
 def _log_words(path: Path) -> str:
-    """What a log says of the end: the words of SLURM's own daemon if there are any, else its last line."""
+    """What a log says of the end: SLURM's words if there are any, the telling ones first, else its last line."""
+    lines = _lines(path)
+    of_slurm = [line for line in lines if SLURM_SAYS.match(line)]
+    telling = [line for line in of_slurm if _told_end(line)]
+    # Neither submitit's steps nor the signals that srun passes on say anything of the cause.
+    others = [line for line in lines if not line.startswith(("submitit ", "srun: "))]
+    return last_line("\n".join(telling or of_slurm or others))
+
+
+def _told_end(said: str) -> str:
+    """The end that words of SLURM's daemon tell of; empty if they tell of none."""
+    return next((end for words, end in LOG_ENDINGS.items() if words in said.lower()), "")
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a log, none if it cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return ""
-    said = [line for line in lines if line.startswith(("slurmstepd:", "srun: error:"))]
-    return last_line("\n".join(said or lines))
+        return []

@@ -236,6 +236,97 @@ def test_the_reason_of_a_death_is_told_with_its_log(
     assert [failure.error for failure in ResultStore(task.store).failures()] == [found[0].error]
 
 
+@pytest.mark.parametrize(
+    ("queue", "log", "words"),
+    [
+        ("TIMEOUT", "", "SLURM says TIMEOUT, so raise timeout_min"),
+        # Cancelled before it began, which leaves no trace.
+        ("PENDING", "", "squeue last said PENDING and sacct does not say why"),
+        # Where memory is watched by sampling, and by the kernel.
+        (
+            "CANCELLED",
+            "slurmstepd-n1: error: StepId=7.0 exceeded memory limit (3 > 2), being killed\n"
+            "slurmstepd-n1: error: *** STEP 7.0 ON n1 CANCELLED AT 2026 ***\nsrun: error: n1: task 0: Killed\n",
+            "SLURM says OUT_OF_MEMORY, so raise mem_gb; it said: slurmstepd-n1: error: StepId=7.0 exceeded memory "
+            "limit (3 > 2), being killed",
+        ),
+        (
+            "FAILED",
+            "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of its tasks were killed.\n",
+            "SLURM says OUT_OF_MEMORY, so raise mem_gb; it said: slurmstepd: error: Detected 1 oom_kill event in "
+            "StepId=7.0. Some of its tasks were killed.",
+        ),
+        # A state that says more than the log is believed.
+        (
+            "NODE_FAIL",
+            "slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026 DUE TO TIME LIMIT ***\n",
+            "SLURM says NODE_FAIL, so run again; it said: slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026 "
+            "DUE TO TIME LIMIT ***",
+        ),
+        # What submitit notes and what srun passes on are no reasons.
+        (
+            "FAILED",
+            "python: no space left\nsrun: got SIGCONT\nsubmitit WARNING (2026) - Bypassing signal SIGTERM\n",
+            "SLURM says FAILED; it said: python: no space left",
+        ),
+        ("CANCELLED", "submitit WARNING (2026) - Bypassing signal SIGTERM\n", "SLURM says CANCELLED"),
+    ],
+)
+def test_without_accounting_squeue_and_the_log_tell_the_end(
+    cluster: Path, tmp_path: Path, queue: str, log: str, words: str
+) -> None:
+    (cluster / "squeue").write_text(f"77_0|{queue}\n77_1|COMPLETED\n")
+    if log:
+        log_of(cluster, 0).parent.mkdir()
+        log_of(cluster, 0).write_text(log)
+    polls = []
+
+    def forgotten(running: object) -> None:
+        polls.append(running)
+        if queue == "PENDING" or len(polls) == 2:
+            # What has been told once is remembered.
+            (cluster / "squeue").write_text("")
+
+    found = ended(cluster, scripts(tmp_path / "runs", "", ""), forgotten)
+    assert found[0].code == LOST
+    place = (
+        f"its log: {log_of(cluster, 0)}" if log else f"there is no log {log_of(cluster, 0)}, so see whether the nodes"
+    )
+    assert found[0].error.startswith(f"the job left no result; {words}; {place}")
+
+
+def test_an_element_that_is_put_back_into_the_queue_has_not_ended(cluster: Path, tmp_path: Path) -> None:
+    states = iter([*["NODE_FAIL"] * (slurm.LOST_POLLS - 1), "PENDING"])
+    asked = []
+
+    def queue(running: object) -> None:
+        asked.append(next(states, "CANCELLED"))
+        (cluster / "squeue").write_text(f"77_0|{asked[-1]}\n77_1|{asked[-1]}\n")
+
+    (cluster / "squeue").write_text("77_0|RUNNING\n77_1|RUNNING\n")
+    found = ended(cluster, scripts(tmp_path / "runs", "", ""), queue)
+    assert asked.count("CANCELLED") >= slurm.LOST_POLLS
+    assert found[0].error.startswith("the job left no result; SLURM says CANCELLED; ")
+
+
+def test_how_a_killed_worker_ended_is_known_with_its_element(cluster: Path, tmp_path: Path) -> None:
+    (cluster / "runs").touch()
+    (cluster / "squeue").write_text("77_0|RUNNING\n77_1|RUNNING\n")
+    polls = []
+
+    def queue(running: object) -> None:
+        if all((cluster / "submitit" / f"77_{n}_0_result.pkl").exists() for n in range(2)):
+            polls.append(running)
+            (cluster / "squeue").write_text("77_0|PREEMPTED\n77_1|COMPLETED\n")
+
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    found = ended(cluster, scripts(tmp_path / "runs", killed, killed), queue)
+    # The queue need not forget the element before.
+    assert len(polls) < slurm.LOST_POLLS
+    assert found[0].error.startswith("the worker was ended by SIGTERM; SLURM says PREEMPTED, so run again; ")
+    assert found[1].error.startswith("the worker was ended by SIGTERM; there is no log ")
+
+
 def test_a_lost_element_whose_record_is_there_is_done(cluster: Path, tmp_path: Path) -> None:
     tasks = scripts(tmp_path / "runs", "", "")
     records.add(ResultStore(tasks[0].store), seed=0)
