@@ -14,15 +14,16 @@ from msabench.results.places import store_to_read
 
 if TYPE_CHECKING:
     from msabench.figures.sheet import Picture
+    from msabench.results.tuned import Tuning
 
 OPTIONS = {
-    "robustness": ("datasets", "methods", "variants", "metric", "band", "scored"),
-    "conditions": ("datasets", "methods", "variants", "metric", "band", "scored"),
-    "confusion": ("datasets", "methods", "variants", "cells", "scored"),
-    "tsne": ("datasets", "methods", "variants", "cells", "scored"),
+    "robustness": ("datasets", "methods", "variants", "metric", "band", "scored", "tuning"),
+    "conditions": ("datasets", "methods", "variants", "metric", "band", "scored", "tuning"),
+    "confusion": ("datasets", "methods", "variants", "cells", "scored", "tuning"),
+    "tsne": ("datasets", "methods", "variants", "cells", "scored", "tuning"),
     "importance": ("checkpoints",),
-    "cost": ("datasets", "methods", "variants", "metric", "band", "cost"),
-    "ranks": ("datasets", "methods", "variants", "metric", "cells", "scored"),
+    "cost": ("datasets", "methods", "variants", "metric", "band", "cost", "tuning"),
+    "ranks": ("datasets", "methods", "variants", "metric", "cells", "scored", "tuning"),
 }
 """Kind of figure -> options that mean something to it, besides store and out."""
 
@@ -42,6 +43,7 @@ def figures(
     committed: bool = False,
     out: Path = Path("figures"),
     scored: bool = False,
+    tuning: Literal["default", "tuned", "all"] | None = None,
 ) -> str:
     """Draw figures of stored results as PDF and PNG, one for each corpus and protocol.
 
@@ -65,6 +67,8 @@ def figures(
         out: Folder for the figures.
         scored: Draw predictions from elsewhere as well, which were only scored here; without, only those that methods
             names.
+        tuning: Rows of default settings, of tuned ones, or all; default ones if not given, tuned ones where there are
+            only these.
 
     Returns:
         The files written.
@@ -83,6 +87,7 @@ def figures(
         "cost": cost,
         "checkpoints": checkpoints,
         "scored": scored or None,
+        "tuning": tuning,
     }
     if kind not in OPTIONS:
         raise one_of("kind of figure", kind, OPTIONS)
@@ -110,6 +115,7 @@ def figures(
                 cost or "parameters",
                 place,
                 scored,
+                tuning,
             )
         paths: list[Path] = []
         problems: list[MSABenchError] = []
@@ -136,6 +142,7 @@ def _of_store(
     measure: str,
     store: Path,
     scored: bool,
+    tuning: Tuning | None,
 ) -> list[Callable[[], Picture]]:
     """How to draw each figure: one for each table, but one for all tables of ranks."""
     from msabench.figures import confusion, cost, curves, embedding, rank_diagram
@@ -153,6 +160,7 @@ def _of_store(
         constant=banded,
         intervals=banded and band == "intervals",
         scored=scored,
+        tuning=tuning,
     )
     if kind == "ranks":
         ranked = rank_rows(chosen_tables, cells_of(cells or ["paper"], quantities=True))

@@ -16,6 +16,7 @@ from msabench.results.table import CONSTANT
 if TYPE_CHECKING:
     from msabench.results.chosen_rows import ChosenRows
     from msabench.results.comparison import Ranked
+    from msabench.results.tuned import Tuning
 
 FORMATS = ("text", "markdown", "csv")
 
@@ -33,13 +34,15 @@ def compare(
     format: Literal["text", "markdown", "csv"] = "text",
     draws: int = DRAWS,
     scored: bool = False,
+    tuning: Literal["default", "tuned", "all"] | None = None,
 ) -> str:
     """Compare methods with a baseline, clip by clip, and rank them over test situations.
 
     Only records of one protocol are compared. Needs the predictions that `msabench run` leaves in the store.
 
     Args:
-        baseline: Method to compare with; METHOD, METHOD/VARIANT, or either with its regime, e.g. "prlf (mixed)".
+        baseline: Method to compare with; METHOD, METHOD/VARIANT, or either with its regime, e.g. "prlf (mixed)". Where
+            default and tuned settings are compared, "mult tuned" is the tuned one.
         datasets: Corpora; all in the store if not given.
         metric: Metric key, e.g. corr; each corpus's usual one if not given.
         methods: Methods to compare; all but the constant predictor if not given.
@@ -55,6 +58,8 @@ def compare(
         draws: Resamples of the bootstrap.
         scored: Compare and rank predictions from elsewhere as well, which were only scored here; without, only those
             that methods or baseline name.
+        tuning: Rows of default settings, of tuned ones, or all; default ones if not given, tuned ones where there are
+            only these.
 
     Returns:
         The text to print.
@@ -74,7 +79,7 @@ def compare(
 
     wanted = cells_of(cells, quantities=True)
     folder = store_to_read(store, committed)
-    found = _comparable(baseline, datasets, metric, methods, variants, wanted, folder, scored)
+    found = _comparable(baseline, datasets, metric, methods, variants, wanted, folder, scored, tuning)
     compared = [
         compare_rows(chosen, place, wanted, folder, draws)
         for chosen, place in found
@@ -107,12 +112,13 @@ def _comparable(
     cells: tuple[str, ...],
     store: Path,
     scored: bool,
+    tuning: Tuning | None,
 ) -> list[tuple[ChosenRows, int | None]]:
     """Tables with the rows asked for and the baseline, and where the baseline stands in each."""
     from msabench.results.chosen_rows import choose_rows
-    from msabench.results.comparison import baseline_of
+    from msabench.results.comparison import baseline_of, named_method
 
-    method, _, variant = baseline.partition(" (")[0].partition("/")
+    method, variant = named_method(baseline)
     shown = variants or ["default"]
     every = list(dict.fromkeys([*shown, variant or "default"]))
     asked = None if methods is None else list(dict.fromkeys([*methods, method]))
@@ -127,6 +133,7 @@ def _comparable(
         scored=scored,
         baseline=method,
         quantities=cells,
+        tuning=tuning,
     ):
         place = baseline_of(chosen, baseline)
         kept = [

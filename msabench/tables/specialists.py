@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Literal
 from msabench.errors import MSABenchError, one_of
 from msabench.results.aggregate import DRAWS, LEVEL
 from msabench.results.places import store_to_read
-from msabench.tables.regimes import FORMATS, laid_out, marks_of, words_of
+from msabench.tables.marks import with_tuning
+from msabench.tables.regimes import FORMATS, laid_out, marks_of, said_of_tuning, words_of
 from msabench.tables.render import grid_csv
 
 if TYPE_CHECKING:
     from msabench.results.chosen_rows import ChosenRows
     from msabench.results.specialists import Versus
+    from msabench.results.table import Row
 
 _CSV_HEADER = (
     *("dataset", "revision", "features", "method", "variant", "fidelity", "metric", "home", "regime"),
@@ -34,6 +36,7 @@ def specialists(
     store: Path | None = None,
     committed: bool = False,
     format: Literal["text", "markdown", "csv"] = "text",
+    tuning: Literal["default", "tuned", "all"] | None = None,
 ) -> str:
     """Show one model for all conditions beside one model per condition, each in the condition it was trained for.
 
@@ -47,6 +50,8 @@ def specialists(
         store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
         committed: Read the records in git, leaderboard/results, instead.
         format: How to print; csv is unrounded.
+        tuning: Rows of default settings, of tuned ones, or all; default ones if not given, tuned ones where there are
+            only these.
 
     Returns:
         The text to print.
@@ -62,7 +67,7 @@ def specialists(
 
     place = store_to_read(store, committed)
     found = []
-    for chosen in choose_rows(place, datasets, methods, metric, variants, grid=HOMES):
+    for chosen in choose_rows(place, datasets, methods, metric, variants, grid=HOMES, tuning=tuning):
         rows = versus(chosen, read_intervals(place, chosen.table.dataset), against, place)
         if rows:
             found.append((chosen, rows))
@@ -75,7 +80,7 @@ def specialists(
     if format == "csv":
         for line in dict.fromkeys(line for chosen, _ in found for line in chosen.table.warnings):
             print(line, file=sys.stderr)
-        return grid_csv([list(_CSV_HEADER), *(line for chosen, rows in found for line in _csv_lines(chosen, rows))])
+        return grid_csv(with_tuning(_CSV_HEADER, (line for chosen, rows in found for line in _csv_lines(chosen, rows))))
     return "\n\n".join(section(chosen, rows, markdown=format == "markdown") for chosen, rows in found)
 
 
@@ -139,10 +144,10 @@ def legend(chosen: ChosenRows, rows: Sequence[Versus]) -> list[str]:
     if any("/0.7" in change.cell and change.cell.startswith("random") for change in changes):
         lines.append("random/0.7 and random-table/0.7 realise 2/3: every clip keeps exactly one modality.")
     lines += marks_of(changes, {found.row.fidelity for found in rows})
-    return [*lines, *chosen.table.warnings]
+    return [*lines, *said_of_tuning(chosen.table), *chosen.table.warnings]
 
 
-def _csv_lines(chosen: ChosenRows, rows: Sequence[Versus]) -> list[list[str]]:
+def _csv_lines(chosen: ChosenRows, rows: Sequence[Versus]) -> list[tuple[Row, list[str]]]:
     table = chosen.table
     lines = []
     for found in rows:
@@ -153,5 +158,5 @@ def _csv_lines(chosen: ChosenRows, rows: Sequence[Versus]) -> list[list[str]]:
             about += [found.row.variant, found.row.fidelity, table.metric.key, home, found.row.regime]
             values = ["" if math.isnan(number) else repr(float(number)) for number in numbers]
             counts = (change.before.n_seeds, found.seeds, change.before.n_collapsed, change.after.n_collapsed)
-            lines.append([*about, *values, *map(str, counts)])
+            lines.append((found.row, [*about, *values, *map(str, counts)]))
     return lines
