@@ -129,7 +129,7 @@ def tuning_problems(
     theirs, ours = studies.get(name), admitted.get(name)
     yield from (f"{submission.name}: {problem}" for problem in study_problems(submission.job, theirs or ours))
     if theirs and ours and theirs.content != ours.content:
-        yield f"{submission.name}: its study {name} is admitted already with another outcome; studies are never replaced"
+        yield f"{submission.name}: its study {name} is admitted already with another outcome, which is never replaced"
 
 
 def outside_problems(submission: Submission, store: Path) -> Iterator[str]:

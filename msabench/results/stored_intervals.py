@@ -2,9 +2,9 @@
 
 Intervals are made of predictions, which hold labels and stay on the machine that made them. What is derived from them
 is committed: ``<store>/<dataset>/intervals.csv``, one line per row of a table, metric and cell (averages and derived
-columns among them, ``results.derived``), one per change from training on complete data to another regime, one per change
-from default to tuned settings, and one per specialist beside a model for all conditions. A row is identified by the jobs it is made of, the others by those of all
-their rows, so that an interval of other jobs is never shown.
+columns among them, ``results.derived``), one per change from training on complete data to another regime, one per
+change from default to tuned settings, and one per specialist beside a model for all conditions. A row is identified by
+the jobs it is made of, the others by those of all their rows, so that an interval of other jobs is never shown.
 """
 
 from __future__ import annotations

@@ -221,8 +221,8 @@ def legend(part: TuningChanges, cells: Sequence[str]) -> list[str]:
     better = "more" if metric.direction == "max" else "less"
     lines = [
         f"change = tuned minus default{' in percent points' if metric.percent else ''}, {better} is better, with its "
-        f"{LEVEL} % interval: paired bootstrap over test clips and training seeds, {DRAWS} resamples; * = it leaves out "
-        "0.",
+        f"{LEVEL} % interval: paired bootstrap over test clips and training seeds, {DRAWS} resamples; * = it leaves "
+        "out 0.",
         f"Of {len(methods)} rows, the change in {short_name(cells[-1])} leaves out 0 for {len(shown)}"
         f"{': ' if shown else ''}{', '.join(method.row.label for method in shown)}. Intervals are not corrected for "
         "their number; `msabench compare --tuning all` corrects.",
