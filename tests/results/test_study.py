@@ -179,7 +179,7 @@ def test_a_damaged_study_is_refused_in_a_sentence(tmp_path: Path, change: Any, s
 def test_what_is_no_study(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "study.json"
     path.write_bytes(content)
-    with pytest.raises(MSABenchError, match="study.json"):
+    with pytest.raises(MSABenchError, match=r"study\.json"):
         read_study(path)
 
 

@@ -256,7 +256,7 @@ def test_verify_holds_records_to_studies(tmp_path: Path) -> None:
     rewrite(path, settings)
     assert "2 records, 2 files of predictions, 1 studies; 0 damaged" in verify(tmp_path)
     rewrite(path, lambda line: line["config"]["model"]["init_args"].update(layers=6))
-    with pytest.raises(MSABenchError, match="its config has model.init_args.layers 6, the winner of its study 3"):
+    with pytest.raises(MSABenchError, match=r"its config has model\.init_args\.layers 6, the winner of its study 3"):
         verify(tmp_path)
     rewrite(path, settings)
     unused = write_study(tmp_path, study(seed=2))
