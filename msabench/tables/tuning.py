@@ -248,13 +248,14 @@ def settings_words(label: str, study: Study) -> str:
     from msabench.results.study_settings import chosen_settings
 
     words = [
-        f"{key.removeprefix('model.init_args.')} {_plain(value)}" + (f" ({_plain(given)})" if value != given else "")
+        f"{key.removeprefix('model.init_args.')} {plain(value)}" + (f" ({plain(given)})" if value != given else "")
         for key, value, given in chosen_settings(study)
     ]
     return f"{label}, study {study.study_id}, trial {study.best.number}: {', '.join(words)} (in brackets the config's)."
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """The value of a setting, as tables print it."""
     return "none" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
