@@ -21,6 +21,7 @@ from msabench.leaderboard.pages import Writer
 from msabench.leaderboard.published_pages import write_published
 from msabench.leaderboard.regime_page import write_regimes
 from msabench.leaderboard.study_entries import SETTINGS, TRIALS, study_entry
+from msabench.leaderboard.tuning_page import write_tuning
 from msabench.leaderboard.vendored import copy_libraries, licence_texts
 from msabench.methods.registry import methods as registered
 from msabench.results.aggregate import DRAWS, LEVEL
@@ -72,6 +73,7 @@ def build_site(out: Path, store: Path, published: Path, datasets: Sequence[str] 
         _write_overview(writer, groups, jobs, built)
         writer.write("results.html", "results.html", "results")
         write_regimes(writer, store, shown, (records, failures))
+        write_tuning(writer, store, shown, (records, failures))
         cells: dict[str, list[str]] = {}
         for job, cell in zip(records.job.tolist(), records.cell.tolist(), strict=True):
             cells.setdefault(records.jobs[job]["job_id"], []).append(records.cells[cell])

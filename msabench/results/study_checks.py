@@ -29,7 +29,7 @@ def study_problems(job: JobRecord, study: Study | None) -> Iterator[str]:
     if study is None:
         yield f"its study {study_of(job.provenance)} is not in the store"
         return
-    for name in ("dataset", "revision", "method"):
+    for name in ("dataset", "revision", "method", "method_version"):
         if getattr(study, name) != getattr(key, name):
             yield f"its {name} is {getattr(key, name)!r}, that of its study {getattr(study, name)!r}"
     if study.training_seed == key.seed:

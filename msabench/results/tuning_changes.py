@@ -24,7 +24,7 @@ class Spent:
         failed: Those that failed.
         pruned: Those that were given up early.
         seconds: Wall time of all trials.
-        processor_seconds: Processor time of all trials; None where one did not measure it.
+        processor_seconds: Processor time of the trials that did not fail; None where one of them did not measure it.
     """
 
     trials: int
@@ -37,7 +37,7 @@ class Spent:
     def of(cls, study: Study) -> Spent:
         """What a study took."""
         states = Counter(trial.state for trial in study.trials)
-        processor = [trial.processor_seconds for trial in study.trials]
+        processor = [trial.processor_seconds for trial in study.trials if trial.state != "failed"]
         known = [seconds for seconds in processor if seconds is not None]
         return cls(
             len(study.trials),

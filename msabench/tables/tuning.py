@@ -227,8 +227,8 @@ def legend(part: TuningChanges, cells: Sequence[str]) -> list[str]:
         f"{': ' if shown else ''}{', '.join(method.row.label for method in shown)}. Intervals are not corrected for "
         "their number; `msabench compare --tuning all` corrects.",
         "Settings were selected by the lowest val/task on the validation split, and trained anew under fresh seeds. "
-        "trials, seconds and processor (its seconds) = what the study spent, failed and pruned trials included; trial "
-        "0 has the settings of the config.",
+        "trials and seconds = what the study spent, failed and pruned trials included; processor = seconds of the "
+        "processor, of trials that did not fail. Trial 0 has the settings of the config.",
     ]
     lines += [settings_words(method.row.label, study) for method, study in part.methods]
     lines += [f"{AVERAGE_MEANINGS[cell]}." for cell in cells if cell in AVERAGE_MEANINGS]
@@ -256,7 +256,7 @@ def settings_words(label: str, study: Study) -> str:
 
 def plain(value: Any) -> str:
     """The value of a setting, as tables print it."""
-    return "none" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+    return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _csv_lines(part: TuningChanges) -> list[list[str]]:

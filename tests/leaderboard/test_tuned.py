@@ -96,6 +96,16 @@ def test_the_page_of_a_method_has_its_studies(site: Path) -> None:
     assert "no seed yet" in misa
 
 
+def test_the_page_on_tuning_sets_each_method_beside_itself(site: Path, tmp_path: Path) -> None:
+    page = (site / "tuning.html").read_text()
+    for words in (f"<td>mult {LABEL}</td>", "lav: default", "study " + tried_mult().study_id, "[corr]", "[mae]"):
+        assert words in page, words
+    assert f"<td>kt {LABEL}</td>" not in page, "it has no row of default settings"
+    add_runs(tmp_path / "store", "mult", noisy(1.0), **FEW)
+    build_site(tmp_path / "site", tmp_path / "store", PUBLISHED)
+    assert "No method has records of both here." in (tmp_path / "site/tuning.html").read_text()
+
+
 def test_ranges_and_limits_in_words() -> None:
     tried = study(
         space={"data.batch_size": {"choices": [16, 32]}, LAYERS: {"low": 1, "high": 6}, "x": 5},

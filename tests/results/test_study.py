@@ -77,6 +77,7 @@ def test_the_id_is_of_what_is_tried_and_the_content_of_what_came_of_it() -> None
         {"dataset": "mosi"},
         {"revision": "f" * 12},
         {"method": "umdf"},
+        {"method_version": 2},
         {"space": {LR: {"low": 1e-5, "high": 1e-3, "log": True}}},
         {"budget": 4},
         {"sampler": "tpe"},

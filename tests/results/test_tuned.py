@@ -192,6 +192,7 @@ def test_whole_numbers_are_the_numbers_that_they_are() -> None:
         ({"dataset": "mosi"}, {}, "its dataset is 'synth', that of its study 'mosi'"),
         ({"revision": "f" * 12}, {}, "its revision is '0123456789ab', that of its study 'ffffffffffff'"),
         ({}, {"method": "mult"}, "its method is 'mult', that of its study 'umdf'"),
+        ({"method_version": 2}, {}, "its method_version is 1, that of its study 2"),
         ({"training_seed": 1111}, {}, "its seed 1111 is the one that all trials of its study were trained under"),
         ({"budget": 9}, {}, "its study has 3 trials of a budget of 9"),
     ],

@@ -21,7 +21,7 @@ from msabench.results.comparison import baseline_of, named_method
 from msabench.results.paired import paired_differences, resampled
 from msabench.results.store import ResultStore
 from msabench.results.stored_intervals import read_intervals, update_intervals
-from msabench.results.study import TUNING
+from msabench.results.study import TUNING, Trial
 from msabench.results.tuning_changes import Spent
 from msabench.tables.command import table
 from msabench.tables.compare import compare
@@ -265,8 +265,12 @@ def test_failed_and_pruned_trials_are_part_of_what_was_spent() -> None:
     from msabench.tables.tuning import spent_words
 
     spent = Spent.of(study(val_tasks=(None, 0.5, None)))
-    assert (spent.trials, spent.failed, spent.seconds, spent.processor_seconds) == (3, 2, 6.0, 3.0)
-    assert spent_words(spent) == ["3 (2 failed)", "6", "3"]
+    assert (spent.trials, spent.failed, spent.seconds, spent.processor_seconds) == (3, 2, 6.0, 1.0)
+    assert spent_words(spent) == ["3 (2 failed)", "6", "1"]
+    pruned = Trial(3, {}, "pruned", None, 1, 9.0)
+    more = Spent.of(study(trials=(*study().trials, pruned)))
+    assert (more.trials, more.pruned, more.seconds, more.processor_seconds) == (4, 1, 15.0, None)
+    assert spent_words(more) == ["4 (1 pruned)", "15", "-"]
 
 
 def test_other_settings_than_those_that_the_study_began_with_are_no_pair(tmp_path: Path) -> None:
