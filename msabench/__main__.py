@@ -76,6 +76,7 @@ VERBS = {
     "specialists": Verb(
         "msabench.tables.specialists:specialists", "show one model for all conditions beside one per condition"
     ),
+    "tuning": Verb("msabench.tables.tuning:tuning", "show what tuned settings change, and what they took"),
     "figures": Verb("msabench.figures.command:figures", "draw figures of stored results"),
     "audit": Verb("msabench.audit.command:audit", "check published numbers, or your own"),
     "costs": Verb("msabench.tables.costs:costs", "print what methods cost: parameters, seconds, memory"),

@@ -20,6 +20,7 @@ from msabench.results.record import SCORED
 from msabench.results.records import Records
 from msabench.results.store import ResultStore
 from msabench.results.table import CONSTANT, Entry, Row, Table, columns_of
+from msabench.results.tuned import Tuning, check_tuning
 
 INDEX = ("method", "variant", "regime", "fidelity", "features", "protocol", "marks")
 """Levels of the index, see ``table``."""
@@ -41,6 +42,7 @@ def table(
     spread: bool = False,
     summary: bool | str | Sequence[str] = False,
     revision: str | Sequence[str] | None = None,
+    tuning: Tuning | None = None,
 ) -> pd.DataFrame:
     """Results as a data frame: the numbers of ``msabench table``, unrounded.
 
@@ -58,6 +60,8 @@ def table(
         summary: Whether columns of derived quantities follow, those of ``msabench table --summary``; or which, by name:
             {quantities}, and ``relative:`` with a cell or an average.
         revision: Revisions of the data to keep; None for all.
+        tuning: Rows of ``default`` settings, of ``tuned`` ones, or ``all``; None for default ones, and tuned ones where
+            there are only these.
 
     Returns:
         Columns: ``dataset``, ``metric``, ``cell`` (a cell, an average such as ``avg_missing``, or a derived
@@ -65,10 +69,11 @@ def table(
         predictor's first: ``method``, ``variant``, ``regime``, ``fidelity`` (``external`` for methods from outside,
         ``scored`` for predictions made elsewhere, which come last), ``features``, ``protocol`` (where text is dropped
         and with what it is filled, whether lengths are hidden, which split selects), ``marks`` (what else tells rows of
-        one corpus apart: version, config, and the revision of the data where there are rows of several; mostly empty).
+        one corpus apart: tuned settings, as in ``tuned(50, random, seed 1)``, version, config, and the revision of the
+        data where there are rows of several; mostly empty).
         Values in natural scale, accuracies and F1 in [0, 1]; NaN where there are no records or a value is undefined.
-        ``frame.attrs["warnings"]`` lists what makes numbers doubtful. Numbers of different protocols are rows of
-        their own: what stands in different ones is not comparable.
+        ``frame.attrs["warnings"]`` lists what makes numbers doubtful or is left out. Numbers of different
+        protocols are rows of their own: what stands in different ones is not comparable.
 
     Raises:
         MSABenchError: A dataset, method, metric, cell, derived quantity, regime or revision is unknown, there is no
@@ -78,6 +83,7 @@ def table(
         >>> frame = table("leaderboard/results", ["synth"])
         >>> frame[("synth", "f1_non0", "inter/la")].sort_values()
     """
+    check_tuning(tuning)
     shown = (*columns_of(_listed(grid)), *columns_for(_quantities(summary)))
     columns = list(dict.fromkeys(column.key for column in shown))
     place = store_to_read(None if store is None else Path(store).expanduser())
@@ -104,14 +110,21 @@ def table(
         found
         for name in wanted
         for metric in _metrics_of(records, name, asked)
-        for found in build_tables(records, failures, name, metric, shown, methods=methods, keep_seeds=per_seed)
+        for found in build_tables(
+            records, failures, name, metric, shown, methods=methods, keep_seeds=per_seed, tuning=tuning
+        )
     ]
     made = _frame_of(tables, columns, per_seed, spread)
     made = made.iloc[_order(made.index, methods or ())]
     made.attrs["warnings"] = list(
-        dict.fromkeys(f"{found.title}: {line}" for found in tables for line in found.warnings)
+        dict.fromkeys(f"{found.title}: {line}" for found in tables for line in (*found.warnings, *_left_out(found)))
     )
     return made
+
+
+def _left_out(table: Table) -> list[str]:
+    names = ", ".join(sorted(table.tuned_left_out))
+    return [f"left out: tuned rows of {names} (tuning='tuned' gives them, tuning='all' both)"] if names else []
 
 
 def _quantities(summary: bool | str | Sequence[str]) -> tuple[str, ...]:
@@ -214,7 +227,8 @@ def _places(tables: Sequence[Table], per_seed: bool) -> list[tuple[Table, Row, t
     places = []
     for t, row, about, seed in found:
         several = len(revisions[t.dataset, *about[_OF_TABLE]]) > 1
-        marks = " ".join([*row.marks, *([t.protocol["revision"]] if several else [])])
+        words = [row.tuning, *row.marks, t.protocol["revision"] if several else ""]
+        marks = " ".join(filter(None, words))
         places.append((t, row, (*about, marks, *seed)))
     return places
 

@@ -14,15 +14,16 @@ from msabench.results.places import store_to_read
 
 if TYPE_CHECKING:
     from msabench.figures.sheet import Picture
+    from msabench.results.tuned import Tuning
 
 OPTIONS = {
-    "robustness": ("datasets", "methods", "variants", "metric", "band", "scored", "revision"),
-    "conditions": ("datasets", "methods", "variants", "metric", "band", "scored", "revision"),
-    "confusion": ("datasets", "methods", "variants", "cells", "scored", "revision"),
-    "tsne": ("datasets", "methods", "variants", "cells", "scored", "revision"),
+    "robustness": ("datasets", "methods", "variants", "metric", "band", "scored", "revision", "tuning"),
+    "conditions": ("datasets", "methods", "variants", "metric", "band", "scored", "revision", "tuning"),
+    "confusion": ("datasets", "methods", "variants", "cells", "scored", "revision", "tuning"),
+    "tsne": ("datasets", "methods", "variants", "cells", "scored", "revision", "tuning"),
     "importance": ("checkpoints",),
-    "cost": ("datasets", "methods", "variants", "metric", "band", "cost", "revision"),
-    "ranks": ("datasets", "methods", "variants", "metric", "cells", "scored", "revision"),
+    "cost": ("datasets", "methods", "variants", "metric", "band", "cost", "revision", "tuning"),
+    "ranks": ("datasets", "methods", "variants", "metric", "cells", "scored", "revision", "tuning"),
 }
 """Kind of figure -> options that mean something to it, besides store and out."""
 
@@ -43,6 +44,7 @@ def figures(
     out: Path = Path("figures"),
     scored: bool = False,
     revision: list[str] | None = None,
+    tuning: Literal["default", "tuned", "all"] | None = None,
 ) -> str:
     """Draw figures of stored results as PDF and PNG, one for each corpus and protocol.
 
@@ -67,6 +69,8 @@ def figures(
         scored: Draw predictions from elsewhere as well, which were only scored here; without, only those that methods
             names.
         revision: Revisions of the data, as tables print them; all if not given. Ranks need one of each corpus.
+        tuning: Rows of default settings, of tuned ones, or all; default ones if not given, tuned ones where there are
+            only these.
 
     Returns:
         The files written.
@@ -86,6 +90,7 @@ def figures(
         "checkpoints": checkpoints,
         "scored": scored or None,
         "revision": revision,
+        "tuning": tuning,
     }
     if kind not in OPTIONS:
         raise one_of("kind of figure", kind, OPTIONS)
@@ -114,6 +119,7 @@ def figures(
                 place,
                 scored,
                 revision,
+                tuning,
             )
         paths: list[Path] = []
         problems: list[MSABenchError] = []
@@ -141,6 +147,7 @@ def _of_store(
     store: Path,
     scored: bool,
     revision: Sequence[str] | None,
+    tuning: Tuning | None,
 ) -> list[Callable[[], Picture]]:
     """How to draw each figure: one for each table, but one for all tables of ranks."""
     from msabench.figures import confusion, cost, curves, embedding, rank_diagram
@@ -159,6 +166,7 @@ def _of_store(
         intervals=banded and band == "intervals",
         scored=scored,
         revision=revision,
+        tuning=tuning,
     )
     if kind == "ranks":
         ranked = rank_rows(chosen_tables, cells_of(cells or ["paper"], quantities=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,15 +17,18 @@ from msabench.leaderboard.submission import (
     prediction_problems,
     read_submissions,
     registration_problems,
+    tuning_problems,
     warnings,
 )
 from msabench.results import predictions
 from msabench.results.aggregate import inconsistencies
 from msabench.results.store import ResultStore
+from msabench.results.study import Study, studies, study_file, write_study
+from msabench.results.tuned import study_of
 
 
 def admit(records: Path, store: Path) -> str:
-    """Check the records of a store and copy them, with their predictions, into another one.
+    """Check the records of a store and copy them, with their predictions and studies, into another one.
 
     Args:
         records: The contributor's store, with its predictions.
@@ -46,10 +49,15 @@ def admit(records: Path, store: Path) -> str:
     if not submissions:
         raise MSABenchError(f"{records} holds no finished jobs; name the store that `msabench run --store` wrote")
     # An index that came along says whatever its maker wants.
-    remarks = _check(submissions, ResultStore(records, indexed=False), ResultStore(store))
+    try:
+        given, admitted = ({study.study_id: study for study in studies(place)} for place in (records, store))
+    except MSABenchError as error:
+        raise _refusal([str(error)]) from error
+    remarks = _check(submissions, ResultStore(records, indexed=False), ResultStore(store), given, admitted)
     if failed:
         remarks.append(f"left out: {failed} failed attempts, which have no predictions to check")
-    _copy(submissions, ResultStore(store))
+    names = dict.fromkeys(study_of(one.job.provenance) for one in submissions if one.job.key.tuning)
+    _copy(submissions, [given[name] for name in names if name not in admitted], ResultStore(store))
     count = sum(len(submission.cells) for submission in submissions)
     return "\n".join([f"admitted {len(submissions)} jobs with {count} records into {store}", *remarks])
 
@@ -59,13 +67,20 @@ def _refusal(problems: Sequence[str]) -> MSABenchError:
     return MSABenchError(f"nothing was admitted; problems: {len(problems)}\n{listed}")
 
 
-def _check(submissions: Sequence[Submission], records: ResultStore, store: ResultStore) -> list[str]:
-    """Raise what is wrong; return what should be said."""
+def _check(
+    submissions: Sequence[Submission],
+    records: ResultStore,
+    store: ResultStore,
+    given: Mapping[str, Study],
+    admitted: Mapping[str, Study],
+) -> list[str]:
+    """Raise what is wrong; return what should be said. ``given`` and ``admitted`` are the stores' studies by id."""
     references = References(store.folder, store.frame())
     problems: list[str] = []
     held: dict[str, dict[str, None]] = {}
     for submission in submissions:
         found = [*registration_problems(submission), *outside_problems(submission, store.folder)]
+        found += tuning_problems(submission, given, admitted)
         if store.has(submission.job.key.job_id):
             found.append(f"{submission.name} is admitted already; records are never replaced")
         found += mask_seed_problems(submission)
@@ -102,11 +117,13 @@ def _held_against(what: str, sources: tuple[str, ...]) -> str:
     return f"{what}: as in {' and '.join(sources)}"
 
 
-def _copy(submissions: Sequence[Submission], store: ResultStore) -> None:
-    """Add every job with its predictions; whatever happens on the way, all of them or none."""
+def _copy(submissions: Sequence[Submission], tried: Sequence[Study], store: ResultStore) -> None:
+    """Add every job with its predictions, and studies; whatever happens on the way, all of them or none."""
     targets = {one.job.key.job_id: predictions.path_of(store.folder, one.job.key) for one in submissions}
     added: list[Path] = []
     try:
+        for study in tried:
+            write_study(store.folder, study)
         for submission in submissions:
             target = targets[submission.job.key.job_id]
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +139,10 @@ def _copy(submissions: Sequence[Submission], store: ResultStore) -> None:
                 # Somebody else may have added the same job meanwhile, whose predictions these are.
                 if not store.has(job_id):
                     target.unlink(missing_ok=True)
+            used = {study_of(job.provenance) for job in store.jobs()}
+            for study in tried:
+                if study.study_id not in used:
+                    study_file(store.folder, study).unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise MSABenchError(f"nothing was admitted: {store.folder} cannot be written ({error})") from error
         raise

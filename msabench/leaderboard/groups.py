@@ -177,6 +177,7 @@ def _row(group: Group, row: Row, intervals: Intervals) -> dict[str, Any]:
         "page": page_of(row.method),
         "variant": row.variant,
         "regime": row.regime,
+        "tuning": row.tuning,
         "fidelity": row.fidelity,
         "constant": row.method == CONSTANT and not row.origin,
         "scored": bool(row.origin),

@@ -8,6 +8,7 @@ from typing import Any
 from msabench.leaderboard import reproduce
 from msabench.results.record import SCORED, JobRecord
 from msabench.results.scored import UNKNOWN
+from msabench.results.tuned import study_of
 
 
 def venue_of(venue: str, year: int) -> str:
@@ -24,12 +25,12 @@ def job_entry(job: JobRecord) -> dict[str, Any]:
     Returns:
         ``id``, ``title``, ``failed``, ``error``, ``warnings``, ``command`` (lines; none if it cannot be run),
         ``encoder`` (whether a text encoder has to be put in), ``scored`` (whether its predictions were made elsewhere),
-        ``facts`` (name, value).
+        ``study`` (id of the study that selected its settings, or empty), ``facts`` (name, value).
     """
     key = job.key
     features = "" if key.features == key.dataset else key.features
     variant = "" if key.variant == "default" else key.variant
-    parts = (f"{key.dataset} {key.revision}", features, variant, key.regime, f"seed {key.seed}")
+    parts = (f"{key.dataset} {key.revision}", features, variant, key.regime, key.tuning, f"seed {key.seed}")
     return {
         "id": key.job_id,
         "title": ", ".join(part for part in parts if part),
@@ -39,6 +40,7 @@ def job_entry(job: JobRecord) -> dict[str, Any]:
         "command": reproduce.commands(job) if reproduce.can_run(job) else [],
         "encoder": reproduce.needed_weights(job),
         "scored": bool(key.origin),
+        "study": study_of(job.provenance),
         "facts": [(name, value) for name, value in _facts(job) if value],
     }
 
@@ -69,6 +71,7 @@ def _facts(job: JobRecord) -> Sequence[tuple[str, str]]:
         ("Sha256 of their file", str(scored.get("sha256") or "")),
         ("Version of the method", str(job.key.method_version)),
         ("Configuration", job.key.config_hash),
+        ("Settings", job.key.tuning),
         ("Data", f"{job.key.dataset}, revision {job.key.revision}, features {job.key.features}"),
         ("Protocol", _protocol(job)),
         ("Padding", job.padding or ""),

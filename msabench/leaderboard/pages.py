@@ -16,6 +16,7 @@ PAGES = (
     ("index", "index.html", "Overview"),
     ("results", "results.html", "Results"),
     ("regimes", "regimes.html", "Training regimes"),
+    ("tuning", "tuning.html", "Tuning"),
     ("methods", "methods.html", "Methods"),
     ("published", "published.html", "Published numbers"),
     ("audit", "audit.html", "Audit"),

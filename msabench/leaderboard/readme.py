@@ -10,6 +10,7 @@ from msabench.files import write_text
 from msabench.results.build import build_tables
 from msabench.results.store import ResultStore
 from msabench.results.table import CONSTANT, Table, columns_of
+from msabench.tables import tuning
 from msabench.tables.regimes import CELLS, kept_changes, section
 from msabench.tables.render import render_markdown
 from msabench.tables.result_sheet import result_sheet
@@ -69,12 +70,17 @@ def readme_text(store: Path) -> str:
     if not held:
         parts.append("There are no records yet.\n")
     for dataset in held:
-        for table in build_tables(records, failures, dataset, None, columns_of(["paper"])):
+        for table in build_tables(records, failures, dataset, None, columns_of(["paper"]), tuning=None):
             parts.append(_section(table))
         # What seeing missing data in training changes.
         parts += [
             f"{section(part, CELLS, markdown=True)}\n"
             for part in kept_changes(store, dataset, records=(records, failures))
+        ]
+        # What tuned settings change, and what they took.
+        parts += [
+            f"{tuning.section(part, CELLS, markdown=True)}\n"
+            for part in tuning.kept_tuning(store, dataset, (records, failures))
         ]
     return "\n".join(parts)
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msabench.leaderboard.pages import Writer
+from msabench.results.chosen_rows import ChosenRows
 from msabench.results.record import JobRecord
 from msabench.results.records import Records
-from msabench.results.regime_changes import COMPLETE, MIXED, RegimeChanges
+from msabench.results.regime_changes import COMPLETE, MIXED
+from msabench.results.table import Table
 from msabench.tables.regimes import CELLS, grid, heading, kept_changes, legend
 
 BESIDE = ("corr", "mae")
@@ -29,19 +31,35 @@ def write_regimes(
     Raises:
         MSABenchError: A record or interval file is malformed.
     """
-    sections = [_entry(part) for dataset in datasets for part in kept_changes(store, dataset, BESIDE, records)]
+    parts = [part for dataset in datasets for part in kept_changes(store, dataset, BESIDE, records)]
+    sections = [
+        table_entry(part.chosen.table, title_of(part.chosen, heading(part)), grid(part, CELLS), legend(part, CELLS))
+        for part in parts
+    ]
     writer.write("regimes.html", "regimes.html", "regimes", sections=sections, before=COMPLETE, after=MIXED)
 
 
-def _entry(part: RegimeChanges) -> dict[str, object]:
-    header, *rows = grid(part, CELLS)
-    table, revision = part.chosen.table, part.chosen.revision
+def title_of(chosen: ChosenRows, heading: str) -> str:
+    """A table's heading, with the revision of the data where there are several."""
+    return f"{heading}, revision {chosen.revision}" if chosen.revision else heading
+
+
+def table_entry(table: Table, title: str, lines: list[list[str]], below: Sequence[str]) -> dict[str, object]:
+    """A table of changes as templates show it.
+
+    Args:
+        table: The table that the rows are of.
+        title: The heading.
+        lines: Header and rows.
+        below: Sentences below.
+    """
+    header, *rows = lines
     return {
-        "heading": f"{heading(part)}, revision {revision}" if revision else heading(part),
+        "heading": title,
         "protocol": f"{table.protocol_text}.",
         "caveat": table.caveat,
         "header": header,
         "rows": rows,
         # Commands as code, in the notation of docstrings.
-        "legend": [line.replace("`", "``") for line in legend(part, CELLS)],
+        "legend": [line.replace("`", "``") for line in below],
     }

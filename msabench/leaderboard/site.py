@@ -20,6 +20,8 @@ from msabench.leaderboard.method_pages import job_entry, venue_of
 from msabench.leaderboard.pages import Writer
 from msabench.leaderboard.published_pages import write_published
 from msabench.leaderboard.regime_page import write_regimes
+from msabench.leaderboard.study_entries import SETTINGS, TRIALS, study_entry
+from msabench.leaderboard.tuning_page import write_tuning
 from msabench.leaderboard.vendored import copy_libraries, licence_texts
 from msabench.methods.registry import methods as registered
 from msabench.results.aggregate import DRAWS, LEVEL
@@ -28,6 +30,7 @@ from msabench.results.record import METHOD, JobRecord
 from msabench.results.scored import scored_of
 from msabench.results.store import ResultStore
 from msabench.results.stored_intervals import read_intervals
+from msabench.results.study import Study, studies
 from msabench.tables.costs import HEADER, LEGEND, cost_rows
 
 ASSETS = Path(__file__).parent / "assets"
@@ -70,10 +73,12 @@ def build_site(out: Path, store: Path, published: Path, datasets: Sequence[str] 
         _write_overview(writer, groups, jobs, built)
         writer.write("results.html", "results.html", "results")
         write_regimes(writer, store, shown, (records, failures))
+        write_tuning(writer, store, shown, (records, failures))
         cells: dict[str, list[str]] = {}
         for job, cell in zip(records.job.tolist(), records.cell.tolist(), strict=True):
             cells.setdefault(records.jobs[job]["job_id"], []).append(records.cells[cell])
-        _write_methods(writer, groups, jobs, cells)
+        tried = [study for study in studies(store) if study.dataset in shown]
+        _write_methods(writer, groups, jobs, cells, tried)
         write_published(writer, published)
         writer.write("submit.html", "submit.html", "submit")
         writer.write("licences/index.html", "licences.html", "", texts=licence_texts(folder / "licences"))
@@ -118,18 +123,24 @@ def _write_overview(writer: Writer, groups: Sequence[Group], jobs: Sequence[JobR
 
 
 def _write_methods(
-    writer: Writer, groups: Sequence[Group], jobs: Sequence[JobRecord], cells: dict[str, list[str]]
+    writer: Writer,
+    groups: Sequence[Group],
+    jobs: Sequence[JobRecord],
+    cells: dict[str, list[str]],
+    tried: Sequence[Study],
 ) -> None:
     """One page per registered or recorded method; ``cells`` holds the cell of every record of a job."""
     by_method: dict[str, list[JobRecord]] = {name: [] for name in registered()}
     for job in jobs:
         by_method.setdefault(job.key.method, []).append(job)
+    for study in tried:
+        by_method.setdefault(study.method, [])
     with_numbers = {row.method for group in groups for row in group.table.rows if row.entries}
     (writer.folder / reproduce.FOLDER).mkdir()
     entries = []
     for name in sorted(by_method):
         mine = by_method[name]
-        elsewhere = name not in registered() and all(job.key.origin for job in mine)
+        elsewhere = name not in registered() and bool(mine) and all(job.key.origin for job in mine)
         scored = scored_of(mine[0]) if elsewhere else None
         card = card_of(name, external=any(METHOD in job.provenance for job in mine), scored=scored)
         finished = [job for job in mine if job.status == "ok"]
@@ -150,6 +161,9 @@ def _write_methods(
             cost_legend=" ".join(LEGEND),
             costs=cost_rows(trained, {job.key.job_id: len(cells[job.key.job_id]) for job in trained}),
             jobs=[job_entry(job) for job in sorted(mine, key=_order)],
+            studies=[study_entry(study, finished) for study in tried if study.method == name],
+            settings_header=SETTINGS,
+            trials_header=TRIALS,
         )
         records = f"{len(finished)} jobs" + (
             f", {len(mine) - len(finished)} failed" if len(finished) < len(mine) else ""
@@ -165,6 +179,7 @@ def _order(job: JobRecord) -> tuple[Any, ...]:
         key.variant != "default",
         key.variant,
         key.regime,
+        key.tuning,
         key.config_hash,
         key.seed,
         job.status,

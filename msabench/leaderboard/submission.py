@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from msabench.results.places import COMMITTED_STORE
 from msabench.results.record import METHOD, CellRecord, JobKey, JobRecord, names_of
 from msabench.results.record_file import RecordFile
 from msabench.results.store import ResultStore
+from msabench.results.study import Study
+from msabench.results.study_checks import study_problems
+from msabench.results.tuned import study_of
 
 TOLERANCE = 1e-9
 """Relative difference that two machines' sums may have."""
@@ -101,11 +104,33 @@ def registration_problems(submission: Submission) -> Iterator[str]:
         return
     for field in names_of(JobKey):
         value = getattr(expected, field)
-        # Another version is said above; configs do not hold it.
-        if field != "method_version" and getattr(key, field) != value:
+        # Another version is said above; configs do not hold it, nor how their settings were found.
+        if field not in ("method_version", "tuning") and getattr(key, field) != value:
             yield f"{name}: its key has {field} {getattr(key, field)!r}, its config gives {value!r}"
     for problem in form_problems(submission.job.config, class_path(key.method) if is_external(key.method) else ""):
         yield f"{name}: its config is not as records keep it: {problem}"
+
+
+def tuning_problems(
+    submission: Submission, studies: Mapping[str, Study], admitted: Mapping[str, Study]
+) -> Iterator[str]:
+    """What contradicts that a job of tuned settings is the winner of its study.
+
+    Args:
+        submission: A job.
+        studies: Id -> study that comes with the submission.
+        admitted: Id -> study of the store that it is to enter.
+
+    Yields:
+        One sentence per problem; none for a job of default settings.
+    """
+    if not submission.job.key.tuning:
+        return
+    name = study_of(submission.job.provenance)
+    theirs, ours = studies.get(name), admitted.get(name)
+    yield from (f"{submission.name}: {problem}" for problem in study_problems(submission.job, theirs or ours))
+    if theirs and ours and theirs.content != ours.content:
+        yield f"{submission.name}: its study {name} is admitted already with another outcome, which is never replaced"
 
 
 def outside_problems(submission: Submission, store: Path) -> Iterator[str]:

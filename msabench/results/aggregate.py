@@ -31,7 +31,7 @@ Line = dict[str, Any]
 PROTOCOL = ("dataset", "revision", "features", "level", "lengths", "token_fill", "selection")
 """Fields that must agree before two numbers may stand in one table."""
 
-ROW = ("method", "method_version", "variant", "regime", "config_hash", "origin")
+ROW = ("method", "method_version", "variant", "regime", "config_hash", "origin", "tuning")
 """Fields that tell the rows of a table apart."""
 
 DRAWS = 2000

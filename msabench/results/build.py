@@ -23,6 +23,7 @@ from msabench.results.places import predictions_file
 from msabench.results.record import MANY_BLIND, SCORED, JobRecord
 from msabench.results.records import Job, Records
 from msabench.results.table import CONSTANT, Column, Entry, Row, Table, failures_in
+from msabench.results.tuned import MEANING, Shown, Tuning, left_out_words
 
 
 def dataset_facts(name: str) -> DatasetInfo:
@@ -67,6 +68,7 @@ def build_tables(
     methods: Sequence[str] | None = None,
     keep_seeds: bool = False,
     predictions: Path | None = None,
+    tuning: Tuning | None = "all",
 ) -> list[Table]:
     """Tables of one corpus: one for each metric set and protocol found in its records.
 
@@ -79,6 +81,7 @@ def build_tables(
         methods: Methods to show, in this order, besides the constant baseline; None shows all.
         keep_seeds: Whether each training seed is a row of its own.
         predictions: The store whose predictions intervals are taken from; None for no intervals.
+        tuning: Which rows to show, of default and of tuned settings; None leaves it to ``tuned.Shown``, table by table.
 
     Raises:
         MSABenchError: No record of the corpus has the metric.
@@ -109,9 +112,25 @@ def build_tables(
         mine = [job for job in failed.get(name, ()) if wanted is None or job.key.method in wanted]
         spec = metric_spec(metric or default_metric(dataset, name), name)
         quantities = [column.key for column in columns if column.block == BLOCK]
-        rows = _rows_by_protocol(found, mine, dataset, name, spec.key, keep_seeds, predictions, quantities)
-        tables += _tables(part, rows, dataset, name, spec, columns, methods, left_out)
+        kept, failing, rules = _of_tuning(found, mine, tuning)
+        rows = _rows_by_protocol(kept, failing, dataset, name, spec.key, keep_seeds, predictions, quantities)
+        tables += _tables(part, rows, rules, dataset, name, spec, columns, methods, left_out)
     return tables
+
+
+def _of_tuning(
+    found: Records, failures: Sequence[JobRecord], tuning: Tuning | None
+) -> tuple[Records, list[JobRecord], dict[tuple[str, ...], Shown]]:
+    """The jobs whose rows are shown, of default or of tuned settings; and by which rule, for each protocol."""
+    by_protocol: dict[tuple[str, ...], list[Job]] = {}
+    for job in (*found.jobs, *(vars(failure.key) for failure in failures)):
+        by_protocol.setdefault(tuple(job[name] for name in PROTOCOL), []).append(job)
+    rules = {protocol: Shown(jobs, tuning) for protocol, jobs in by_protocol.items()}
+
+    def keeps(job: Job) -> bool:
+        return rules[tuple(job[name] for name in PROTOCOL)].keeps(job)
+
+    return found.keeping(keeps), [failure for failure in failures if keeps(vars(failure.key))], rules
 
 
 def _metric_set_of(failure: JobRecord, parts: Mapping[str, Records]) -> str:
@@ -161,6 +180,7 @@ def _rows_by_protocol(
 def _tables(
     part: Records,
     rows: Mapping[tuple[str, ...], list[Row]],
+    rules: Mapping[tuple[str, ...], Shown],
     dataset: str,
     metric_set: str,
     spec: MetricSpec,
@@ -177,8 +197,11 @@ def _tables(
         ordered = _ordered(group, methods)
         mark_alike(ordered)
         table = Table(dataset, info.title, info.caveat, named, spec, metric_set, columns, ordered)
+        rule = rules[tuple(named.values())]
+        table.tuned_left_out = rule.left_out
         table.warnings = [*doubts(part, named), *left_out]
-        table.notes = [*_notes(table, methods), *table.warnings]
+        lacking = ["There are no tuned rows under this protocol."] * rule.lacking
+        table.notes = [*_notes(table, methods), *lacking, *table.warnings]
         tables.append(table)
     return tables
 
@@ -233,6 +256,7 @@ def _ordered(rows: list[Row], methods: Sequence[str] | None) -> list[Row]:
             row.variant != "default",
             row.variant,
             row.regime,
+            row.tuning,
             row.method_version,
             row.config_hash,
             row.seed,
@@ -242,9 +266,9 @@ def _ordered(rows: list[Row], methods: Sequence[str] | None) -> list[Row]:
 
 
 def mark_alike(rows: list[Row]) -> None:
-    """Tell apart rows of one method, variant and regime that differ in version or configuration."""
+    """Tell apart rows of one method, variant, regime and tuning that differ in version or configuration."""
     for row in rows:
-        alike = [r for r in rows if (r.method, r.variant, r.regime) == (row.method, row.variant, row.regime)]
+        alike = [r for r in rows if (r.name, r.regime, r.tuning) == (row.name, row.regime, row.tuning)]
         version = f"v{row.method_version}" if len({r.method_version for r in alike}) > 1 else ""
         config = f"#{row.config_hash[:8]}" if len({r.config_hash for r in alike}) > 1 else ""
         row.marks = tuple(mark for mark in (version, config) if mark)
@@ -260,6 +284,10 @@ def _notes(table: Table, methods: Sequence[str] | None) -> list[str]:
         notes.append(f"No records under this protocol: {', '.join(absent)}.")
     if any(row.marks for row in table.rows):
         notes.append("v, # = version of the method, hash of the configuration, where a method has several.")
+    if any(row.tuning for row in table.rows):
+        notes.append(f"{MEANING}.")
+    if table.tuned_left_out:
+        notes.append(f"Left out: {left_out_words(table.tuned_left_out)}.")
     return [*notes, *failures_in(table.rows)]
 
 

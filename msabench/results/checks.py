@@ -15,6 +15,7 @@ from msabench.errors import MSABenchError
 from msabench.metrics.spec import METRICS, metric_keys
 from msabench.missingness.conditions import LETTERS, SUBSETS, Cell
 from msabench.results.record import EXTERNAL_ORIGIN, OPTIONAL, SCHEMA_VERSION, CellRecord, JobKey, JobRecord
+from msabench.results.tuned import reference_problem
 
 _JOB_FILE = re.compile(r"^[0-9a-f]{16}(?:\.failed\.\d{8}T\d{6}Z)?\.jsonl$")
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
@@ -79,6 +80,8 @@ def _check_first(path: Path, line: dict[str, Any], folder: Path) -> JobRecord:
             f"{where} has origin {line['origin']!r}; allowed: {EXTERNAL_ORIGIN}, or none for what msabench trained"
         )
     job = JobRecord.from_json(line)
+    if wrong := reference_problem(job):
+        raise MSABenchError(f"{where} {wrong}")
     for name in job.unseen or ():
         if name not in LETTERS.values():
             raise MSABenchError(

@@ -19,6 +19,7 @@ from msabench.results.records import Records
 from msabench.results.rows import key_of
 from msabench.results.store import ResultStore
 from msabench.results.table import CONSTANT, Row, Table, columns_of
+from msabench.results.tuned import Tuning, check_tuning, left_out_words
 
 
 @dataclass
@@ -84,6 +85,7 @@ def choose_rows(
     records: tuple[Records, list[JobRecord]] | None = None,
     grid: Sequence[str] = ("paper",),
     revision: Sequence[str] | None = None,
+    tuning: Tuning | None = None,
 ) -> list[ChosenRows]:
     """Find what a store has of some methods.
 
@@ -103,6 +105,7 @@ def choose_rows(
             ``datasets``.
         grid: Names of the grids and cells that rows have entries for, with their averages.
         revision: Revisions of the data; all if not given.
+        tuning: Which rows to take, of default and of tuned settings; None leaves it to ``tuned.Shown``.
 
     Returns:
         The chosen rows of each corpus and protocol that has any of it, in the order of ``datasets``.
@@ -112,6 +115,7 @@ def choose_rows(
     """
     from msabench.results.build import build_tables, check_methods, metrics_in, parts_of
 
+    check_tuning(tuning)
     if metric is not None:
         metric_spec(metric)
     held, failures = records or (ResultStore(store).records(), ResultStore(store).failures())
@@ -151,10 +155,13 @@ def choose_rows(
             (*columns_of(list(grid)), *columns_for(quantities)),
             methods=methods,
             predictions=store if intervals else None,
+            tuning=tuning,
         ):
             left_out = [f"failed job {line}" for row in table.rows for line in row.failures]
             if methods is None and (names := sorted(hidden.of(dataset=dataset).held("method"))):
                 left_out.append(f"{', '.join(names)}, only scored here (--scored takes them in)")
+            if table.tuned_left_out:
+                left_out.append(left_out_words(table.tuned_left_out))
             with_constant = constant or CONSTANT in (methods or ())
             table.rows = [row for row in table.rows if row.entries and (with_constant or row.method != CONSTANT)]
             there = {row.method for row in table.rows}
@@ -168,7 +175,8 @@ def choose_rows(
             mine = [jobs[table.metric_set][key_of(table, row)] for row in table.rows]
             found.append(ChosenRows(table, mine, left_out, revisions[dataset]))
     if not found:
-        asked = f"{' '.join(methods or ['any method'])} ({' '.join(shown)})"
+        kind = "tuned settings of " if tuning == "tuned" else ""
+        asked = f"{kind}{' '.join(methods or ['any method'])} ({' '.join(shown)})"
         others = " (--scored takes in what was only scored here)" if len(hidden) else ""
         raise MSABenchError(
             f"{store} has no records of {asked} on {' '.join(wanted)}{others}; `msabench table` says what it has"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from msabench.results.paired import Difference, holm, paired_differences, resamp
 from msabench.results.ranks import Ranking, rank_intervals, ranking
 from msabench.results.resample import over_resamples, seed_shares
 from msabench.results.table import Entry, Row
+
+TUNED = "tuned"
+"""Word in the name of a row with tuned settings."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,15 @@ def baseline_of(chosen: ChosenRows, name: str) -> int | None:
     Args:
         chosen: The rows.
         name: A row's method, method with variant, or either with its regime: ``mult``, ``prlf/wo_pi``,
-            ``prlf (mixed)``.
+            ``prlf (mixed)``. The word ``tuned`` behind method and variant means tuned settings, as in ``mult tuned``;
+            without it default ones are meant where both are there.
 
     Raises:
         MSABenchError: Several rows go by the name.
     """
     rows = chosen.table.rows
     places = [place for place, row in enumerate(rows) if name in _names_of(row)]
+    places = [place for place in places if not rows[place].tuning] or places
     if len(places) > 1:
         several = ", ".join(repr(full_name(rows[place])) for place in places)
         raise MSABenchError(f"baseline {name!r} may be any of {several}; give one of them")
@@ -79,8 +85,15 @@ def baseline_of(chosen: ChosenRows, name: str) -> int | None:
 
 
 def _names_of(row: Row) -> tuple[str, ...]:
-    plain = row.method if row.variant == "default" else f"{row.method}/{row.variant}"
-    return plain, f"{plain} ({row.regime})", row.label, full_name(row)
+    tuned = f"{row.name} {TUNED}" if row.tuning else row.name
+    return row.name, f"{row.name} ({row.regime})", tuned, f"{tuned} ({row.regime})", row.label, full_name(row)
+
+
+def named_method(name: str) -> tuple[str, str]:
+    """Method and variant of a name as ``baseline_of`` takes it; the variant is empty if none is named."""
+    plain = re.sub(rf" (\(.*|{TUNED}\b.*)$", "", name)
+    method, _, variant = plain.partition("/")
+    return method, variant
 
 
 def compare_rows(chosen: ChosenRows, baseline: int, cells: Sequence[str], store: Path, draws: int) -> Compared:

@@ -23,6 +23,7 @@ from msabench.missingness.conditions import LETTERS
 from msabench.results.cell_lines import CellLines, cell_lines, read_columns
 from msabench.results.record import METHOD, JobKey, JobRecord
 from msabench.results.record_file import RecordFile, metric_set_in
+from msabench.results.tuned import study_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,13 +34,14 @@ if TYPE_CHECKING:
     from msabench.results.records import Records
 
 INDEX_NAME = ".index"
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 
 KEY_FIELDS = tuple(f.name for f in fields(JobKey))
 CELL_FIELDS = ("cell", "mask_seed", "mask_hash", "n", "collapsed", *(f"dropped_{m}" for m in LETTERS.values()), "blind")
-JOB_FIELDS = ("unseen", "split_sizes", "metric_set", "external")
+JOB_FIELDS = ("unseen", "split_sizes", "metric_set", "external", "study")
 """Fields of ``JobRecord`` that tables need: modalities by their letters, and sizes as in ``1284/229/686``, which may be
-empty; the metric set, which never is; whether the method came from outside msabench."""
+empty; the metric set, which never is; whether the method came from outside msabench; id of the study that tuned the
+settings, empty if none did."""
 
 COLUMNS = ("job_id", *KEY_FIELDS, *JOB_FIELDS, *CELL_FIELDS, *METRICS)
 """Columns of ``ResultStore.frame``."""
@@ -336,6 +338,7 @@ def _job_values(job: JobRecord, metric_set: str) -> dict[str, Any]:
         "split_sizes": "/".join(map(str, job.split_sizes or ())),
         "metric_set": metric_set,
         "external": METHOD in job.provenance,
+        "study": study_of(job.provenance),
     }
 
 

@@ -14,8 +14,10 @@ STORE_VARIABLE = "MSABENCH_STORE"
 """Environment variable that names the store where none is given."""
 
 PREDICTIONS = "predictions"
-STUDIES = "studies"
 """Folder in a store with predictions per clip."""
+
+STUDIES = "studies"
+"""Folder in a store with what was tried to tune methods, see ``results.study``."""
 
 
 def default_store() -> Path:

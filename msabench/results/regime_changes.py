@@ -175,14 +175,14 @@ def regime_changes(
     for place, first in pairs_of([key_of(table, row) for row in rows], before):
         if rows[place].regime != after:
             continue
-        bounds = _bounds(chosen, place, first, cells, stored, store)
+        bounds = bounds_of_pair(chosen, place, first, cells, stored, store)
         both = [cell for cell in cells if cell in rows[place].entries and cell in rows[first].entries]
         changes = {
             cell: Change(cell, rows[first].entries[cell], rows[place].entries[cell], bounds.get(cell)) for cell in both
         }
         methods.append(MethodChange(rows[place], (rows[first].n_seeds, rows[place].n_seeds), changes))
     better = -1 if table.metric.direction == "min" else 1
-    methods.sort(key=lambda method: _gain(method, cells[-1], better), reverse=True)
+    methods.sort(key=lambda method: gain(method, cells[-1], better), reverse=True)
     paired = {(method.row.method, method.row.variant) for method in methods}
     left_out = []
     for name in dict.fromkeys((row.method, row.variant) for row in rows if (row.method, row.variant) not in paired):
@@ -192,14 +192,34 @@ def regime_changes(
     return RegimeChanges(chosen, before, after, methods, left_out)
 
 
-def _gain(method: MethodChange, cell: str, better: int) -> float:
+def gain(method: MethodChange, cell: str, better: int) -> float:
+    """How much a method gains in a cell; minus infinity where that is not known.
+
+    Args:
+        method: The method.
+        cell: Cell name or key of an average.
+        better: 1 where more of the metric is better, else -1.
+    """
     change = method.changes.get(cell)
     return -math.inf if change is None or math.isnan(change.difference) else better * change.difference
 
 
-def _bounds(
+def bounds_of_pair(
     chosen: ChosenRows, place: int, first: int, cells: Sequence[str], stored: StoredBounds, store: Path | None
 ) -> dict[str, Bounds]:
+    """Bounds of one row minus another, as far as they are kept or can be made.
+
+    Args:
+        chosen: The rows.
+        place: Place of the one among them.
+        first: Place of the other.
+        cells: Cell names and keys of averages.
+        stored: Bounds kept beside the records.
+        store: Folder of the result store, for the predictions of what is not kept; None for none.
+
+    Raises:
+        MSABenchError: Predictions are of different clips.
+    """
     table = chosen.table
     jobs = identity(list(chosen.jobs[place].values()), list(chosen.jobs[first].values()))
     kept = {cell: stored[key] for cell in cells if (key := (jobs, table.metric.key, cell)) in stored}

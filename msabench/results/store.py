@@ -120,7 +120,8 @@ class ResultStore:
             The files deleted.
         """
         swept = []
-        for folder in (self.folder, *self._folders(), *self._folders(self.folder / PREDICTIONS)):
+        places = (self.folder / name for name in (PREDICTIONS, STUDIES))
+        for folder in (self.folder, *self._folders(), *(folder for place in places for folder in self._folders(place))):
             for path in folder.iterdir() if folder.is_dir() else ():
                 # Another process may be sweeping, or the store be read-only.
                 with suppress(OSError):

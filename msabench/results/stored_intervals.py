@@ -2,9 +2,9 @@
 
 Intervals are made of predictions, which hold labels and stay on the machine that made them. What is derived from them
 is committed: ``<store>/<dataset>/intervals.csv``, one line per row of a table, metric and cell (averages and derived
-columns among them, ``results.derived``), one per change from training on complete data to another regime, and one per
-specialist beside a model for all conditions. A row is identified by the jobs it is made of, the others by those of all
-their rows, so that an interval of other jobs is never shown.
+columns among them, ``results.derived``), one per change from training on complete data to another regime, one per
+change from default to tuned settings, and one per specialist beside a model for all conditions. A row is identified by
+the jobs it is made of, the others by those of all their rows, so that an interval of other jobs is never shown.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from msabench.results.regime_changes import COMPLETE, bounds_of_change, identity
 from msabench.results.rows import RowKey, jobs_hash
 from msabench.results.specialists import AVERAGE, bounds_at_home, groups_of, six_of
 from msabench.results.store import ResultStore
+from msabench.results.tuning_changes import tuned_pairs
 
 FILENAME = "intervals.csv"
 COLUMNS = ("jobs", "metric", "cell", "low", "high", "draws")
@@ -133,6 +134,10 @@ def _update(store: Path, dataset: str, by_set: dict[str, dict[RowKey, dict[int, 
             name = identity(list(after.values()), list(before.values()))
             job_ids = [*after.values(), *before.values()]
             makers[name] = job_ids, [partial(_change_of, name, after, before, files, metric_set)]
+        for after, before in ((rows[one], rows[other]) for one, other in tuned_pairs(list(by_row))):
+            name = identity(list(after.values()), list(before.values()))
+            change = partial(_change_of, name, after, before, files, metric_set)
+            makers.setdefault(name, ([*after.values(), *before.values()], [change]))
         for place, homes in groups_of(list(by_row)):
             for group in filter(None, [*({home: homes[home]} for home in homes), six_of(homes, rows)]):
                 specialists = {home: rows[other] for home, other in group.items()}

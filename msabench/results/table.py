@@ -170,6 +170,7 @@ class Row:
         entries: Column key -> number; a key that is absent has no records.
         failures: Errors of failed jobs, one line each.
         origin: ``JobKey.origin``: empty for what msabench trained, ``external`` for predictions made elsewhere.
+        tuning: ``JobKey.tuning``: empty for the settings of a config, e.g. ``tuned(50, random, seed 1)`` otherwise.
     """
 
     method: str
@@ -184,12 +185,17 @@ class Row:
     entries: dict[str, Entry] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     origin: str = ""
+    tuning: str = ""
+
+    @property
+    def name(self) -> str:
+        """Method with variant, e.g. ``prlf/step=1``."""
+        return self.method if self.variant == "default" else f"{self.method}/{self.variant}"
 
     @property
     def label(self) -> str:
-        """Method with variant and marks, e.g. ``prlf/step=1``, ``umdf #1a2b3c4d``."""
-        name = self.method if self.variant == "default" else f"{self.method}/{self.variant}"
-        return " ".join([name, *self.marks])
+        """Name with tuning and marks, e.g. ``prlf/step=1``, ``umdf tuned(50, random, seed 1)``, ``umdf #1a2b3c4d``."""
+        return " ".join([self.name, *([self.tuning] if self.tuning else []), *self.marks])
 
     def runs(self, columns: Sequence[Column]) -> str:
         """Training seeds x test masks of some columns: ``3x2``; ``3x1-2`` if columns differ; ``3`` without holes."""
@@ -217,6 +223,7 @@ class Table:
         rows: Rows in order.
         notes: Sentences to print below.
         warnings: Sentences among ``notes`` that must be said wherever its numbers are shown.
+        tuned_left_out: Methods whose tuned rows are left out although nobody asked for that, see ``tuned.Shown``.
     """
 
     dataset: str
@@ -229,6 +236,7 @@ class Table:
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    tuned_left_out: tuple[str, ...] = ()
 
     @property
     def heading(self) -> str:

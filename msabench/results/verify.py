@@ -10,10 +10,13 @@ from msabench.results.index import INDEX_NAME, index_is_damaged
 from msabench.results.places import PREDICTIONS, store_to_read
 from msabench.results.record_file import file_checksum
 from msabench.results.store import ResultStore
+from msabench.results.study import Study, study_files, study_in
+from msabench.results.study_checks import study_problems
+from msabench.results.tuned import study_of
 
 
 def verify(store: Path | None = None, committed: bool = False) -> str:
-    """Hold every record and every file of predictions against its checksum.
+    """Hold every record and every file of predictions against its checksum, and records of tuned settings to studies.
 
     Args:
         store: Folder of the result store; runs/store, or what MSABENCH_STORE names, if not given.
@@ -30,6 +33,8 @@ def verify(store: Path | None = None, committed: bool = False) -> str:
     damaged: list[str] = []
     unverified = n_records = n_predictions = 0
     known: set[Path] = set()
+    studies = _studies(place, damaged)
+    used: set[str] = set()
     for path, found in results.files():
         n_records += 1
         if isinstance(found, MSABenchError):
@@ -39,6 +44,10 @@ def verify(store: Path | None = None, committed: bool = False) -> str:
         unverified += found.checksums is None
         if found.job.status == "failed":
             continue
+        if found.job.key.tuning:
+            study = study_of(found.job.provenance)
+            used.add(study)
+            damaged += [f"{path}: {problem}" for problem in study_problems(found.job, studies.get(study))]
         file = predictions.path_of(place, found.job.key)
         known.add(file)
         checksum = file_checksum(file)
@@ -53,10 +62,31 @@ def verify(store: Path | None = None, committed: bool = False) -> str:
         for path in sorted((place / PREDICTIONS).glob("*/*/*.parquet"))
         if path not in known
     ]
+    remarks += [
+        f"study {name} of {study.method} on {study.dataset} has no records of its winner"
+        for name, study in studies.items()
+        if name not in used
+    ]
     if index_is_damaged(place):
         remarks.append(f"{place / INDEX_NAME} is damaged or of another version; it is rebuilt when the store is read")
     without = f"; {unverified} unverified, since they were written before there were checksums" if unverified else ""
-    counts = f"{place}: {n_records} records, {n_predictions} files of predictions; {len(damaged)} damaged{without}"
+    held = f", {len(studies)} studies" if studies else ""
+    counts = (
+        f"{place}: {n_records} records, {n_predictions} files of predictions{held}; {len(damaged)} damaged{without}"
+    )
     if damaged:
         raise MSABenchError("\n".join([counts, *(f"- {line}" for line in (*damaged, *remarks))]))
     return "\n".join([counts, *remarks])
+
+
+def _studies(store: Path, damaged: list[str]) -> dict[str, Study]:
+    """A store's studies by their id; what is wrong with the others is added to ``damaged``."""
+    found = {}
+    for path in study_files(store):
+        try:
+            study = study_in(store, path)
+        except MSABenchError as error:
+            damaged.append(str(error))
+        else:
+            found[study.study_id] = study
+    return found

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msabench.data.registry import corpora
 from msabench.errors import MSABenchError, one_of
@@ -21,13 +21,15 @@ from msabench.results.places import no_records, store_to_read
 from msabench.results.record import SCORED, JobRecord
 from msabench.results.store import ResultStore
 from msabench.results.table import columns_of
+from msabench.results.tuned import check_tuning
 from msabench.tables.output import FORMATS, Report, printed
 from msabench.tables.paper import SHOW
 from msabench.tables.paper_report import Request, add_following, add_paper, followed
 from msabench.tables.render import Grid
 
 if TYPE_CHECKING:
-    from msabench.results.records import Records
+    from msabench.results.records import Job, Records
+    from msabench.results.tuned import Tuning
 
 
 @naming(papers=PAPERS, sources=SECOND_HAND)
@@ -48,6 +50,7 @@ def table(
     show: Literal["published", "reproduced", "both"] = "both",
     papers: list[str] | None = None,
     published: Path | None = None,
+    tuning: Literal["default", "tuned", "all"] | None = None,
 ) -> str:
     """Print result tables, a paper's tables, or both; without datasets, methods and metric also what the store holds.
 
@@ -76,6 +79,8 @@ def table(
         papers: Papers whose tables follow the result tables, or none; with datasets all if not given, else none.
         published: Folder with the published numbers; if not given leaderboard/published here, and where there is none
             those that come with msabench.
+        tuning: Rows of result tables: default settings, tuned ones, or all; default ones if not given, tuned ones where
+            there are only these. Papers' tables take default settings alone.
 
     Returns:
         The text to print.
@@ -88,6 +93,7 @@ def table(
         raise one_of("format", format, FORMATS)
     if show not in SHOW:
         raise one_of("show", show, SHOW)
+    check_tuning(tuning)
     width = width or shutil.get_terminal_size((120, 24)).columns
     place = store_to_read(store, committed)
     request = Request(datasets, methods, metric, show, published_folder(published), ResultStore(place))
@@ -99,6 +105,7 @@ def table(
             "intervals": intervals,
             "summary": summary,
             "papers": papers,
+            "tuning": tuning,
         }
         for name in options:
             if options[name]:
@@ -116,6 +123,7 @@ def table(
             intervals,
             summary,
             [name for paper_table in following for name in paper_table.methods],
+            tuning,
         )
         add_following(report, following, request)
     return printed(report, format, width)
@@ -129,6 +137,7 @@ def _add_results(
     intervals: bool,
     summary: bool,
     published: Sequence[str],
+    tuning: Tuning | None,
 ) -> None:
     """Our own result tables, and what the store holds."""
     datasets, methods, metric, store = request.datasets, request.methods, request.metric, request.store.folder
@@ -158,9 +167,11 @@ def _add_results(
             methods=methods,
             keep_seeds=per_seed,
             predictions=store if intervals else None,
+            tuning=tuning,
         )
         if not found:
-            report.remarks.append(f"{name}: no records of {', '.join(methods or [])} in {store}.")
+            what = f"{'tuned settings of ' if tuning == 'tuned' else ''}{', '.join(methods or ['any method'])}"
+            report.remarks.append(f"{name}: no records of {what} in {store}.")
         report.tables += found
     if held and not (datasets or methods or metric):
         report.overview = _overview(records, failures)
@@ -218,7 +229,7 @@ def _overview(records: Records, failures: Sequence[JobRecord]) -> Grid:
     lines: dict[tuple[str, ...], _Line] = defaultdict(_Line)
     of_job = []
     for job in records.jobs:
-        about = {**job, "method": f"{job['method']} ({SCORED})" if job["origin"] else job["method"]}
+        about = _about(job)
         line = lines[tuple(about[name] for name in fields)]
         line.jobs += 1
         of_job.append(line)
@@ -228,6 +239,13 @@ def _overview(records: Records, failures: Sequence[JobRecord]) -> Grid:
         if drawn:
             of_job[place].masks.add(seed)
     for failure in failures:
-        lines[tuple(getattr(failure.key, name) for name in fields)].failed += 1
+        about = _about(vars(failure.key))
+        lines[tuple(about[name] for name in fields)].failed += 1
     header = [*fields, "jobs", "cells", "masks", "failed"]
     return [header, *([*(word or "-" for word in key), *lines[key].counts()] for key in sorted(lines))]
+
+
+def _about(job: Job) -> dict[str, Any]:
+    """A job's key, its method with what else tells its lines apart."""
+    marks = [job["tuning"], f"({SCORED})" if job["origin"] else ""]
+    return {**job, "method": " ".join([job["method"], *filter(None, marks)])}

@@ -16,6 +16,7 @@ from msabench.results.table import CONSTANT
 if TYPE_CHECKING:
     from msabench.results.chosen_rows import ChosenRows
     from msabench.results.comparison import Ranked
+    from msabench.results.tuned import Tuning
 
 FORMATS = ("text", "markdown", "csv")
 
@@ -34,13 +35,15 @@ def compare(
     draws: int = DRAWS,
     scored: bool = False,
     revision: list[str] | None = None,
+    tuning: Literal["default", "tuned", "all"] | None = None,
 ) -> str:
     """Compare methods with a baseline, clip by clip, and rank them over test situations.
 
     Only records of one protocol are compared. Needs the predictions that `msabench run` leaves in the store.
 
     Args:
-        baseline: Method to compare with; METHOD, METHOD/VARIANT, or either with its regime, e.g. "prlf (mixed)".
+        baseline: Method to compare with; METHOD, METHOD/VARIANT, or either with its regime, e.g. "prlf (mixed)". Where
+            default and tuned settings are compared, "mult tuned" is the tuned one.
         datasets: Corpora; all in the store if not given.
         metric: Metric key, e.g. corr; each corpus's usual one if not given.
         methods: Methods to compare; all but the constant predictor if not given.
@@ -57,6 +60,8 @@ def compare(
         scored: Compare and rank predictions from elsewhere as well, which were only scored here; without, only those
             that methods or baseline name.
         revision: Revisions of the data, as tables print them; all if not given. Ranks need one of each corpus.
+        tuning: Rows of default settings, of tuned ones, or all; default ones if not given, tuned ones where there are
+            only these.
 
     Returns:
         The text to print.
@@ -76,7 +81,7 @@ def compare(
 
     wanted = cells_of(cells, quantities=True)
     folder = store_to_read(store, committed)
-    found = _comparable(baseline, datasets, metric, methods, variants, wanted, folder, scored, revision)
+    found = _comparable(baseline, datasets, metric, methods, variants, wanted, folder, scored, revision, tuning)
     compared = [
         compare_rows(chosen, place, wanted, folder, draws)
         for chosen, place in found
@@ -110,12 +115,13 @@ def _comparable(
     store: Path,
     scored: bool,
     revision: list[str] | None,
+    tuning: Tuning | None,
 ) -> list[tuple[ChosenRows, int | None]]:
     """Tables with the rows asked for and the baseline, and where the baseline stands in each."""
     from msabench.results.chosen_rows import choose_rows
-    from msabench.results.comparison import baseline_of
+    from msabench.results.comparison import baseline_of, named_method
 
-    method, _, variant = baseline.partition(" (")[0].partition("/")
+    method, variant = named_method(baseline)
     shown = variants or ["default"]
     every = list(dict.fromkeys([*shown, variant or "default"]))
     asked = None if methods is None else list(dict.fromkeys([*methods, method]))
@@ -131,6 +137,7 @@ def _comparable(
         baseline=method,
         quantities=cells,
         revision=revision,
+        tuning=tuning,
     ):
         place = baseline_of(chosen, baseline)
         kept = [

@@ -13,6 +13,7 @@ from msabench.results.comparison import Compared, Comparison, Ranked, corrected
 from msabench.results.derived import derived, meanings_of, spec_of
 from msabench.results.paired import Difference
 from msabench.results.ranks import ALPHA
+from msabench.results.study import TUNING
 from msabench.results.table import AVERAGE_MEANINGS
 from msabench.tables.marks import FIDELITIES, UNSEEN
 from msabench.tables.render import DAGGER, PILCROW, grid_csv, grid_markdown, grid_text
@@ -90,11 +91,11 @@ def remarks(without: Sequence[ChosenRows], baseline: str, ranked: Ranked | str) 
 
 def as_csv(compared: Sequence[Compared], ranked: Ranked | str) -> str:
     """One line per comparison (kind ``difference``), then one per ranked method (kind ``rank``), unrounded."""
-    grid = [list(CSV_HEADER)]
+    lines = []
     p_values = corrected(compared)
     for part in compared:
         here, p_values = p_values[: len(part.comparisons)], p_values[len(part.comparisons) :]
-        grid += [_csv_line(part, comparison, p) for comparison, p in zip(part.comparisons, here, strict=True)]
+        lines += [_csv_line(part, comparison, p) for comparison, p in zip(part.comparisons, here, strict=True)]
     if isinstance(ranked, Ranked):
         result = ranked.ranking
         metric = "/".join(dict.fromkeys(chosen.table.metric.key for chosen in ranked.chosen_tables))
@@ -117,8 +118,10 @@ def as_csv(compared: Sequence[Compared], ranked: Ranked | str) -> str:
             if ranked.intervals is not None:
                 low, high = map(float, ranked.intervals[place])
                 given |= {"low": _number(low), "high": _number(high)}
-            grid.append([given.get(column, "") for column in CSV_HEADER])
-    return grid_csv(grid)
+            lines.append(given)
+    # Without tuned rows it is the CSV that it has always been.
+    header = (*CSV_HEADER, *([TUNING] if any(TUNING in line for line in lines) else []))
+    return grid_csv([list(header), *([line.get(column, "") for column in header] for line in lines)])
 
 
 # Differences.
@@ -173,7 +176,7 @@ def _notes(part: Compared) -> list[str]:
         )
     if 1 in counts.values():
         notes.append("Of a method with one seed, intervals and p values hold the luck of the test clips only.")
-    return [*notes, *(note for note in table.notes if note.startswith("v, #")), *table.warnings]
+    return [*notes, *(note for note in table.notes if note.startswith(("v, #", "tuned("))), *table.warnings]
 
 
 def _legend(compared: Sequence[Compared], count: int, draws: int) -> list[str]:
@@ -209,10 +212,10 @@ def _legend(compared: Sequence[Compared], count: int, draws: int) -> list[str]:
     return lines
 
 
-def _csv_line(part: Compared, comparison: Comparison, p_holm: float) -> list[str]:
+def _csv_line(part: Compared, comparison: Comparison, p_holm: float) -> dict[str, str]:
     table, row, found = part.chosen.table, comparison.row, comparison.found
     ours, theirs = row.entries.get(comparison.cell), part.baseline.entries.get(comparison.cell)
-    given = {
+    return {
         "kind": "difference",
         **table.protocol,
         **{name: str(getattr(row, name)) for name in ("method", "method_version", "variant", "regime", "config_hash")},
@@ -227,8 +230,8 @@ def _csv_line(part: Compared, comparison: Comparison, p_holm: float) -> list[str
         "n_collapsed": str(ours.n_collapsed) if ours else "",
         "n_collapsed_baseline": str(theirs.n_collapsed) if theirs else "",
         **(_csv_numbers(found, p_holm) if found else {}),
+        **({TUNING: row.tuning} if row.tuning else {}),
     }
-    return [given.get(column, "") for column in CSV_HEADER]
 
 
 def _csv_numbers(found: Difference, p_holm: float) -> dict[str, str]:

@@ -85,7 +85,8 @@ def cost_rows(jobs: Sequence[JobRecord], situations: Mapping[str, int]) -> list[
     groups: dict[tuple[str, ...], list[JobRecord]] = defaultdict(list)
     for job in jobs:
         key, made = job.key, job.provenance
-        about = (key.dataset, key.revision, key.method, key.variant, key.regime, key.config_hash[:8])
+        method = f"{key.method} {key.tuning}" if key.tuning else key.method
+        about = (key.dataset, key.revision, method, key.variant, key.regime, key.config_hash[:8])
         groups[*about, str(made.get("device_name", "-")), str(made.get("threads", "-"))].append(job)
     rows = []
     for identity, group in sorted(groups.items()):

@@ -13,6 +13,7 @@ from msabench.published.numbers import Number
 from msabench.published.tables import PaperColumn, recorded_cell
 from msabench.results.aggregate import PROTOCOL
 from msabench.results.derived import BLOCK
+from msabench.results.study import TUNING
 from msabench.results.table import Entry, Row, Table
 from msabench.tables.marks import in_words, most_seeds
 from msabench.tables.paper import PaperLine, PaperView, Reproduced
@@ -43,6 +44,7 @@ as in records; ``printed`` has the digits of the paper with the mark beside them
 tables mark. From ``paper`` on, columns are empty outside tables of papers. On published lines ``metric`` is empty where
 it is not known, and ``features`` is as the paper says. On reproduced lines of a paper's table ``difference`` is
 reproduced minus published, and ``definition`` says whether the two are one metric, see ``paper.DEFINITIONS``.
+Where a row has tuned settings, a last column ``tuning`` says which lines are of such rows.
 """
 
 Record = dict[str, Any]
@@ -50,10 +52,12 @@ Record = dict[str, Any]
 
 def render_csv(records: Iterable[Record]) -> str:
     """Lines as one CSV; columns that a line lacks are empty."""
+    lines = list(records)
+    columns = (*COLUMNS, *([TUNING] if any(TUNING in line for line in lines) else []))
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: csv_field(value) for name, value in record.items()} for record in records)
+    writer.writerows({name: csv_field(value) for name, value in line.items()} for line in lines)
     return out.getvalue().rstrip("\n")
 
 
@@ -71,7 +75,8 @@ def about(row: Row) -> Record:
     """What a row is."""
     names = ("method", "method_version", "variant", "regime", "config_hash", "fidelity")
     seed = "" if row.seed is None else row.seed
-    return {name: getattr(row, name) for name in names} | {"seed": seed, "source": "reproduced"}
+    tuning = {TUNING: row.tuning} if row.tuning else {}
+    return {name: getattr(row, name) for name in names} | {"seed": seed, "source": "reproduced"} | tuning
 
 
 def values(entry: Entry | None, row: Row, most: int, lacking: str = "no records") -> Record:

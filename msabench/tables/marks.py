@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from msabench.metrics.spec import MetricSpec
+from msabench.results.study import TUNING
 from msabench.results.table import Entry, Row
 from msabench.tables.render import COLLAPSES, DAGGER, DOUBLE_DAGGER, PILCROW, PLUS_MINUS
 
@@ -48,6 +49,19 @@ def marked(metric: MetricSpec, entry: Entry | None, n_seeds: int) -> str:
 def label(row: Row) -> str:
     """A row's name, marked if a job of it failed."""
     return row.label + DOUBLE_DAGGER * bool(row.failures)
+
+
+def with_tuning(header: Sequence[str], lines: Iterable[tuple[Row, list[str]]]) -> list[list[str]]:
+    """A grid whose last column says how rows were tuned, if any of them was.
+
+    Args:
+        header: The other columns.
+        lines: Each row with its other fields.
+    """
+    pairs = list(lines)
+    if not any(row.tuning for row, _ in pairs):
+        return [list(header), *(line for _, line in pairs)]
+    return [[*header, TUNING], *([*line, row.tuning] for row, line in pairs)]
 
 
 def most_seeds(rows: Sequence[Row]) -> int:

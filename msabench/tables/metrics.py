@@ -261,7 +261,8 @@ def _text(value: float | int | None, none: str = "-") -> str:
 
 def _name(key: JobKey) -> str:
     variant = "" if key.variant == "default" else f"/{key.variant}"
-    return f"{key.dataset} {key.method}{variant} ({key.regime}) seed {key.seed}"
+    tuning = f" {key.tuning}" if key.tuning else ""
+    return f"{key.dataset} {key.method}{variant}{tuning} ({key.regime}) seed {key.seed}"
 
 
 def _summary(found: Sequence[Recomputed], n_jobs: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from msabench.errors import printable
 from msabench.results.table import Table
+from msabench.results.tuned import left_out_words
 from msabench.tables.long_csv import paper_records, render_csv, result_records
 from msabench.tables.paper import PaperView
 from msabench.tables.paper_sheet import paper_sheet
@@ -76,6 +77,8 @@ def _as_csv(report: Report) -> str:
     # Remarks inside would no longer be CSV.
     warnings = [(table.title, line) for table in report.tables for line in table.warnings]
     warnings += [(view.table.title, line) for view in report.views for line in view.warnings]
+    left_out = [(table.title, left_out_words(table.tuned_left_out)) for table in report.tables if table.tuned_left_out]
+    warnings += [(title, f"left out: {words}") for title, words in left_out]
     said = [*report.remarks, *(f"{title}: {line}" for title, line in dict.fromkeys(warnings))]
     print(printable("\n".join(said)), end="\n" if said else "", file=sys.stderr)
     records = [record for table in report.tables for record in result_records(table)]

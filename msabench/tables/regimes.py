@@ -12,8 +12,9 @@ from msabench.errors import MSABenchError, one_of
 from msabench.missingness.named import naming
 from msabench.results.aggregate import DRAWS, LEVEL
 from msabench.results.places import store_to_read
-from msabench.results.table import AVERAGE_MEANINGS, CONSTANT
-from msabench.tables.marks import FIDELITIES, UNSEEN
+from msabench.results.table import AVERAGE_MEANINGS, CONSTANT, Table
+from msabench.results.tuned import left_out_words
+from msabench.tables.marks import FIDELITIES, UNSEEN, with_tuning
 from msabench.tables.render import DAGGER, PILCROW, grid_csv, grid_markdown, grid_text
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from msabench.results.record import JobRecord
     from msabench.results.records import Records
     from msabench.results.regime_changes import Change, RegimeChanges
+    from msabench.results.table import Row
 
 FORMATS = ("text", "markdown", "csv")
 CELLS = ("inter/lav", "avg_missing")
@@ -48,6 +50,7 @@ def regimes(
     format: Literal["text", "markdown", "csv"] = "text",
     scored: bool = False,
     revision: list[str] | None = None,
+    tuning: Literal["default", "tuned", "all"] | None = None,
 ) -> str:
     """Show what training under one regime instead of another changes, method by method.
 
@@ -67,6 +70,8 @@ def regimes(
         scored: Show predictions from elsewhere as well, which were only scored here and whose regimes are as their
             maker states; without, only those that methods names.
         revision: Revisions of the data, as tables print them; all if not given.
+        tuning: Rows of default settings, of tuned ones, or all; default ones if not given, tuned ones where there are
+            only these.
 
     Returns:
         The text to print.
@@ -83,7 +88,9 @@ def regimes(
     wanted = cells_of(cells)
     place = store_to_read(store, committed)
     grid = grid_of(wanted)
-    chosen_tables = choose_rows(place, datasets, methods, metric, variants, scored=scored, grid=grid, revision=revision)
+    chosen_tables = choose_rows(
+        place, datasets, methods, metric, variants, scored=scored, grid=grid, revision=revision, tuning=tuning
+    )
     found = [
         regime_changes(chosen, wanted, before, after, read_intervals(place, chosen.table.dataset), place)
         for chosen in chosen_tables
@@ -98,7 +105,7 @@ def regimes(
         # Sentences inside would no longer be CSV.
         for line in dict.fromkeys(line for part in found for line in part.chosen.table.warnings):
             print(line, file=sys.stderr)
-        return grid_csv([list(_CSV_HEADER), *(line for part in found for line in _csv_lines(part))])
+        return grid_csv(with_tuning(_CSV_HEADER, (line for part in found for line in _csv_lines(part))))
     return "\n\n".join(section(part, wanted, markdown=format == "markdown") for part in found)
 
 
@@ -189,7 +196,7 @@ def grid(part: RegimeChanges, cells: Sequence[str]) -> list[list[str]]:
         cells: Cells to show, in order.
     """
     metric = part.chosen.table.metric
-    names = [_short(cell) for cell in cells]
+    names = [short_name(cell) for cell in cells]
     header = ["method", "fidelity", "seeds"]
     lines = [header + [word for name in names for word in (f"{name}: {part.before}", part.after, "change")]]
     for method in part.methods:
@@ -215,7 +222,7 @@ def legend(part: RegimeChanges, cells: Sequence[str]) -> list[str]:
         f"change = {part.after} minus {part.before}{' in percent points' if metric.percent else ''}, {better} is "
         f"better, with its {LEVEL} % interval: paired bootstrap over test clips and training seeds, {DRAWS} resamples; "
         "* = it leaves out 0.",
-        f"Of {len(part.methods)} methods, the change in {_short(cells[-1])} leaves out 0 for {len(shown)}"
+        f"Of {len(part.methods)} methods, the change in {short_name(cells[-1])} leaves out 0 for {len(shown)}"
         f"{': ' if shown else ''}{', '.join(method.row.label for method in shown)}. Intervals are not corrected for "
         "their number; `msabench compare` corrects.",
     ]
@@ -223,7 +230,12 @@ def legend(part: RegimeChanges, cells: Sequence[str]) -> list[str]:
     lines += marks_of(changes, {method.row.fidelity for method in part.methods})
     if part.left_out:
         lines.append(f"Not trained under both: {'; '.join(part.left_out)}.")
-    return [*lines, *part.chosen.table.warnings]
+    return [*lines, *said_of_tuning(part.chosen.table), *part.chosen.table.warnings]
+
+
+def said_of_tuning(table: Table) -> list[str]:
+    """Which tuned rows a table leaves out although nobody asked for that, as a sentence; none if it leaves out none."""
+    return [f"Left out: {left_out_words(table.tuned_left_out)}."] if table.tuned_left_out else []
 
 
 def marks_of(changes: Sequence[Change], fidelities: Set[str]) -> list[str]:
@@ -238,7 +250,8 @@ def marks_of(changes: Sequence[Change], fidelities: Set[str]) -> list[str]:
     return [*lines, *(f"{meaning}." for name, meaning in FIDELITIES.items() if name in fidelities)]
 
 
-def _short(cell: str) -> str:
+def short_name(cell: str) -> str:
+    """A cell or average as the header of a column, e.g. ``la``, ``avg``."""
     return {"avg_missing": "avg", "avg_intra": "mean"}.get(cell, cell.removeprefix("inter/"))
 
 
@@ -261,7 +274,7 @@ def words_of(metric: MetricSpec, change: Change) -> list[str]:
     return [*values, word]
 
 
-def _csv_lines(part: RegimeChanges) -> list[list[str]]:
+def _csv_lines(part: RegimeChanges) -> list[tuple[Row, list[str]]]:
     table = part.chosen.table
     lines = []
     for method in part.methods:
@@ -272,5 +285,5 @@ def _csv_lines(part: RegimeChanges) -> list[list[str]]:
             about += [method.row.method, method.row.variant, method.row.fidelity, table.metric.key, cell]
             counts = (*method.seeds, change.before.n_collapsed, change.after.n_collapsed)
             values = ["" if math.isnan(number) else repr(float(number)) for number in numbers]
-            lines.append([*about, part.before, part.after, *values, *map(str, counts)])
+            lines.append((method.row, [*about, part.before, part.after, *values, *map(str, counts)]))
     return lines

@@ -63,8 +63,8 @@ class Run:
 class Reproductions:
     """Numbers of the store that may stand beside printed ones.
 
-    Records of other corpora than the papers' (``synth``, ``mosei_video``) are not in it, whatever their methods. Each
-    metric is summarised once per corpus.
+    Records of other corpora than the papers' (``synth``, ``mosei_video``) are not in it, whatever their methods, nor
+    are those of tuned settings. Each metric is summarised once per corpus.
 
     Args:
         records: Records as ``ResultStore.records`` gives them.
@@ -75,17 +75,21 @@ class Reproductions:
         corpora = {name for table in PAPER_TABLES for name in table.datasets}
         rows = {row for table in PAPER_TABLES for block in table.blocks for row in block.rows}
         methods = {CONSTANT, *(row.method for row in rows)}
-        # A method from outside, or predictions from elsewhere, may have the name of one of the papers.
+        # A method from outside, or predictions from elsewhere, may have the name of one of the papers; and with other
+        # settings than the paper's nothing of it is reproduced.
         self._records = records.keeping(
             lambda job: (
-                not job["external"] and job["origin"] == "" and job["dataset"] in corpora and job["method"] in methods
+                not job["external"]
+                and (job["origin"], job["tuning"]) == ("", "")
+                and job["dataset"] in corpora
+                and job["method"] in methods
             )
         )
         self._runs: dict[tuple[str, str, str], dict[Identity, Run]] = defaultdict(dict)
         for finished in self._records.jobs:
             self._run(finished).row.n_seeds += 1
         for job in failures:
-            if job.key.dataset in corpora and job.key.method in methods:
+            if job.key.dataset in corpora and job.key.method in methods and not job.key.tuning:
                 run = self._run(vars(job.key))
                 run.row.failures.append(failure_line(job, run.row))
         for runs in self._runs.values():

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Literal
 from msabench.errors import MSABenchError, one_of
 from msabench.results.aggregate import DRAWS, LEVEL
 from msabench.results.places import store_to_read
-from msabench.tables.regimes import FORMATS, laid_out, marks_of, words_of
+from msabench.tables.marks import with_tuning
+from msabench.tables.regimes import FORMATS, laid_out, marks_of, said_of_tuning, words_of
 from msabench.tables.render import grid_csv
 
 if TYPE_CHECKING:
     from msabench.results.chosen_rows import ChosenRows
     from msabench.results.specialists import Versus
+    from msabench.results.table import Row
 
 _CSV_HEADER = (
     *("dataset", "revision", "features", "method", "variant", "fidelity", "metric", "home", "regime"),
@@ -35,6 +37,7 @@ def specialists(
     committed: bool = False,
     format: Literal["text", "markdown", "csv"] = "text",
     revision: list[str] | None = None,
+    tuning: Literal["default", "tuned", "all"] | None = None,
 ) -> str:
     """Show one model for all conditions beside one model per condition, each in the condition it was trained for.
 
@@ -49,6 +52,8 @@ def specialists(
         committed: Read the records in git, leaderboard/results, instead.
         format: How to print; csv is unrounded.
         revision: Revisions of the data, as tables print them; all if not given.
+        tuning: Rows of default settings, of tuned ones, or all; default ones if not given, tuned ones where there are
+            only these.
 
     Returns:
         The text to print.
@@ -64,7 +69,7 @@ def specialists(
 
     place = store_to_read(store, committed)
     found = []
-    for chosen in choose_rows(place, datasets, methods, metric, variants, grid=HOMES, revision=revision):
+    for chosen in choose_rows(place, datasets, methods, metric, variants, grid=HOMES, revision=revision, tuning=tuning):
         rows = versus(chosen, read_intervals(place, chosen.table.dataset), against, place)
         if rows:
             found.append((chosen, rows))
@@ -77,7 +82,7 @@ def specialists(
     if format == "csv":
         for line in dict.fromkeys(line for chosen, _ in found for line in chosen.table.warnings):
             print(line, file=sys.stderr)
-        return grid_csv([list(_CSV_HEADER), *(line for chosen, rows in found for line in _csv_lines(chosen, rows))])
+        return grid_csv(with_tuning(_CSV_HEADER, (line for chosen, rows in found for line in _csv_lines(chosen, rows))))
     return "\n\n".join(section(chosen, rows, markdown=format == "markdown") for chosen, rows in found)
 
 
@@ -141,10 +146,10 @@ def legend(chosen: ChosenRows, rows: Sequence[Versus]) -> list[str]:
     if any("/0.7" in change.cell and change.cell.startswith("random") for change in changes):
         lines.append("random/0.7 and random-table/0.7 realise 2/3: every clip keeps exactly one modality.")
     lines += marks_of(changes, {found.row.fidelity for found in rows})
-    return [*lines, *chosen.table.warnings]
+    return [*lines, *said_of_tuning(chosen.table), *chosen.table.warnings]
 
 
-def _csv_lines(chosen: ChosenRows, rows: Sequence[Versus]) -> list[list[str]]:
+def _csv_lines(chosen: ChosenRows, rows: Sequence[Versus]) -> list[tuple[Row, list[str]]]:
     table = chosen.table
     lines = []
     for found in rows:
@@ -155,5 +160,5 @@ def _csv_lines(chosen: ChosenRows, rows: Sequence[Versus]) -> list[list[str]]:
             about += [found.row.variant, found.row.fidelity, table.metric.key, home, found.row.regime]
             values = ["" if math.isnan(number) else repr(float(number)) for number in numbers]
             counts = (change.before.n_seeds, found.seeds, change.before.n_collapsed, change.after.n_collapsed)
-            lines.append([*about, *values, *map(str, counts)])
+            lines.append((found.row, [*about, *values, *map(str, counts)]))
     return lines

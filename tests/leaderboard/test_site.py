@@ -17,6 +17,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 KINDS = (
     "index.html",
     "results.html",
+    "tuning.html",
     "methods.html",
     "methods/umdf.html",
     "methods/constant.html",

@@ -37,6 +37,7 @@ def scored(job):
 def test_an_empty_origin_is_in_no_key_so_that_no_job_id_has_changed():
     fields = vars(key())
     assert fields.pop("origin") == ""
+    assert fields.pop("tuning") == ""
     assert key().to_json() == fields
     assert key().job_id == canonical_hash(fields, 16)
     # As it was when records knew no origin.

@@ -5,10 +5,11 @@
   const { choose, distinct, element, drawNumbers, drawCurves, MOST_CURVES } = window.msabench;
   const form = document.getElementById("controls");
   const byId = (id) => document.getElementById(id);
-  const state = { group: "", metric: "", zeros: "non0", order: "correct", family: "all", fidelity: "all", origin: "all", regime: "all", variants: "default" };
+  const state = { group: "", metric: "", zeros: "non0", order: "correct", family: "all", fidelity: "all", origin: "all", regime: "all", tuning: "default", variants: "default" };
   const sort = ["", ""];
   const ticked = new Set();
   let group = null;
+  let settings = "all";
   let made = null;
   let visible = [];
 
@@ -50,6 +51,12 @@
     state.origin = choose(form.origin, [["all", "all"], ...(scored ? [["trained", "trained here"], ["scored", "only scored here"]] : [])], state.origin);
     const regimes = distinct(group.rows.map((row) => row.regime)).sort();
     state.regime = choose(form.regime, [["all", "all"], ...regimes.map((name) => [name, name])], state.regime);
+    // Where there are only tuned rows, or none, there is nothing to choose; the choice waits for a group with both.
+    const ours = group.rows.filter((row) => !row.constant && !row.scored);
+    const tuned = ours.filter((row) => row.tuning).length;
+    const both = tuned > 0 && tuned < ours.length;
+    if (both) settings = state.tuning = choose(form.tuning, [["default", "of the configs"], ["tuned", "tuned"], ["all", "both"]], state.tuning);
+    else settings = choose(form.tuning, [["all", tuned ? "tuned" : "of the configs"]], "all");
     const blocks = distinct(group.columns.map((column) => column.block));
     for (const option of form.family.options) option.hidden = option.disabled = option.value !== "all" && !blocks.includes(option.value);
     if (state.family !== "all" && !blocks.includes(state.family)) state.family = "all";
@@ -66,6 +73,8 @@
     if (state.fidelity !== "all" && row.fidelity !== state.fidelity) return false;
     if (state.origin !== "all" && row.scored !== (state.origin === "scored")) return false;
     if (state.regime !== "all" && row.regime !== state.regime) return false;
+    // Of what was only scored here nobody knows how its settings came about.
+    if (!row.scored && settings !== "all" && Boolean(row.tuning) !== (settings === "tuned")) return false;
     return state.variants === "all" || row.variant === "default";
   }
 
