@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -70,6 +71,7 @@ class Study:
         pruning: ``median``, or ``none``.
         seed: Seed of the study, from which settings follow.
         training_seed: Seed of every trial's training.
+        method_version: Version of the method's computation.
         trials: All of them, by number.
         hours: Limit of time at which the study ended before its budget was spent; None where it was spent.
     """
@@ -84,6 +86,7 @@ class Study:
     pruning: Literal["median", "none"]
     seed: int
     training_seed: int
+    method_version: int = 1
     trials: tuple[Trial, ...] = field(default=())
     hours: float | None = None
 
@@ -179,9 +182,9 @@ def write_study(store: Path, study: Study) -> Path:
     """
     path = study_file(store, study)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        with creating(path) as stream:
-            stream.write((json.dumps(study.to_json(), indent=1, sort_keys=True) + "\n").encode())
+    # Another process may write it meanwhile, after the same trials.
+    with suppress(FileExistsError), creating(path) as stream:
+        stream.write((json.dumps(study.to_json(), indent=1, sort_keys=True) + "\n").encode())
     return path
 
 
