@@ -21,8 +21,11 @@ PUBLISHED = "leaderboard/published"
 FOLDERS = (CONFIGS, SUITES, COSTS, REGRESSION, PUBLISHED)
 """Folders of the repository that a build copies."""
 
+SPACES = "spaces"
+"""Folder of search spaces, in that of the configs."""
+
 SUFFIX = ".yaml"
-"""Ending of configs and suites."""
+"""Ending of configs, suites and search spaces."""
 
 
 @lru_cache(maxsize=1)

@@ -26,6 +26,7 @@ class Template(MSAMethod):
         variant: Only ``default``.
         hidden: Width H of the hidden layer.
         lr: Learning rate of Adam.
+        weight_decay: Weight decay of Adam.
     """
 
     # Written as a literal: the list of methods is read without importing this file.
@@ -39,8 +40,16 @@ class Template(MSAMethod):
         smoke={"hidden": 8},
     )
 
-    def __init__(self, spec: DataSpec, *, variant: str = "default", hidden: int = 64, lr: float = 1e-3) -> None:
-        super().__init__(spec, variant=variant, lr=lr, task_loss="l1")
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        variant: str = "default",
+        hidden: int = 64,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(spec, variant=variant, lr=lr, weight_decay=weight_decay, task_loss="l1")
         self.hidden = nn.Linear(sum(spec.feature_dims.values()), hidden)
         self.out = nn.Linear(hidden, self.n_outputs)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from msabench.errors import MSABenchError
 from msabench.files import creating
 from msabench.methods.registry import GROUP, METHODS_FOLDER, methods
+from msabench.packaged import SPACES
 from msabench.plugins import NAME, NAME_RULE
 
 TEMPLATE = METHODS_FOLDER / "_template.py"
@@ -32,6 +33,14 @@ model:
   init_args:
     hidden: 64
     lr: 1.0e-3
+"""
+
+_SPACE = """\
+# What may be tuned in {class_name}; a study's first trial has the settings of the config.
+model.init_args.lr: {{low: 1.0e-4, high: 1.0e-2, log: true}}
+model.init_args.weight_decay: {{choices: [0.0, 1.0e-5, 1.0e-4, 1.0e-3]}}
+model.init_args.hidden: {{choices: [32, 64, 128]}}
+data.batch_size: {{choices: [16, 32, 64]}}
 """
 
 _TEST = '''\
@@ -63,7 +72,7 @@ py-modules = ["{name}"]
 
 
 def new(name: str, out: Path = Path(), package: bool = False) -> str:
-    """Write a method of one's own: a file with its class, which trains as it is, configs, and a test.
+    """Write a method of one's own: a file with its class, which trains as it is, configs, a search space, and a test.
 
     Args:
         name: What it is called: small letters, digits and _.
@@ -82,6 +91,7 @@ def new(name: str, out: Path = Path(), package: bool = False) -> str:
     texts = {
         f"{name}.py": method_source(name, class_name),
         **{f"{name}_{dataset}.yaml": text for dataset, text in _configs(name, class_name).items()},
+        f"{SPACES}/{name}.yaml": _SPACE.format(class_name=class_name),
         f"test_{name}.py": _TEST.format(name=name, class_name=class_name),
     }
     if package:
@@ -157,9 +167,13 @@ def _refuse_what_is_there(name: str, out: Path, names: list[str]) -> None:
 def _write(out: Path, texts: dict[str, str]) -> None:
     """Write all files, or none."""
     written: list[Path] = []
+    made: list[Path] = []
     try:
         out.mkdir(parents=True, exist_ok=True)
         for file, text in texts.items():
+            if not (out / file).parent.is_dir():
+                (out / file).parent.mkdir()
+                made.append((out / file).parent)
             with creating(out / file) as stream:
                 stream.write(text.encode())
             written.append(out / file)
@@ -167,6 +181,9 @@ def _write(out: Path, texts: dict[str, str]) -> None:
         for path in written:
             with suppress(OSError):
                 path.unlink()
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
         if isinstance(error, OSError):
             raise MSABenchError(f"{out} cannot be written: {error.strerror or error}") from error
         raise

@@ -17,14 +17,17 @@ from msabench.errors import MSABenchError
 from msabench.methods import registry
 from msabench.methods.new import TEMPLATE, method_source, new
 from msabench.training.build import resolve
+from msabench.training.config_words import as_words
+from msabench.training.search_space import draw, space_of
 
 REPOSITORY = Path(__file__).parents[2]
-FILES = ["my_net.py", "my_net_mosi.yaml", "my_net_synth.yaml", "test_my_net.py"]
+FILES = ["my_net.py", "my_net_mosi.yaml", "my_net_synth.yaml", "spaces/my_net.yaml", "test_my_net.py"]
 SMALL = ("--data.size=[24,8,10]", "--data.length=8", "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
 
 
 def written(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    assert folder.is_dir()
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def commands(said: str) -> list[list[str]]:
@@ -58,7 +61,19 @@ def test_the_config_for_a_real_corpus_is_understood(folder: Path) -> None:
     registry.add_plugins(["my_net.py"])
     config = resolve([Path("my_net_mosi.yaml")], [])
     assert (config["data"]["dataset"], config["data"]["missing"]["regime"]) == ("mosi", "mixed")
-    assert config["model"]["init_args"] == {"variant": "default", "hidden": 64, "lr": 1e-3}
+    assert config["model"]["init_args"] == {"variant": "default", "hidden": 64, "lr": 1e-3, "weight_decay": 0.0}
+
+
+def test_the_search_space_is_found_beside_the_configs_and_fits_the_method(folder: Path) -> None:
+    new("my_net", Path("mine"))
+    registry.add_plugins(["mine/my_net.py"])
+    space = space_of("my_net", Path("mine"))
+    drawn = draw(space, seed=1, number=1)
+    config = resolve([Path("mine/my_net_synth.yaml")], list(as_words(drawn)))
+    arguments = {f"model.init_args.{name}": value for name, value in config["model"]["init_args"].items()}
+    assert drawn.items() <= {**arguments, "data.batch_size": config["data"]["batch_size"]}.items()
+    with pytest.raises(MSABenchError, match=r"my_net has no search space; write configs/spaces/my_net\.yaml"):
+        space_of("my_net")
 
 
 def test_a_package_has_the_entry_point(folder: Path) -> None:
@@ -99,6 +114,7 @@ def test_a_name_that_cannot_be_is_refused(folder: Path, name: str, sentence: str
 
 @pytest.mark.parametrize("there", FILES)
 def test_nothing_is_overwritten(folder: Path, there: str) -> None:
+    (folder / there).parent.mkdir(exist_ok=True)
     (folder / there).write_text("mine")
     with pytest.raises(MSABenchError, match=rf"{re.escape(there)} exists already; nothing is overwritten"):
         new("my_net")
@@ -119,7 +135,7 @@ def test_nothing_is_left_half_written(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "creating", full)
     with pytest.raises(MSABenchError, match="cannot be written: No space left on device"):
         new("my_net", Path("there"))
-    assert written(folder / "there") == []
+    assert [*(folder / "there").iterdir()] == []
 
 
 def test_the_listing_stands_beside_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
