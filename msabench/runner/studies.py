@@ -254,7 +254,8 @@ class Studies:
             slots: Tasks at a time.
         """
         total = sum(planned.study.budget for planned in self.planned)
-        lines = [f"{len(self.planned)} studies: {len(plan.todo)} of {total} trials to run, {slots} at a time"]
+        count = f"{len(self.planned)} stud{'y' if len(self.planned) == 1 else 'ies'}"
+        lines = [f"{count}: {len(plan.todo)} of {total} trials to run, {slots} at a time"]
         for planned in self.planned:
             study, open_here = planned.study, len(planned.open_trials(self.runs, self.store))
             if planned.problem:

@@ -291,7 +291,9 @@ def _require_tuned(key: Any) -> None:
     if not str(key).startswith(ADDRESS) or not re.fullmatch(r"\w+", argument):
         raise MSABenchError(f"setting {key!r} is not tuned; allowed: {BATCH_SIZE} and {ADDRESS}<argument>")
     if argument in _FIXED or argument.endswith(_FIXED_ENDINGS):
-        raise MSABenchError(f"setting {key} is not tuned: it belongs to what is compared, and stays as the config has it")
+        raise MSABenchError(
+            f"setting {key} is not tuned: it belongs to what is compared, and stays as the config has it"
+        )
 
 
 def _require_order(low: float, high: float) -> None:

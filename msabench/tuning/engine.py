@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from msabench.files import locked
@@ -111,7 +111,7 @@ def tell(folder: StudyFolder, study: Study, space: Mapping[str, Range]) -> None:
             _append(path, study, trials[len(there) :])
 
 
-class _Alone(BaseJournalFileLock):
+class _Alone(JournalFileOpenLock):
     """The lock of somebody who holds another one: Optuna's own would outlive a killed process by half a minute."""
 
     def acquire(self) -> bool:
@@ -139,7 +139,7 @@ def _append(path: Path, study: Study, trials: Iterable[FrozenTrial]) -> None:
 
 
 def _opened(path: Path, study: Study) -> optuna.Study:
-    storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_Alone()))
+    storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_Alone(str(path))))
     name = f"{study.method} {study.dataset} {study.study_id}"
     return optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
 
