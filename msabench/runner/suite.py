@@ -23,8 +23,8 @@ alone: ``complete``, ``only(la)``, ``random(0.3)``. ``config`` is a path from th
 suite's. Where that folder has no such file, the config of that name that comes with msabench is taken: a suite of one's
 own needs configs for its own methods alone.
 ``tune: {trials: 50, seed: 1}`` has settings found first, by a study of so many trials (``tuning.budget.Budget``), and
-the winner trained under the seeds; with ``tuning: [default, tuned]`` the config's own settings are trained as well. Both may
-stand at the top or in an entry.
+the winner trained under the seeds; with ``tuning: [default, tuned]`` the config's own settings are trained as well.
+Both may stand at the top or in an entry.
 ``include: [a.yaml]`` adds the jobs of other suites, with the seeds and overrides that they have there; the grid and the
 mask seeds must be this suite's. They, too, are looked up beside this file and then among those that come with msabench.
 """

@@ -105,10 +105,11 @@ def tell(folder: StudyFolder, study: Study, space: Mapping[str, Range]) -> None:
         if there is None or not all(map(_alike, there, trials)) or len(there) > len(trials):
             new = path.with_suffix(".new")
             new.unlink(missing_ok=True)
-            _append(new, study, trials)
+            told = _opened(new, study, new=True)
+            told.add_trials(trials)
             new.replace(path)
         elif len(there) < len(trials):
-            _append(path, study, trials[len(there) :])
+            _opened(path, study).add_trials(trials[len(there) :])
 
 
 class _Alone(JournalFileOpenLock):
@@ -132,16 +133,12 @@ def _told(path: Path, study: Study) -> list[FrozenTrial] | None:
         return None
 
 
-def _append(path: Path, study: Study, trials: Iterable[FrozenTrial]) -> None:
-    opened = _opened(path, study)
-    for trial in trials:
-        opened.add_trial(trial)
-
-
-def _opened(path: Path, study: Study) -> optuna.Study:
+def _opened(path: Path, study: Study, new: bool = False) -> optuna.Study:
     storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_Alone(str(path))))
     name = f"{study.method} {study.dataset} {study.study_id}"
-    return optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
+    if new:
+        return optuna.create_study(storage=storage, study_name=name, direction="minimize")
+    return optuna.load_study(storage=storage, study_name=name)
 
 
 def _alike(ours: FrozenTrial, theirs: FrozenTrial) -> bool:
