@@ -70,6 +70,9 @@ VERBS = {
         "msabench.evaluation.masks_command:export", "write what test cells leave to see, for any program", operands=()
     ),
     "run": Verb("msabench.runner.command:run", "run every job of a suite that the store does not have yet"),
+    "tune": Verb(
+        "msabench.runner.tune_command:tune", "search settings by val/task, and train the best under fresh seeds"
+    ),
     "table": Verb("msabench.tables.command:table", "print result tables, tables of papers, or what the store holds"),
     "compare": Verb("msabench.tables.compare:compare", "compare methods with a baseline, and rank them"),
     "regimes": Verb("msabench.tables.regimes:regimes", "show what seeing missing data in training changes"),

@@ -38,6 +38,7 @@ ORDER = (
     "tables",
     "figures",
     "leaderboard",
+    "tuning",
     "runner",
     "testing",
     "api",

@@ -153,7 +153,7 @@ INCOMPLETE_DATA = {
     **{"shaspec": "inter(all)", "tate": "inter(all)", "mplmm": "inter(all)", "momke": "inter(all)"},
     **{"p_rmf": "lnln", "hme": "random(0.2)"},
 }
-"""Methods for incomplete data -> regime of each one's paper; ``incomplete_smoke`` and ``incomplete_video`` record them."""
+"""Methods for incomplete data -> regime of their paper; of suites ``incomplete_smoke`` and ``incomplete_video``."""
 WITHOUT_TEXT_CONSTANT = {"kt", "raven", "ctc_raven"}
 
 

@@ -146,7 +146,7 @@ def test_suites_are_listed_by_name_where_there_are_none_of_ones_own(elsewhere: P
 
 def test_costs_that_come_with_msabench_are_known_everywhere(elsewhere: Path) -> None:
     def last() -> Path:
-        return run_command._stores_at_hand(Path("suite.yaml"), Path("store"))[-1].folder
+        return run_command.stores_at_hand(Path("suite.yaml"), Path("store"))[-1].folder
 
     assert last() == packaged(COSTS)
     Path(COSTS).mkdir(parents=True)

@@ -71,7 +71,7 @@ class Corpus:
         info: Facts about the corpus.
         features: Feature family and alignment, e.g. ``mult-aligned``.
         revision: First 12 digits of the feature file's sha256, or the generator's revision.
-        splits: ``train``, ``valid``, ``test``.
+        splits: ``train``, ``valid``, ``test``, as far as they were opened.
         padding: modality -> ``end`` or ``front``, the side on which the file pads.
         ids_from_file: False when the file has no ids and rows stand in for them.
         notes: What was found and cleaned when the file was read, in words for users.
@@ -87,8 +87,8 @@ class Corpus:
 
     @property
     def split_sizes(self) -> tuple[int, ...]:
-        """Clips in train, valid and test."""
-        return tuple(len(self.splits[name]) for name in SPLITS)
+        """Clips in train, valid and test, as far as these were opened."""
+        return tuple(len(self.splits[name]) for name in SPLITS if name in self.splits)
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ class Corpus:
             for modality in self.unseen
         ]
         listed = self.info.split_sizes
-        if listed is not None and self.split_sizes != listed:
+        if listed is not None and len(self.splits) == len(listed) and self.split_sizes != listed:
             found, known = ("/".join(map(str, sizes)) for sizes in (self.split_sizes, listed))
             doubts.append(
                 f"the splits have {found} clips, but {known} are listed for {self.info.name}; unless this is "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import lightning.pytorch as pl
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from msabench.data.batch import Batch
 from msabench.data.batches import CorpusBatches
 from msabench.data.corpus import Corpus
-from msabench.data.info import DataSpec
+from msabench.data.info import SPLITS, DataSpec
 from msabench.data.needs import PLAIN, ReadsData
 from msabench.data.registry import dataset_info, named
 from msabench.data.rows import RowLoader, Rows, train_order
@@ -69,6 +69,9 @@ class MSADataModule(CorpusBatches, pl.LightningDataModule):
     Raises:
         MSABenchError: Unknown dataset, features, cell; missing or broken file; values outside their range.
     """
+
+    opened: ClassVar[tuple[str, ...]] = SPLITS
+    """Splits of the corpus that are opened."""
 
     def __init__(
         self,
@@ -145,7 +148,7 @@ class MSADataModule(CorpusBatches, pl.LightningDataModule):
             MSABenchError: It cannot be opened, or is not the one that a loaded checkpoint was trained on.
         """
         if self._corpus is None:
-            corpus = self._checked(open_corpus(self.dataset, **self._open))
+            corpus = self._checked(open_corpus(self.dataset, **self._open, splits=self.opened))
             corpus.info = named(corpus.info, self.name)
             self._corpus = corpus
         return self._corpus
@@ -329,6 +332,12 @@ class MSADataModule(CorpusBatches, pl.LightningDataModule):
                     "predict: --data.path)"
                 )
         return corpus
+
+
+class TuningDataModule(MSADataModule):
+    """The data of trainings that choose settings: the test split stays closed, whatever they ask for."""
+
+    opened = ("train", "valid")
 
 
 def _treatment(dataset: str, normalise: str, missing: MissingConfig) -> dict[str, str]:

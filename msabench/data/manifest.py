@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,13 @@ def read_manifest(store: Path) -> dict[str, Any]:
     return manifest
 
 
-def damage(store: Path, *, in_full: bool = False) -> str | None:
+def damage(store: Path, *, in_full: bool = False, files: Collection[str] | None = None) -> str | None:
     """The first file of a store that is not as it was written.
 
     Args:
         store: The folder.
         in_full: Whether to read all of each file rather than a sample.
+        files: Names of the files to look at, besides the manifest; None for all.
 
     Returns:
         The file's name; None if all is well.
@@ -119,6 +121,8 @@ def damage(store: Path, *, in_full: bool = False) -> str | None:
     except (OSError, ValueError):
         return MANIFEST
     for name, size in manifest["files"].items():
+        if files is not None and name not in files:
+            continue
         file = store / name
         try:
             whole = file.stat().st_size == size and (

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def open_corpus(
     all_zero: str | None = None,
     valid_share: float | None = None,
     valid_seed: int | None = None,
+    splits: Sequence[str] = SPLITS,
 ) -> Corpus:
     """Open a corpus; convert its feature file first if that has not been done.
 
@@ -69,9 +70,10 @@ def open_corpus(
         valid_share: Share of the training clips, in (0, 1), that become the validation split of a file without one,
             whole conversations at a time. The revision then says so.
         valid_seed: Which of them; None for 0.
+        splits: The splits to open. Of a corpus that was converted before, the files of the others are not looked at.
 
     Returns:
-        The corpus, its tensors mapped from the store.
+        The corpus with these splits, its tensors mapped from the store.
 
     Raises:
         MSABenchError: Unknown names; the file is missing, damaged or in another layout; no space in the cache.
@@ -85,7 +87,7 @@ def open_corpus(
     if dataset == "synth" and valid is not None:
         raise MSABenchError(f"valid_share {valid_share} is not allowed for synth, which has a validation split")
     if dataset == "synth":
-        return _open_generated(info, file, folder / "stores", size, length)
+        return _open_generated(info, file, folder / "stores", size, length, splits)
     if size is not None or length is not None:
         given = "size" if size is not None else "length"
         raise MSABenchError(f"{given} is only allowed for synth, not for {dataset}")
@@ -113,16 +115,21 @@ def open_corpus(
         if Stamp.of(source) != stamp:
             raise MSABenchError(f"{source} changed while it was read; try again when it is complete")
 
-    _ensure(store, source.name, read, check)
+    _ensure(store, source.name, read, check, splits)
     if not known:
         memory.remember(stamp, sha256)
     revision = revision_of(sha256, clip_labels=clip, valid=valid, reader_version=file.reader_version)
-    corpus = _load(store, info, file.features, revision)
+    corpus = _load(store, info, file.features, revision, splits)
     return corpus if all_zero is None else all_zero_as_absent(corpus)
 
 
 def _open_generated(
-    info: DatasetInfo, file: FeatureFile, stores: Path, size: tuple[int, int, int] | None, length: int | None
+    info: DatasetInfo,
+    file: FeatureFile,
+    stores: Path,
+    size: tuple[int, int, int] | None,
+    length: int | None,
+    splits: Sequence[str],
 ) -> Corpus:
     from msabench.data import synthetic
 
@@ -131,8 +138,12 @@ def _open_generated(
     revision = synthetic.revision(clips, steps)
     # The parameters' hash keeps apart what is generated while a new revision is being worked on.
     store = stores / f"{info.name}-{revision}-{synthetic.LATENT.sha256()[:8]}-v{CONVERTER}"
-    _ensure(store, f"synth {revision}", lambda: synthetic.generate(clips, steps), lambda: None)
-    return _load(store, info, file.features, revision)
+    _ensure(store, f"synth {revision}", lambda: synthetic.generate(clips, steps), lambda: None, splits)
+    return _load(store, info, file.features, revision, splits)
+
+
+def _file_of(split: str) -> str:
+    return f"{split}.safetensors"
 
 
 def _tell(source: Path, what: str) -> None:
@@ -141,7 +152,9 @@ def _tell(source: Path, what: str) -> None:
         print(f"msabench: {what}: {source} ({format_size(size)})", file=sys.stderr, flush=True)
 
 
-def _ensure(store: Path, what: str, read: Callable[[], RawCorpus], check: Callable[[], None]) -> None:
+def _ensure(
+    store: Path, what: str, read: Callable[[], RawCorpus], check: Callable[[], None], splits: Sequence[str]
+) -> None:
     """Make sure that a whole store is there; several processes may try at once.
 
     Args:
@@ -149,8 +162,10 @@ def _ensure(store: Path, what: str, read: Callable[[], RawCorpus], check: Callab
         what: What is converted, for messages.
         read: Makes what the store is to hold; large arrays may be read from the source while the store is written.
         check: Fails if the source has changed meanwhile.
+        splits: The splits that are going to be opened.
     """
-    if damage(store) is None:
+    files = [_file_of(split) for split in splits]
+    if damage(store, files=files) is None:
         return
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +174,7 @@ def _ensure(store: Path, what: str, read: Callable[[], RawCorpus], check: Callab
     if not os.access(store.parent, os.W_OK):
         raise MSABenchError(f"the cache folder {store.parent} may not be written; choose another one")
     with locked(store.with_name(f"{store.name}.lock")):
-        damaged = damage(store)
+        damaged = damage(store, files=files)
         if damaged is None:
             return
         if store.is_dir():
@@ -177,7 +192,7 @@ def _convert(store: Path, what: str, raw: RawCorpus, check: Callable[[], None]) 
         temporary.mkdir()
         ids = {name: split.ids for name, split in raw.splits.items()}
         for name in SPLITS:
-            file = temporary / f"{name}.safetensors"
+            file = temporary / _file_of(name)
             save_file(_arrays(raw.splits.pop(name)), file)
             sync(file)
         check()
@@ -219,11 +234,11 @@ def _arrays(split: RawSplit) -> dict[str, NDArray[Any] | FeatureRows]:
     return arrays
 
 
-def _load(store: Path, info: DatasetInfo, features: str, revision: str) -> Corpus:
+def _load(store: Path, info: DatasetInfo, features: str, revision: str, names: Sequence[str]) -> Corpus:
     manifest = read_manifest(store)
     splits = {}
-    for name in SPLITS:
-        with safetensors.safe_open(store / f"{name}.safetensors", framework="pt") as stored:
+    for name in names:
+        with safetensors.safe_open(store / _file_of(name), framework="pt") as stored:
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}
         ids = manifest["ids"][name]
         splits[name] = SplitData(

@@ -142,13 +142,14 @@ def what_is_trained(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def job_key(config: dict[str, Any], revision: str, features: str | None = None) -> JobKey:
+def job_key(config: dict[str, Any], revision: str, features: str | None = None, tuning: str = "") -> JobKey:
     """The key of the training that a resolved config describes.
 
     Args:
         config: As from ``msabench.training.build.resolve``.
         revision: Revision of the data.
         features: Feature family that the corpus reports; None to take it from the config.
+        tuning: As ``JobKey.tuning``; no config says it.
 
     Raises:
         MSABenchError: The config names an unknown dataset, features or method.
@@ -167,6 +168,7 @@ def job_key(config: dict[str, Any], revision: str, features: str | None = None) 
         selection=config["data"].get("selection") or "val",
         seed=config["seed_everything"],
         config_hash=config_hash(config),
+        tuning=tuning,
     )
 
 

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import shlex
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from msabench.errors import MSABenchError
-from msabench.interruption import check, interruptible, signal_of
 from msabench.packaged import COSTS, SUITES, here_or_packaged, packaged, suite_file
-from msabench.results.claims import require_writable
 from msabench.results.places import COMMITTED_STORE, store_to_read, store_to_write
 from msabench.results.store import ResultStore
-from msabench.runner.executor import (
-    RECORDED_FAILURE,
-    RUNNING_ELSEWHERE,
-    Executor,
-    Finished,
-    Task,
-    ended_by,
-    last_line,
-    record_failure,
-    run_folder,
-)
+from msabench.runner.executor import Executor
 from msabench.runner.local import LocalExecutor, Slot, cpu_slots, gpu_slots, visible_gpus
-from msabench.runner.plan import Plan, make_plan
-from msabench.runner.progress import Progress
 from msabench.runner.ray_cluster import RayExecutor
 from msabench.runner.slurm import SlurmExecutor, array_slots, read_parameters
-from msabench.runner.stacked import train_stacks
-from msabench.runner.suite import expand, read_suite, select
+from msabench.runner.suite import read_suite, select
+from msabench.runner.suite_run import run_suite
 
 STORES = (COMMITTED_STORE, Path(COSTS))
 """Stores of the repository, whose records tell what jobs cost. The second comes with an installed msabench as well."""
@@ -96,53 +78,23 @@ def run(
         MSABenchError: The suite, a filter or an option is not allowed, there is no such GPU or cluster, the store
             cannot be written, or the cluster refuses the jobs or is lost.
     """
-    _require_fitting(executor, devices, slurm, jobs_per_element, address)
+    require_fitting(executor, devices, slurm, jobs_per_element, address)
     suite = suite_file(suite)
-    jobs = expand(select(read_suite(suite), methods, datasets, seeds))
+    wanted = select(read_suite(suite), methods, datasets, seeds)
     store = store_to_write(store)
-    plan = make_plan(jobs, ResultStore(store), _stores_at_hand(suite, store))
-    if dry_run:
-        if executor == "slurm":
-            at_once = array_slots(read_parameters(slurm))
-        elif executor == "ray":
-            at_once = _ray(address, slots, devices, per_device).slots
-        else:
-            at_once = _local(slots, devices, per_device).slots
-        print(plan.describe(at_once))
-        return 0
-    if plan.todo and not plan.runnable:
-        print(plan.describe(0), file=sys.stderr)
-        return 1
-    if executor == "slurm":
-        engine = _slurm(slurm, runs, jobs_per_element, workers)
-    elif executor == "ray":
-        engine = _ray(address, slots, devices, per_device)
-    else:
-        engine = _local(slots, devices, per_device, workers)
-    if plan.todo:
-        require_writable(store)
-    ResultStore(store).sweep()
-    print(f"{len(jobs)} jobs, {len(plan.done)} done already, {len(plan.runnable)} to run, {engine.slots} at a time")
-    for warning in plan.warnings():
-        print(warning)
-    failures: list[tuple[Task, str, str]] = []
-    try:
-        with interruptible():
-            if stack_seeds != 1:
-                train_stacks(_tasks(plan, store, runs, keep_checkpoints), stack_seeds, engine, check, print)
-            code = _execute(plan, engine, store, runs, keep_checkpoints, fail_fast, failures)
-    except KeyboardInterrupt as interruption:
-        print("\ninterrupted; what is recorded stays, and the same command goes on with the rest", file=sys.stderr)
-        return 128 + signal_of(interruption)
-    for task, word, error in failures:
-        log = f"\n        log: {task.log}" if task.log.is_file() else ""
-        print(f"{word}: {task.job.title}: {error}{log}", file=sys.stderr)
-    for warning in [*plan.problems(), *plan.warnings()]:
-        print(warning, file=sys.stderr)
-    there = sorted({job.key.dataset for job in jobs})
-    print(f"records: {store}/<dataset>/<method>/   predictions: {store / 'predictions'}/")
-    print(f"tables:  msabench table --datasets {' '.join(there)} --store {shlex.quote(str(store))}")
-    return code
+    place = (executor, slots, devices, per_device, address)
+    return run_suite(
+        wanted,
+        store,
+        runs,
+        stores_at_hand(suite, store),
+        engine_of=lambda: engine_of(*place, workers, slurm, runs, jobs_per_element),
+        at_once=lambda: slots_of(*place, slurm),
+        keep_checkpoints=keep_checkpoints,
+        dry_run=dry_run,
+        fail_fast=fail_fast,
+        stack_seeds=stack_seeds,
+    )
 
 
 def suites(folder: Path | None = None, store: Path | None = None, committed: bool = False) -> str:
@@ -196,91 +148,60 @@ def _block(lines: list[str]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _execute(
-    plan: Plan,
-    engine: Executor,
-    store: Path,
-    runs: Path,
-    keep_checkpoints: bool,
-    fail_fast: bool,
-    failures: list[tuple[Task, str, str]],
-) -> int:
-    # Jobs whose data are not here need no process to fail, and no record: it would name no revision and never clear.
-    if fail_fast and plan.problems():
-        return 1
-    tasks = _tasks(plan, store, runs, keep_checkpoints)
-    progress = Progress(plan.runnable, engine.slots, sys.stdout)
+def stores_at_hand(suite: Path, store: Path) -> list[ResultStore]:
+    """The stores that know costs: here, around the suite, or packaged; without the one that is given.
 
-    def tick(running: Sequence[Task]) -> None:
-        check()
-        progress.tick(running)
-
-    try:
-        with contextlib.closing(engine.run(tasks, tick)) as ended:
-            for finished in ended:
-                error = _error_of(finished)
-                word = "not run" if finished.code == RUNNING_ELSEWHERE else "failed"
-                progress.ended(finished.task, error, word)
-                if error:
-                    failures.append((finished.task, word, error))
-                    if fail_fast:
-                        break
-    finally:
-        progress.clear()
-    # Another run may be through with them by now.
-    recorded = ResultStore(store).has
-    failures[:] = [(task, word, error) for task, word, error in failures if not recorded(task.job.key.job_id)]
-    return 1 if failures or plan.problems() or plan.lacking else 0
-
-
-def _tasks(plan: Plan, store: Path, runs: Path, keep_checkpoints: bool) -> list[Task]:
-    return [Task(entry.job, run_folder(runs, entry.job), store, keep_checkpoints) for entry in plan.runnable]
-
-
-def _error_of(finished: Finished) -> str:
-    """Why a task failed, recorded by its worker or else here, unless another process runs it; empty if it did not."""
-    task, code = finished.task, finished.code
-    if code == 0:
-        return ""
-    if code == RECORDED_FAILURE:
-        return _last_line(task) or _recorded_error(task)
-    if finished.error:
-        if code != RUNNING_ELSEWHERE:
-            _record(task, finished.error)
-        return finished.error
-    if code < 0:
-        error = ended_by(code)
-    else:
-        error = f"the worker ended with code {code}: {_last_line(task) or 'no output'}"
-    _record(task, error)
-    return error
-
-
-def _record(task: Task, error: str) -> None:
-    try:
-        record_failure(task, error)
-    except MSABenchError as problem:
-        # The other jobs need not suffer from it.
-        print(f"the failure of {task.job.title} could not be recorded: {problem}", file=sys.stderr)
-
-
-def _recorded_error(task: Task) -> str:
-    job_id = task.job.key.job_id
-    return next((job.error for job in ResultStore(task.store).failures() if job.key.job_id == job_id), "no output")
-
-
-def _last_line(task: Task) -> str:
-    try:
-        return last_line(task.log.read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return ""
-
-
-def _stores_at_hand(suite: Path, store: Path) -> list[ResultStore]:
-    """The stores that know costs: here, around the suite, or packaged; without the one that is given."""
+    Args:
+        suite: File of a suite or config.
+        store: The one that is given.
+    """
     around = [Path(), *suite.resolve().parents, packaged(COSTS).parents[1]]
     found = [next((root / name for root in around if (root / name).is_dir()), None) for name in STORES]
     return [ResultStore(folder) for folder in found if folder is not None and folder.resolve() != store.resolve()]
+
+
+def engine_of(
+    executor: str,
+    slots: int | None,
+    devices: list[str] | None,
+    per_device: int,
+    address: str | None,
+    workers: str,
+    slurm: Path | None,
+    runs: Path,
+    jobs_per_element: int,
+) -> Executor:
+    """Make what runs tasks; the arguments are those of ``run``.
+
+    Raises:
+        MSABenchError: There is no such GPU or cluster, or an argument is not allowed.
+    """
+    require_fitting(executor, devices, slurm, jobs_per_element, address)
+    if executor == "slurm":
+        return _slurm(slurm, runs, jobs_per_element, workers)
+    if executor == "ray":
+        return _ray(address, slots, devices, per_device)
+    return _local(slots, devices, per_device, workers)
+
+
+def slots_of(
+    executor: str,
+    slots: int | None,
+    devices: list[str] | None,
+    per_device: int,
+    address: str | None,
+    slurm: Path | None,
+) -> int:
+    """How many tasks would run at a time; the arguments are those of ``run``.
+
+    Raises:
+        MSABenchError: As in ``engine_of``.
+    """
+    if executor == "slurm":
+        return array_slots(read_parameters(slurm))
+    if executor == "ray":
+        return _ray(address, slots, devices, per_device).slots
+    return _local(slots, devices, per_device).slots
 
 
 def _local(slots: int | None, devices: list[str] | None, per_device: int, workers: str = "warm") -> Executor:
@@ -310,9 +231,14 @@ def _ray(address: str | None, slots: int | None, devices: list[str] | None, per_
     return RayExecutor(address, per_device, slots, gpus)
 
 
-def _require_fitting(
+def require_fitting(
     executor: str, devices: list[str] | None, slurm: Path | None, jobs_per_element: int, address: str | None
 ) -> None:
+    """Refuse options of one executor beside another; the arguments are those of ``run``.
+
+    Raises:
+        MSABenchError: An option is of another executor.
+    """
     if executor != "ray":
         if address is not None:
             raise MSABenchError(f"address {address!r} is that of a Ray cluster; give --executor ray, or leave it out")

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, Self, TypeVar
 
 import yaml
 
@@ -30,6 +30,7 @@ from msabench.results.job_identity import portable
 from msabench.results.provenance import collect
 from msabench.results.record import JobRecord
 from msabench.results.store import ResultStore
+from msabench.results.study import TUNING
 from msabench.runner.suite import Job
 
 RECORDED_FAILURE = 3
@@ -83,16 +84,64 @@ class Task:
         for name in ("log.txt", "progress.json"):
             (self.folder / name).unlink(missing_ok=True)
         self.remove_checkpoints(keep=BEST)
-        content = {
-            "job": self.job.to_json(),
-            "folder": str(self.folder),
-            "store": str(self.store),
-            "keep_checkpoint": self.keep_checkpoint,
-            "plugins": self.plugins,
-            "import_folders": self.import_folders,
-        }
-        write_text(self.folder / "job.json", json.dumps(content, indent=2) + "\n")
+        write_text(self.folder / "job.json", json.dumps(self.to_json(), indent=2) + "\n")
         write_text(self.folder / "config.yaml", yaml.safe_dump(self.job.config, sort_keys=False))
+
+    # What a trial of a study does in another way, see ``runner.trials``.
+
+    def is_recorded(self) -> bool:
+        """Whether there is nothing left to do."""
+        return ResultStore(self.store).has(self.job.key.job_id)
+
+    def run(self, accelerator: str, lost: int = 0) -> None:
+        """Do what there is to do, in this process.
+
+        Args:
+            accelerator: Lightning's accelerator; one device of it is used.
+            lost: How many workers of the task were lost before, with their nodes.
+
+        Raises:
+            MSABenchError: It cannot be done.
+        """
+        # Here, since it imports torch, and who plans does without.
+        from msabench.runner.job import run_job
+
+        run_job(self, accelerator, lost)
+
+    def fail(self, error: str) -> None:
+        """Record that it failed, unless it is recorded: whatever went wrong then, it is done.
+
+        Args:
+            error: One line.
+        """
+        job, store = self.job, ResultStore(self.store)
+        if store.has(job.key.job_id):
+            return
+        store.add_failure(
+            JobRecord(
+                key=job.key,
+                status="failed",
+                error=error,
+                config=portable(job.config),
+                provenance={**collect(), **({TUNING: job.tuning} if job.tuning else {})},
+                suites=list(job.suites),
+                mask_seeds=list(job.mask_seeds),
+            )
+        )
+
+    def lose(self, error: str) -> None:
+        """Record that its process ended, or never began, and could not say so itself.
+
+        Args:
+            error: One line.
+        """
+        self.fail(error)
+
+    def why_undone(self) -> str:
+        """Why there is no outcome although nothing went wrong; empty if there is one."""
+        return ""
+
+    # Files.
 
     def remove_checkpoints(self, keep: str = "") -> None:
         """Delete the checkpoints in the run folder, that of a stage as well as the best, except the one to keep."""
@@ -100,13 +149,28 @@ class Task:
             if path.name != keep:
                 path.unlink(missing_ok=True)
 
+    def to_json(self) -> dict[str, Any]:
+        """What ``job.json`` holds: plain data."""
+        return {
+            "job": self.job.to_json(),
+            "folder": str(self.folder),
+            "store": str(self.store),
+            "keep_checkpoint": self.keep_checkpoint,
+            "plugins": self.plugins,
+            "import_folders": self.import_folders,
+        }
+
     @classmethod
-    def load(cls, path: Path) -> Task:
-        """Read a ``job.json``."""
-        content = json.loads(path.read_text(encoding="utf-8"))
+    def from_json(cls, content: dict[str, Any], **further: Any) -> Self:
+        """Read what ``to_json`` made."""
         job = Job.from_json(content["job"])
         given = {name: tuple(content[name]) for name in ("plugins", "import_folders")}
-        return cls(job, Path(content["folder"]), Path(content["store"]), content["keep_checkpoint"], **given)
+        return cls(job, Path(content["folder"]), Path(content["store"]), content["keep_checkpoint"], **given, **further)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a ``job.json``."""
+        return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
 
     def find_what_is_from_outside(self) -> None:
         """Make the methods from outside known that the planning process knew.
@@ -147,20 +211,7 @@ def record_failure(task: Task, error: str) -> None:
         task: The task.
         error: One line.
     """
-    job, store = task.job, ResultStore(task.store)
-    if store.has(job.key.job_id):
-        return
-    store.add_failure(
-        JobRecord(
-            key=job.key,
-            status="failed",
-            error=error,
-            config=portable(job.config),
-            provenance=collect(),
-            suites=list(job.suites),
-            mask_seeds=list(job.mask_seeds),
-        )
-    )
+    task.fail(error)
 
 
 @dataclass(frozen=True)
@@ -169,9 +220,9 @@ class Finished:
 
     Attributes:
         task: The task.
-        code: 0 for a job that is recorded, ``RUNNING_ELSEWHERE``, ``NOT_STARTED``, ``LOST``, or the worker's exit
-            code: ``RECORDED_FAILURE``, another for a worker that could not record its end; minus the signal's number
-            if a signal ended it.
+        code: 0 for a task with nothing left to do, ``RUNNING_ELSEWHERE``, ``NOT_STARTED``, ``LOST``, or the worker's
+            exit code: ``RECORDED_FAILURE``, another for a worker that could not record its end; minus the signal's
+            number if a signal ended it.
         error: Why no worker was started, or what else is known of its end than the worker says, one line; else empty.
     """
 
@@ -226,7 +277,7 @@ def begin(task: Task, launch: Callable[[IO[bytes], Sequence[int]], W]) -> W | Fi
         with (task.folder / ".lock").open("wb") as lock, claim(task.store, key.job_id) as claimed:
             if claimed is None or not try_lock(lock):
                 return Finished(task, RUNNING_ELSEWHERE, "another process is running this job")
-            if ResultStore(task.store).has(key.job_id):
+            if task.is_recorded():
                 settle(task.store, key.job_id)
                 return Finished(task, 0)
             task.prepare()
@@ -248,6 +299,14 @@ def ended_by(code: int, what: str = "worker") -> str:
 def last_line(text: str) -> str:
     """The last line that is not blank, without the space around it; empty if there is none."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def one_line(error: Exception) -> str:
+    """An error's last line, with its type unless it is meant for users."""
+    text = last_line(str(error))
+    if isinstance(error, MSABenchError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class Executor(Protocol):

@@ -22,6 +22,7 @@ from msabench.results.claims import settle
 from msabench.results.job_identity import job_key, portable
 from msabench.results.record import JobKey, JobRecord, names_of
 from msabench.results.store import ResultStore
+from msabench.results.study import TUNING
 from msabench.runner.executor import BEST, Task
 from msabench.runner.stages import SharedStage, fit_hash
 from msabench.training.build import Built, build
@@ -70,7 +71,7 @@ def run_job(task: Task, accelerator: str = "auto", lost: int = 0) -> None:
         raise MSABenchError(job.problem)
     built = build(list(job.config_files), [*job.overrides, *placement(task, accelerator)], task.folder)
     trainer, datamodule = built.trainer, built.datamodule
-    found = job_key(built.config, datamodule.corpus.revision, datamodule.corpus.features)
+    found = job_key(built.config, datamodule.corpus.revision, datamodule.corpus.features, job.key.tuning)
     if found != job.key:
         changed = [name for name in names_of(JobKey) if getattr(found, name) != getattr(job.key, name)]
         raise MSABenchError(f"{', '.join(changed)} of {job.title} changed since it was planned; run the suite again")
@@ -102,6 +103,8 @@ def run_job(task: Task, accelerator: str = "auto", lost: int = 0) -> None:
     )
     if lost:
         record.provenance[LOST_WORKERS] = lost
+    if job.tuning:
+        record.provenance[TUNING] = job.tuning
     records = evaluation.records(job.key.job_id)
     store = ResultStore(task.store)
     # Where locks do not work, another process may have been faster: what is stored is never replaced.

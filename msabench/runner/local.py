@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from msabench.errors import MSABenchError
-from msabench.results.store import ResultStore
 from msabench.runner.executor import Finished, Task, begin, start
 from msabench.runner.warm import ForkServer, WarmWorker, can_be_warm
 
@@ -233,7 +232,7 @@ def _finished(task: Task, worker: Worker) -> Finished:
     if not isinstance(worker, WarmWorker) or not worker.error:
         return Finished(task, code)
     # The record counts, whatever became of the process that wrote it.
-    return Finished(task, 0) if ResultStore(task.store).has(task.job.key.job_id) else Finished(task, code, worker.error)
+    return Finished(task, 0) if task.is_recorded() else Finished(task, code, worker.error)
 
 
 def kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:

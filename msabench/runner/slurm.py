@@ -23,7 +23,6 @@ from typing import Any
 
 from msabench.errors import MSABenchError
 from msabench.files import yaml_of
-from msabench.results.store import ResultStore
 from msabench.runner.executor import LOST, Finished, Task, ended_by, last_line
 from msabench.runner.local import ONE_THREAD, LocalExecutor, Slot
 
@@ -230,7 +229,7 @@ class SlurmExecutor:
                 return Finished(task, code, error)
             return Finished(task, code, f"{ended_by(code)}{self._cause(job)}")
         # The record counts, whatever became of the process that wrote it.
-        if ResultStore(task.store).has(task.job.key.job_id):
+        if task.is_recorded():
             return Finished(task, 0)
         if result is not None:
             what = "the time limit was reached; raise timeout_min" if "timed-out" in result else last_line(result)

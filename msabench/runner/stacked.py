@@ -25,9 +25,9 @@ from msabench.missingness.conditions import distinct, parse_grid
 from msabench.results.claims import claim, require_writable
 from msabench.results.record import JobKey
 from msabench.results.store import ResultStore
-from msabench.runner.executor import RECORDED_FAILURE, Executor, Task, last_line
+from msabench.runner.executor import RECORDED_FAILURE, Executor, Task, last_line, one_line
 from msabench.runner.local import ONE_THREAD, POLL_SECONDS, LocalExecutor, Slot, kill
-from msabench.runner.worker import end, one_line, placed
+from msabench.runner.worker import end, placed
 
 LOG = "stack.txt"
 """Output of a stack, in the run folder of its first seed."""
@@ -180,7 +180,7 @@ def train_together(tasks: Sequence[Task], accelerator: str = "auto") -> None:
     open_tasks, open_seeds = [], []
     for task, (built, draws) in zip(tasks, seeds, strict=True):
         corpus = built.datamodule.corpus
-        if job_key(built.config, corpus.revision, corpus.features) != task.job.key:
+        if job_key(built.config, corpus.revision, corpus.features, task.job.key.tuning) != task.job.key:
             raise MSABenchError(f"{task.job.title} changed since it was planned; run the suite again")
         built.datamodule.require(distinct(parse_grid(task.job.grid)), built.model.data_needs)
         hashed, said = fit_hash(built, task), task.folder / FIT

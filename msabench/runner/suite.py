@@ -22,6 +22,9 @@ A job entry expands into seeds x variants x regimes. Its own overrides come afte
 alone: ``complete``, ``only(la)``, ``random(0.3)``; the suite's grid must have these cells. ``config`` is a path from
 the config folder; ``seeds`` replaces the suite's. Where that folder has no such file, the config of that name that
 comes with msabench is taken: a suite of one's own needs configs for its own methods alone.
+``tune: {trials: 50, seed: 1}`` has settings found first, by a study of so many trials (``tuning.budget.Budget``), and
+the winner trained under the seeds; with ``tuning: [default, tuned]`` the config's own settings are trained as well.
+Both may stand at the top or in an entry.
 ``include: [a.yaml]`` adds the jobs of other suites, with the seeds and overrides that they have there; the grid and the
 mask seeds must be this suite's. They, too, are looked up beside this file and then among those that come with msabench.
 """
@@ -35,20 +38,37 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from msabench.data.info import SPLITS
 from msabench.data.registry import dataset_info
 from msabench.errors import MSABenchError, one_of
 from msabench.files import yaml_of
 from msabench.missingness.conditions import Cell, distinct, parse_grid
-from msabench.missingness.config import MissingConfig
-from msabench.missingness.specialists import specialist_of
 from msabench.packaged import CONFIGS, SUITES, beside_or_packaged
-from msabench.results.job_identity import MAX_SEED, job_key, missing_config
+from msabench.results.job_identity import job_key, missing_config
 from msabench.results.record import JobKey
+from msabench.runner.suite_values import budgets_of, config_folder, listed, mapping, regimes_of, seeds_of
 from msabench.training.config_words import as_words
 from msabench.training.method_of_config import info_of
+from msabench.tuning.budget import Budget
 
-SUITE_KEYS = ("name", "description", "grid", "mask_seeds", "seeds", "overrides", "configs", "include", "jobs")
-ENTRY_KEYS = ("method", "dataset", "variants", "regimes", "specialists", "seeds", "config", "overrides")
+SUITE_KEYS = (
+    *(
+        "name",
+        "description",
+        "grid",
+        "mask_seeds",
+        "seeds",
+        "overrides",
+        "tune",
+        "tuning",
+        "configs",
+        "include",
+        "jobs",
+    ),
+)
+ENTRY_KEYS = (
+    *("method", "dataset", "variants", "regimes", "specialists", "seeds", "config", "overrides", "tune", "tuning"),
+)
 NO_REVISION = "missing"
 """Revision in the key of a job whose data are not here."""
 
@@ -65,6 +85,7 @@ class UnresolvedJob:
         seed: Seed of the training.
         config_file: The config.
         overrides: Command-line style settings, without the seed.
+        budget: What is spent on finding settings for it first; None for the settings of the config.
     """
 
     method: str
@@ -72,6 +93,7 @@ class UnresolvedJob:
     seed: int
     config_file: Path
     overrides: tuple[str, ...]
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +128,7 @@ class Job:
         mask_seeds: Seeds of the test masks.
         config: Resolved config.
         problem: Why it cannot run, one sentence; empty if it can.
+        tuning: ``Study.reference`` of the study that selected its settings; empty for those of the config.
     """
 
     key: JobKey
@@ -116,13 +139,14 @@ class Job:
     mask_seeds: tuple[int, ...]
     config: dict[str, Any] = field(default_factory=dict, compare=False)
     problem: str = ""
+    tuning: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def title(self) -> str:
-        """The job in words, e.g. ``umdf synth wo_mcim mixed seed 1111``."""
+        """The job in words, e.g. ``umdf synth wo_mcim mixed tuned(50, random, seed 1) seed 1111``."""
         key = self.key
         parts = [key.method, key.dataset, "" if key.variant == "default" else key.variant, key.regime]
-        return " ".join(part for part in (*parts, f"seed {key.seed}") if part)
+        return " ".join(part for part in (*parts, key.tuning, f"seed {key.seed}") if part)
 
     def to_json(self) -> dict[str, Any]:
         """The job as plain data."""
@@ -153,23 +177,24 @@ def read_suite(path: Path, including: tuple[Path, ...] = ()) -> Suite:
         raise MSABenchError(f"there is no suite {path}; msabench suites lists those that there are")
     content = yaml_of(path)
     where = f"suite {path.name}"
-    content = _mapping(
+    content = mapping(
         content, where, SUITE_KEYS, needed=("name",) if "include" in (content or {}) else ("name", "jobs")
     )
-    grid = _listed(content.get("grid", ["paper"]), str, f"grid of {where}")
+    grid = listed(content.get("grid", ["paper"]), str, f"grid of {where}")
     cells = distinct(parse_grid(grid))
-    suite_seeds = _seeds(content.get("seeds", [1111]), f"seeds of {where}")
-    shared = _mapping(content.get("overrides") or {}, f"overrides of {where}")
-    folder = _config_folder(path, content.get("configs"))
-    mask_seeds = tuple(_seeds(content.get("mask_seeds", [0, 1, 2]), f"mask_seeds of {where}"))
+    suite_seeds = seeds_of(content.get("seeds", [1111]), f"seeds of {where}")
+    shared = mapping(content.get("overrides") or {}, f"overrides of {where}")
+    folder = config_folder(path, content.get("configs"))
+    tuning = {name: content[name] for name in ("tune", "tuning") if name in content}
+    mask_seeds = tuple(seeds_of(content.get("mask_seeds", [0, 1, 2]), f"mask_seeds of {where}"))
     found: list[UnresolvedJob] = []
-    for name in _listed(content.get("include", []), str, f"include of {where}"):
+    for name in listed(content.get("include", []), str, f"include of {where}"):
         found += _included(path, name, (*including, path), tuple(grid), mask_seeds)
     jobs = content.get("jobs", [])
     if not isinstance(jobs, list) or not (jobs or found):
         raise MSABenchError(f"jobs of {where} must be a list of mappings with the keys {', '.join(ENTRY_KEYS)}")
     for number, entry in enumerate(jobs, start=1):
-        found += _unresolved_jobs(entry, f"job {number} of {where}", suite_seeds, shared, folder, cells)
+        found += _unresolved_jobs(entry, f"job {number} of {where}", suite_seeds, shared, tuning, folder, cells)
     return Suite(
         name=str(content["name"]),
         description=str(content.get("description", "")),
@@ -215,30 +240,35 @@ def select(
     return replace(suite, jobs=tuple(found))
 
 
-def expand(suite: Suite, resolver: Resolver | None = None) -> list[Job]:
-    """Resolve a suite's jobs; equal trainings become one job.
+def expand(suite: Suite, resolver: Resolver | None = None, splits: Sequence[str] = SPLITS) -> list[Job]:
+    """Resolve a suite's jobs with the settings of their configs; equal trainings become one job.
+
+    Those with a budget for tuning are left out, see ``runner.studies``.
 
     Args:
         suite: The suite.
         resolver: Parses configs; None for ``msabench.training.build.resolve``.
+        splits: Splits of the data to open.
 
     Raises:
         MSABenchError: A config is missing, does not parse, or is of another method or dataset than its entry says, or
             the grid has a cell that means nothing at the level where a config drops text.
     """
-    resolve = resolver or _resolver()
+    resolve = resolver_of(resolver)
     resolved: dict[tuple[Path, tuple[str, ...]], dict[str, Any]] = {}
     opened: dict[str, tuple[str, str | None, str]] = {}
     jobs: dict[JobKey, Job] = {}
     cells = distinct(parse_grid(suite.grid))
     for unresolved in suite.jobs:
+        if unresolved.budget is not None:
+            continue
         without_seed = (unresolved.config_file, unresolved.overrides)
         if without_seed not in resolved:
             resolved[without_seed] = resolve([unresolved.config_file], list(unresolved.overrides))
-        config = _with_seed(resolved[without_seed], unresolved.seed)
+        config = with_seed(resolved[without_seed], unresolved.seed)
         source = json.dumps([config["data"].get(name) for name in ("dataset", *_SOURCE)], default=str)
         if source not in opened:
-            opened[source] = _open(config["data"])
+            opened[source] = open_data(config["data"], splits)
         revision, features, problem = opened[source]
         missing = missing_config(config)
         for cell in cells:
@@ -263,7 +293,10 @@ def expand(suite: Suite, resolver: Resolver | None = None) -> list[Job]:
     return list(jobs.values())
 
 
-def _resolver() -> Resolver:
+def resolver_of(given: Resolver | None) -> Resolver:
+    """What parses configs: what is given, else ``msabench.training.build.resolve``."""
+    if given is not None:
+        return given
     # Lightning takes seconds to import; listing suites does without.
     from msabench.training.build import resolve
 
@@ -276,10 +309,14 @@ _SOURCE = (
 )
 
 
-def _open(data: dict[str, Any]) -> tuple[str, str | None, str]:
+def open_data(data: dict[str, Any], splits: Sequence[str] = SPLITS) -> tuple[str, str | None, str]:
     """Revision and features of a config's data, and why they cannot be had.
 
     Opening converts a new file here, once, where otherwise all workers would wait for one of them to do so.
+
+    Args:
+        data: Data section of a resolved config.
+        splits: The splits to open.
     """
     from msabench.data.store import open_corpus
 
@@ -290,7 +327,7 @@ def _open(data: dict[str, Any]) -> tuple[str, str | None, str]:
     if "size" in settings:
         settings["size"] = tuple(settings["size"])
     try:
-        corpus = open_corpus(data["dataset"], **settings)
+        corpus = open_corpus(data["dataset"], **settings, splits=splits)
     except (MSABenchError, OSError) as error:
         return NO_REVISION, None, str(error)
     for doubt in corpus.doubts():
@@ -298,88 +335,44 @@ def _open(data: dict[str, Any]) -> tuple[str, str | None, str]:
     return corpus.revision, corpus.features, ""
 
 
-def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
+def with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A resolved config under another seed of the training."""
     return {**config, "seed_everything": seed, "data": {**config["data"], "seed": seed}}
 
 
 def _unresolved_jobs(
-    entry: Any, where: str, suite_seeds: list[int], shared: dict[str, Any], folder: Path, cells: Sequence[Cell]
+    entry: Any,
+    where: str,
+    suite_seeds: list[int],
+    shared: dict[str, Any],
+    tuning: dict[str, Any],
+    folder: Path,
+    cells: Sequence[Cell],
 ) -> list[UnresolvedJob]:
-    entry = _mapping(entry, where, ENTRY_KEYS, needed=("method", "dataset"))
+    entry = mapping(entry, where, ENTRY_KEYS, needed=("method", "dataset"))
     method, dataset = str(entry["method"]), str(entry["dataset"])
     name = str(entry.get("config", f"{method}_{dataset}.yaml"))
     config_file = beside_or_packaged(name, folder, CONFIGS)
     info = info_of(method, config_file or folder / name)
     dataset_info(dataset)
-    variants = _listed(entry.get("variants", []), str, f"variants of {where}")
+    variants = listed(entry.get("variants", []), str, f"variants of {where}")
     for variant in variants:
         if variant not in ("default", *info.variants):
             raise one_of(f"variant of {method} in {where}", variant, ("default", *info.variants))
     if config_file is None:
         raise MSABenchError(f"there is no config {folder / name} for {where}; write it or name another one with config")
-    common = {**shared, **_mapping(entry.get("overrides") or {}, f"overrides of {where}")}
-    seeds = _seeds(entry["seeds"], f"seeds of {where}") if "seeds" in entry else suite_seeds
+    common = {**shared, **mapping(entry.get("overrides") or {}, f"overrides of {where}")}
+    seeds = seeds_of(entry["seeds"], f"seeds of {where}") if "seeds" in entry else suite_seeds
+    budgets = budgets_of(
+        {**tuning, **{name: entry[name] for name in ("tune", "tuning") if name in entry}}, where, folder
+    )
+    for budget in budgets:
+        if budget is not None:
+            budget.require_fresh(tuple(seeds), where)
     return [
-        UnresolvedJob(method, dataset, seed, config_file, as_words({**common, **variant, **regime}))
+        UnresolvedJob(method, dataset, seed, config_file, as_words({**common, **variant, **regime}), budget)
+        for budget in budgets
         for variant in [{"model.init_args.variant": name} for name in variants] or [{}]
-        for regime in _regimes(entry, where, cells)
+        for regime in regimes_of(entry, where, cells)
         for seed in seeds
     ]
-
-
-def _regimes(entry: dict[str, Any], where: str, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    given = entry.get("regimes", [])
-    if not isinstance(given, list):
-        raise MSABenchError(f"regimes of {where} must be a list, e.g. [complete, mixed]")
-    names = tuple(f.name for f in fields(MissingConfig))
-    found = [
-        {"regime": item} if isinstance(item, str) else _mapping(item, f"regimes of {where}", names) for item in given
-    ]
-    at_home = _listed(entry.get("specialists", []), str, f"specialists of {where}")
-    homes = distinct(parse_grid(at_home)) if at_home else ()
-    found += [specialist_of(cell) for cell in homes]
-    if untested := [str(cell) for cell in homes if cell not in cells]:
-        raise MSABenchError(
-            f"specialists of {where} are at home in {', '.join(untested)}, which the suite's grid does not have, so "
-            "that they would be compared with nothing; add these cells to the grid"
-        )
-    for settings in found:
-        MissingConfig(**{**settings, **({"rate": tuple(settings["rate"])} if "rate" in settings else {})})
-    return [{f"data.missing.{name}": value for name, value in settings.items()} for settings in found] or [{}]
-
-
-def _config_folder(suite: Path, given: Any) -> Path:
-    if given is not None:
-        folder = (suite.parent / str(given)).resolve()
-        if not folder.is_dir():
-            raise MSABenchError(f"there is no config folder {folder}, which suite {suite.name} names")
-        return folder
-    for parent in suite.resolve().parents:
-        if (parent / "configs").is_dir():
-            return parent / "configs"
-    return suite.parent
-
-
-def _mapping(value: Any, where: str, allowed: Sequence[str] = (), needed: Sequence[str] = ()) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise MSABenchError(f"{where} must be a mapping of keys to values, not {type(value).__name__}")
-    for key in value:
-        if not isinstance(key, str) or (allowed and key not in allowed):
-            raise one_of(f"key in {where}", key, allowed or ("text",))
-    for key in needed:
-        if key not in value:
-            raise MSABenchError(f"{where} lacks the key {key!r}")
-    return value
-
-
-def _listed(value: Any, kind: type, where: str) -> list[Any]:
-    if not isinstance(value, list) or any(type(item) is not kind for item in value):
-        raise MSABenchError(f"{where} must be a list of {kind.__name__} values, not {value!r}")
-    return value
-
-
-def _seeds(value: Any, where: str) -> list[int]:
-    seeds = _listed(value, int, where)
-    if not seeds or min(seeds) < 0 or max(seeds) > MAX_SEED or len(set(seeds)) < len(seeds):
-        raise MSABenchError(f"{where} must be distinct numbers from 0 to {MAX_SEED}, at least one, not {value!r}")
-    return seeds

@@ -1,4 +1,4 @@
-"""The process of one job.
+"""The process of one job, or of one trial of a study.
 
 Run as ``python -m msabench.runner.worker <run folder>/job.json``. Exit codes: 0, the job is recorded;
 ``RECORDED_FAILURE``, its failure is; anything else, nothing is. The heavy imports wait until the process is tied to
@@ -20,7 +20,8 @@ from typing import NoReturn
 
 from msabench.errors import MSABenchError
 from msabench.interruption import die_at_once
-from msabench.runner.executor import RECORDED_FAILURE, Task, last_line, record_failure
+from msabench.runner.executor import RECORDED_FAILURE, one_line, record_failure
+from msabench.runner.trials import load_task
 
 NOT_RECORDED = 1
 
@@ -39,13 +40,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m msabench.runner.worker", description="Run one job of a suite.")
     parser.add_argument("job", type=Path, help="job.json in the run folder")
     given = placed(parser, arguments)
-    task = Task.load(given.job)
+    task = load_task(given.job)
     try:
         task.say("load", 0)
         task.find_what_is_from_outside()
-        from msabench.runner.job import run_job
-
-        run_job(task, given.accelerator, given.lost)
+        task.run(given.accelerator, given.lost)
     except Exception as error:
         # The log may lie on a full disk.
         with contextlib.suppress(OSError):
@@ -91,14 +90,6 @@ def die_with(parent: int) -> None:
     # The parent may have died before the call.
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def one_line(error: Exception) -> str:
-    """An error's last line, with its type unless it is meant for users."""
-    text = last_line(str(error))
-    if isinstance(error, MSABenchError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def end(code: int) -> NoReturn:

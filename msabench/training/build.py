@@ -88,16 +88,17 @@ class MSACLI(LightningCLI):
 
     Args:
         folder: Where checkpoint, log and config go; None reserves a new folder below ``trainer.default_root_dir``.
+        data: Class of the data module.
         kwargs: Arguments of Lightning's.
     """
 
-    def __init__(self, folder: Path | None = None, **kwargs: Any) -> None:
+    def __init__(self, folder: Path | None = None, data: type[MSADataModule] = MSADataModule, **kwargs: Any) -> None:
         self._given_folder = folder
         quiet()
         registry.import_all()
         super().__init__(
             MSAMethod,
-            MSADataModule,
+            data,
             subclass_mode_model=True,
             # A stray --optimizer would replace a method's own groups.
             auto_configure_optimizers=False,
@@ -239,7 +240,12 @@ def _dump(data: Any) -> str:
 set_dumper("yaml", _dump)
 
 
-def build(config_files: list[Path], overrides: list[str], folder: Path | None = None) -> Built:
+def build(
+    config_files: list[Path],
+    overrides: list[str],
+    folder: Path | None = None,
+    data: type[MSADataModule] = MSADataModule,
+) -> Built:
     """Instantiate method, data module and trainer as ``msabench fit`` would.
 
     Args:
@@ -247,12 +253,13 @@ def build(config_files: list[Path], overrides: list[str], folder: Path | None = 
         overrides: Command-line style settings, e.g. ``--trainer.max_epochs=8``.
         folder: Where checkpoint, log and config go; None reserves a new folder below ``trainer.default_root_dir``
             once training starts.
+        data: Class of the data module.
 
     Raises:
         MSABenchError: A file is missing, a key unknown, a value not allowed.
     """
     with one_sentence():
-        cli = MSACLI(folder, args=_arguments(config_files, overrides), run=False)
+        cli = MSACLI(folder, data, args=_arguments(config_files, overrides), run=False)
     return Built(cli.model, cli.datamodule, cli.trainer, _plain(cli.parser, cli.config), cli.folder)
 
 

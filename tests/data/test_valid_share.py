@@ -208,7 +208,7 @@ def test_a_training_keeps_its_split_and_finds_it_again_in_a_moved_file() -> None
     assert (job.config["data"]["valid_share"], job.config["data"]["valid_seed"]) == (0.2, 4)
     # A suite would open the same data.
     data = {"dataset": "custom", "path": "moved.npz", "valid_share": 0.2, "valid_seed": 4}
-    assert suite._open(data) == (corpus.revision, "custom", "")
+    assert suite.open_data(data) == (corpus.revision, "custom", "")
 
 
 def test_the_verbs_of_data_take_the_share(capsys: pytest.CaptureFixture[str]) -> None:

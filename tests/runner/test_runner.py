@@ -25,6 +25,7 @@ from msabench.results.record import JobRecord
 from msabench.results.store import ResultStore
 from msabench.runner import command as run_command
 from msabench.runner import job as job_module
+from msabench.runner.execution import error_of
 from msabench.runner.executor import (
     NOT_STARTED,
     RECORDED_FAILURE,
@@ -149,9 +150,9 @@ def test_stores_at_hand_are_those_of_the_working_folder_or_around_the_suite(tmp_
         folder.mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     suite = tmp_path / "repository/benchmarks/suites/demo.yaml"
-    found = run_command._stores_at_hand(suite, Path("store"))
+    found = run_command.stores_at_hand(suite, Path("store"))
     assert [store.folder for store in found] == [committed, Path("benchmarks/costs")]
-    assert [store.folder for store in run_command._stores_at_hand(suite, committed)] == [Path("benchmarks/costs")]
+    assert [store.folder for store in run_command.stores_at_hand(suite, committed)] == [Path("benchmarks/costs")]
 
 
 def test_where_nothing_can_run_the_plan_says_why_once(tmp_path):
@@ -641,7 +642,7 @@ def test_a_worker_whose_log_is_full_still_records_its_failure(tmp_path):
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run(task.command(), stdout=full, stderr=full, check=False)
     assert ended.returncode == RECORDED_FAILURE
-    assert run_command._error_of(Finished(task, ended.returncode)) == "there is no file"
+    assert error_of(Finished(task, ended.returncode)) == "there is no file"
     assert len(ResultStore(task.store).jobs()) == 1
 
 

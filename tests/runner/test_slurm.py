@@ -12,8 +12,8 @@ import pytest
 from msabench.errors import MSABenchError
 from msabench.methods import registry
 from msabench.results.store import ResultStore
-from msabench.runner import command as run_command
 from msabench.runner import slurm
+from msabench.runner.execution import error_of
 from msabench.runner.executor import LOST, RECORDED_FAILURE, Finished, Task
 from msabench.runner.slurm import SlurmExecutor, array_slots, read_parameters
 from msabench.runner.suite import expand, read_suite
@@ -232,7 +232,7 @@ def test_the_reason_of_a_death_is_told_with_its_log(
     assert found[0].error == f"the job left no result; {words}; its log: {log_of(cluster, 0)}"
     # The screen and the record carry it.
     task = Task(found[0].task.job, tmp_path / "runs", tmp_path / "store")
-    assert run_command._error_of(Finished(task, LOST, found[0].error)) == found[0].error
+    assert error_of(Finished(task, LOST, found[0].error)) == found[0].error
     assert [failure.error for failure in ResultStore(task.store).failures()] == [found[0].error]
 
 

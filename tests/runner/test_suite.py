@@ -56,7 +56,7 @@ def fake_resolver(calls):
 @pytest.fixture
 def here(monkeypatch):
     """All data are here."""
-    monkeypatch.setattr(suite_module, "_open", lambda data: ("r", None, ""))
+    monkeypatch.setattr(suite_module, "open_data", lambda data, splits: ("r", None, ""))
 
 
 @pytest.mark.usefixtures("here")
