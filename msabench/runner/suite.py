@@ -20,8 +20,8 @@
 A job entry expands into seeds x variants x regimes. Its own overrides come after the suite's, ``variants`` and
 ``regimes`` after both. ``specialists`` adds, for each cell of its grids, the regime that consists of that situation
 alone: ``complete``, ``only(la)``, ``random(0.3)``; the suite's grid must have these cells. ``config`` is a path from
-the config folder; ``seeds`` replaces the suite's. Where that folder has no such file, the config of that name that comes
-with msabench is taken: a suite of one's own needs configs for its own methods alone.
+the config folder; ``seeds`` replaces the suite's. Where that folder has no such file, the config of that name that
+comes with msabench is taken: a suite of one's own needs configs for its own methods alone.
 ``include: [a.yaml]`` adds the jobs of other suites, with the seeds and overrides that they have there; the grid and the
 mask seeds must be this suite's. They, too, are looked up beside this file and then among those that come with msabench.
 """
