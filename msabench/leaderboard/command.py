@@ -41,7 +41,8 @@ def build(
 def intervals(store: Path | None = None, datasets: list[str] | None = None, anew: bool = False) -> str:
     """Make the intervals that build and readme show, out of the store's predictions, and keep them beside the records.
 
-    Only what is lacking is made. Rows whose predictions are not here stay without an interval.
+    Only what is lacking is made, also of rows that have some; what is there stays as it is. Rows whose predictions are
+    not here stay as they are.
 
     Args:
         store: Folder of the result store; if not given leaderboard/results here, and where there is none runs/store, or

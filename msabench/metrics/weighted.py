@@ -6,6 +6,7 @@ as weights. Every metric here is a ratio of weighted sums, so that thousands of 
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,83 @@ from msabench.metrics.spec import metric_spec
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
+
+
+class WeightedClips:
+    """D weightings of N labelled clips, with what every metric of every prediction makes of them alone.
+
+    Args:
+        metric_set: ``sentiment``, ``sims`` or ``emotions``.
+        labels: ``(N,)`` scores, or ``(N, 4)`` integers for ``emotions``.
+        weights: ``(D, N)``, non-negative, e.g. counts of a bootstrap.
+    """
+
+    def __init__(self, metric_set: str, labels: Array, weights: Array) -> None:
+        self.metric_set = metric_set
+        self.labels = labels.clip(-1, 1) if metric_set == "sims" else labels
+        self.weights: Floats = weights.astype(np.float64)
+        # Sums of few whole numbers have no rounding, whatever their order.
+        self.are_counts = bool(np.issubdtype(weights.dtype, np.integer))
+
+    def is_exact(self, key: str) -> bool:
+        """Whether a metric of several predictions is to the bit that of each: it counts clips, weighted by counts."""
+        return self.are_counts and key not in ("mae", "corr")
+
+    def metric(self, key: str, preds: Array) -> Floats:
+        """One metric, see ``weighted_metric``."""
+        metric_spec(key, self.metric_set)
+        if self.metric_set == "emotions":
+            return _emotion(key, self.labels, preds, self.weights)
+        labels, preds = self.labels, preds.clip(-1, 1) if self.metric_set == "sims" else preds
+        if key == "mae":
+            errors = np.abs(preds.astype(np.float64) - labels.astype(np.float64))
+            mae: Floats = self.weights @ errors.T / self._totals
+            return mae
+        if key == "corr":
+            found = _correlation(*self._scores, preds.astype(np.float64), self._shares)
+            return np.where([is_constant(pred) for pred in preds], np.nan, found)
+        name, _, protocol = key.partition("_")
+        protocol, swapped = protocol.removesuffix("swapped").rstrip("_"), key.endswith("_swapped")
+        weights = self.weights
+        true: Array
+        pred: Array
+        if self.metric_set == "sims":
+            cuts = SIMS_CUTS["acc2" if name == "f1" else name]
+            true, pred = binned(labels, cuts), binned(preds.reshape(-1), cuts).reshape(preds.shape)
+        elif protocol == "non0":
+            kept = labels != 0
+            weights = self._of_signed
+            true, pred = labels[kept] > 0, preds[:, kept] > 0
+        elif protocol == "has0":
+            true, pred = labels >= 0, preds >= 0
+        else:
+            bound = int(name.removeprefix("acc")) // 2
+            true, pred = labels.clip(-bound, bound).round(), preds.clip(-bound, bound).round()
+        return _f1(true, pred, weights, swapped) if name == "f1" else _accuracy(true, pred, weights)
+
+    @cached_property
+    def _totals(self) -> Floats:
+        totals: Floats = self.weights.sum(1, keepdims=True)
+        return totals
+
+    @cached_property
+    def _of_signed(self) -> Floats:
+        """The weights of the clips whose label is not 0."""
+        return self.weights[:, self.labels != 0]
+
+    @cached_property
+    def _shares(self) -> Floats:
+        shares: Floats = self.weights / self._totals
+        return shares
+
+    @cached_property
+    def _scores(self) -> tuple[Floats, Floats, Floats]:
+        """Centred labels, and their mean and variance under each weighting."""
+        labels = self.labels.astype(np.float64)
+        # Centred first: sums of squares of values far from 0 would cancel.
+        y = labels - labels.mean()
+        mean = self._shares @ y[:, None]
+        return y, mean, self._shares @ (y * y)[:, None] - mean**2
 
 
 def weighted_metric(metric_set: str, key: str, labels: Array, preds: Array, weights: Array) -> Floats:
@@ -35,36 +113,7 @@ def weighted_metric(metric_set: str, key: str, labels: Array, preds: Array, weig
     Raises:
         MSABenchError: The set has no such metric.
     """
-    metric_spec(key, metric_set)
-    weights = weights.astype(np.float64)
-    if metric_set == "emotions":
-        return _emotion(key, labels, preds, weights)
-    if metric_set == "sims":
-        labels, preds = labels.clip(-1, 1), preds.clip(-1, 1)
-    if key == "mae":
-        errors = np.abs(preds.astype(np.float64) - labels.astype(np.float64))
-        mae: Floats = weights @ errors.T / weights.sum(1, keepdims=True)
-        return mae
-    if key == "corr":
-        found = _correlation(labels.astype(np.float64), preds.astype(np.float64), weights)
-        return np.where([is_constant(pred) for pred in preds], np.nan, found)
-    name, _, protocol = key.partition("_")
-    protocol, swapped = protocol.removesuffix("swapped").rstrip("_"), key.endswith("_swapped")
-    true: Array
-    pred: Array
-    if metric_set == "sims":
-        cuts = SIMS_CUTS["acc2" if name == "f1" else name]
-        true, pred = binned(labels, cuts), binned(preds.reshape(-1), cuts).reshape(preds.shape)
-    elif protocol == "non0":
-        kept = labels != 0
-        weights = weights[:, kept]
-        true, pred = labels[kept] > 0, preds[:, kept] > 0
-    elif protocol == "has0":
-        true, pred = labels >= 0, preds >= 0
-    else:
-        bound = int(name.removeprefix("acc")) // 2
-        true, pred = labels.clip(-bound, bound).round(), preds.clip(-bound, bound).round()
-    return _f1(true, pred, weights, swapped) if name == "f1" else _accuracy(true, pred, weights)
+    return WeightedClips(metric_set, labels, weights).metric(key, preds)
 
 
 def _emotion(key: str, labels: Array, preds: Array, weights: Floats) -> Floats:
@@ -97,16 +146,13 @@ def _f1(true: Array, pred: Array, weights: Floats, swapped: bool) -> Floats:
     return f1
 
 
-def _correlation(labels: Floats, preds: Floats, weights: Floats) -> Floats:
-    share = weights / weights.sum(1, keepdims=True)
-    # Centred first: sums of squares of values far from 0 would cancel.
-    y = labels - labels.mean()
+def _correlation(y: Floats, mean_y: Floats, variance_y: Floats, preds: Floats, share: Floats) -> Floats:
     x = preds - preds.mean(axis=1, keepdims=True)
     scale = np.abs(x).max(axis=1, keepdims=True)
     x = x / np.where(scale > 0, scale, 1)
-    mean_y, mean_x = share @ y[:, None], share @ x.T
-    covariance = share @ (x * y).T - mean_x * mean_y
-    variances = (share @ (y * y)[:, None] - mean_y**2, share @ (x * x).T - mean_x**2)
+    mean_x = share @ x.T
+    covariance = share @ (x * y).T - mean_y * mean_x
+    variances = (variance_y, share @ (x * x).T - mean_x**2)
     # A resample without variance has rounding errors for one.
     defined = (variances[0] > 1e-12 * (y @ y) / len(y)) & (variances[1] > 1e-12)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msabench.results.aggregate import DRAWS
@@ -31,8 +31,31 @@ def intervals(
     Raises:
         MSABenchError: A file is missing, or files hold different clips.
     """
+    return intervals_by_metric(files, metric_set, {metric: cells}, draws)[metric]
+
+
+def intervals_by_metric(
+    files: Sequence[Path], metric_set: str, wanted: Mapping[str, Sequence[str]], draws: int = DRAWS
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """``intervals`` of several metrics, on predictions that are read once.
+
+    Args:
+        files: Stored predictions, one file a training seed; in any order.
+        metric_set: Metric set of the corpus.
+        wanted: Metric key -> cell names, keys of ``AVERAGES``, names of derived quantities.
+        draws: Number of resamples.
+
+    Returns:
+        Metric key -> cell -> lower and upper bound.
+
+    Raises:
+        MSABenchError: A file is missing, or files hold different clips.
+    """
     # Seeds are drawn by place, so that places must not depend on who calls.
     runs = read_runs(sorted(files))
-    values = seed_values(runs, metric_set, metric, clip_counts(len(runs.ids), draws), cells)
-    resampled = over_resamples(values, seed_shares(runs.n_seeds, draws))
-    return {cell: percentiles(found) for cell, found in resampled.items()}
+    counts, shares = clip_counts(len(runs.ids), draws), seed_shares(runs.n_seeds, draws)
+    found = {}
+    for metric, cells in wanted.items():
+        resampled = over_resamples(seed_values(runs, metric_set, metric, counts, cells), shares)
+        found[metric] = {cell: percentiles(values) for cell, values in resampled.items()}
+    return found

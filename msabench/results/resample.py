@@ -12,7 +12,7 @@ The holes of a clip are drawn apart from those of all others, so that drawing cl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from msabench.errors import MSABenchError
 from msabench.metrics.spec import metric_spec
-from msabench.metrics.weighted import weighted_metric
+from msabench.metrics.weighted import WeightedClips
 from msabench.results import predictions
 from msabench.results.aggregate import LEVEL
 from msabench.results.derived import derived, made_of, put_together
@@ -45,6 +45,16 @@ class Runs:
     labels: NDArray[Any]
     cells: dict[str, list[NDArray[np.float32]]]
     n_seeds: int
+    _weighted: list[tuple[str, NDArray[Any], WeightedClips]] = field(default_factory=list, repr=False, compare=False)
+
+    def weighted(self, metric_set: str, weights: NDArray[Any]) -> WeightedClips:
+        """The clips under some weightings; the last that were asked for are kept."""
+        for name, asked, made in self._weighted:
+            if name == metric_set and asked is weights:
+                return made
+        found = WeightedClips(metric_set, self.labels, weights)
+        self._weighted[:] = [(metric_set, weights, found)]
+        return found
 
 
 def read_runs(files: Sequence[Path]) -> Runs:
@@ -116,11 +126,16 @@ def seed_values(
     having = [cell for cell in cells if (quantity := derived(cell)) is None or quantity.applies(spec)]
     parts = {cell: made_of(cell) for cell in having}
     wanted = {part for names in parts.values() for part in names}
-    whole: dict[str, Floats] = {}
-    for cell, seeds in runs.cells.items():
-        if cell in wanted and len(seeds) == runs.n_seeds:
-            means = [weighted_metric(metric_set, metric, runs.labels, preds, weights).mean(axis=1) for preds in seeds]
-            whole[cell] = np.stack(means, axis=1)
+    there = {cell: seeds for cell, seeds in runs.cells.items() if cell in wanted and len(seeds) == runs.n_seeds}
+    clips = runs.weighted(metric_set, weights)
+    preds = [each for seeds in there.values() for each in seeds]
+    if preds and clips.is_exact(metric):
+        bounds = np.cumsum([len(each) for each in preds])[:-1]
+        found = np.split(clips.metric(metric, np.concatenate(preds)), bounds, axis=1)
+    else:
+        found = [clips.metric(metric, each) for each in preds]
+    means = iter(np.ascontiguousarray(each).mean(axis=1) for each in found)
+    whole = {cell: np.stack([next(means) for _ in seeds], axis=1) for cell, seeds in there.items()}
     return {cell: put_together(cell, whole) for cell, names in parts.items() if set(names) <= set(whole)}
 
 

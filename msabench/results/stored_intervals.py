@@ -24,8 +24,8 @@ from msabench.missingness.conditions import AVERAGES, INTER
 from msabench.results import predictions
 from msabench.results.aggregate import DRAWS, jobs_by_row
 from msabench.results.build import parts_of
-from msabench.results.derived import DERIVED
-from msabench.results.intervals import intervals
+from msabench.results.derived import DERIVED, derived, made_of
+from msabench.results.intervals import intervals_by_metric
 from msabench.results.places import PREDICTIONS
 from msabench.results.regime_changes import COMPLETE, bounds_of_change, identity, pairs_of
 from msabench.results.rows import RowKey, jobs_hash
@@ -89,10 +89,11 @@ def _read_line(where: str, line: list[str]) -> tuple[tuple[str, str, str], Inter
 def update_intervals(store: ResultStore, datasets: Sequence[str] | None = None, anew: bool = False) -> list[str]:
     """Make the intervals that are lacking, and drop those whose jobs are no longer a row or a change.
 
-    Rows that have some, but none of derived columns, are given these.
+    Rows that have some are given what they lack of metrics, cells, averages and derived columns; what they have stays
+    as it is.
 
     Args:
-        store: The store. Rows without intervals need their predictions here; others are left without.
+        store: The store. What is made needs its predictions here; rows whose predictions are not stay as they are.
         datasets: Corpora; None takes all of the store.
         anew: Whether to make those that are there anew as well.
 
@@ -146,13 +147,18 @@ def _update(store: Path, dataset: str, by_set: dict[str, dict[RowKey, dict[int, 
                 versus = partial(_versus, name, rows[place], specialists, files, metric_set)
                 makers.setdefault(name, ([*rows[place].values(), *job_ids], []))[1].append(versus)
     kept: dict[str, Intervals] = {}
-    made = completed = lacking = 0
+    made = completed = added = lacking = incomplete = 0
     for name, (job_ids, made_by) in makers.items():
         if name in known:
             kept[name] = known[name]
-            if name in of_rows and all(job_id in files for job_id in job_ids):
-                kept[name] = _completed(known[name], [files[job_id] for job_id in job_ids], of_rows[name])
-                completed += kept[name] != known[name]
+            if name not in of_rows:
+                continue
+            if not all(job_id in files for job_id in job_ids):
+                incomplete += 1
+                continue
+            kept[name] = _completed(known[name], [files[job_id] for job_id in job_ids], of_rows[name])
+            completed += len(kept[name]) > len(known[name])
+            added += len(kept[name]) - len(known[name])
         elif all(job_id in files for job_id in job_ids):
             kept[name] = {key: interval for make in made_by for key, interval in make().items()}
             made += 1
@@ -160,9 +166,10 @@ def _update(store: Path, dataset: str, by_set: dict[str, dict[RowKey, dict[int, 
             lacking += 1
     _write(store / dataset / FILENAME, kept)
     absent = f"; the predictions of {lacking} are not here, which stay without" if lacking else ""
-    added = f", {completed} completed by derived columns" if completed else ""
-    had = f"{len(kept)} of {len(makers)} rows and changes of regime have intervals, {made} new{added}"
-    return f"{dataset}: {had}{absent}"
+    more = f", {added} added to {completed} that had some" if completed else ""
+    had = f"{len(kept)} of {len(makers)} rows and changes of regime have intervals, {made} new{more}"
+    as_was = f"; the predictions of {incomplete} rows are not here, which stay as they were" if incomplete else ""
+    return f"{dataset}: {had}{absent}{as_was}"
 
 
 def _prediction_files(store: Path, dataset: str) -> dict[str, Path]:
@@ -172,32 +179,36 @@ def _prediction_files(store: Path, dataset: str) -> dict[str, Path]:
 def _intervals_of(name: str, job_ids: list[str], files: dict[str, Path], metric_set: str) -> Intervals:
     mine = [files[job_id] for job_id in job_ids]
     cells = dict.fromkeys(entry.cell for path in mine for entry in predictions.read(path))
+    wanted = {key: [*cells, *AVERAGES, *DERIVED] for key in metric_keys(metric_set)}
     return {
         (name, metric, cell): interval
-        for metric in metric_keys(metric_set)
-        for cell, interval in intervals(mine, metric_set, metric, [*cells, *AVERAGES, *DERIVED]).items()
+        for metric, by_cell in intervals_by_metric(mine, metric_set, wanted).items()
+        for cell, interval in by_cell.items()
     }
 
 
 def _completed(known: Intervals, files: list[Path], metric_set: str) -> Intervals:
-    """A row's intervals with those of derived quantities that it lacks, as rows have that were made before these were.
+    """A row's intervals with those that it lacks, as rows do that were made before a metric, a cell or a quantity was.
 
     What is there stays as it is.
     """
-    found: Intervals = {}
+    name = next(iter(known))[0]
+    in_each = [dict.fromkeys(entry.cell for entry in predictions.read(path)) for path in files]
+    cells = [cell for cell in in_each[0] if all(cell in held for held in in_each)]
+    possible = [cell for cell in (*cells, *AVERAGES, *DERIVED) if set(made_of(cell)) <= set(cells)]
+    lacking: dict[str, list[str]] = {}
     for metric in metric_keys(metric_set):
-        here = {key: bounds for key, bounds in known.items() if key[1] == metric}
-        found |= here
-        name, cells = next(iter(known))[0], {cell for _, _, cell in here}
-        lacking = [
-            key
-            for key, quantity in DERIVED.items()
-            if key not in cells and quantity.applies(METRICS[metric]) and set(quantity.cells) <= cells
-        ]
-        if lacking:
-            made = intervals(files, metric_set, metric, lacking)
-            found |= {(name, metric, cell): bounds for cell, bounds in made.items()}
-    return found
+        defined = [cell for cell in possible if (found := derived(cell)) is None or found.applies(METRICS[metric])]
+        if absent := [cell for cell in defined if (name, metric, cell) not in known]:
+            lacking[metric] = absent
+    by_metric = intervals_by_metric(files, metric_set, lacking) if lacking else {}
+    completed: Intervals = {}
+    for metric in metric_keys(metric_set):
+        here = {cell: bounds for (_, key, cell), bounds in known.items() if key == metric}
+        made = by_metric.get(metric, {})
+        order = dict.fromkeys([*(possible if made else ()), *here])
+        completed |= {(name, metric, cell): (here | made)[cell] for cell in order if cell in here or cell in made}
+    return completed
 
 
 def _change_of(

@@ -28,7 +28,7 @@ from msabench.leaderboard.site import build_site
 from msabench.methods.info import MethodInfo
 from msabench.methods.registry import methods as registered
 from msabench.metrics.spec import METRICS
-from msabench.missingness.conditions import distinct, parse_grid
+from msabench.missingness.conditions import Cell, distinct, parse_grid
 from msabench.results import build as tables
 from msabench.results.aggregate import jobs_by_row
 from msabench.results.derived import DERIVED
@@ -276,11 +276,48 @@ def test_derived_columns_have_intervals_also_in_rows_that_were_made_without(tmp_
     lines = [line for line in whole.decode().splitlines() if line.split(",")[2] not in DERIVED]
     lines[1] = ",".join([*lines[1].split(",")[:3], "0.0000", "1.0000", lines[1].rpartition(",")[2]])
     path.write_text("\n".join(lines) + "\n")
-    assert update_intervals(store)[0].endswith("0 new, 1 completed by derived columns")
+    left_out = len(whole.splitlines()) - len(lines)
+    assert update_intervals(store)[0].endswith(f"0 new, {left_out} added to 1 that had some")
     kept = path.read_text().splitlines()
     assert kept[1] == lines[1], "what was there stays"
     assert [kept[0], *kept[2:]] == [line for number, line in enumerate(whole.decode().splitlines()) if number != 1]
     assert update_intervals(store)[0].endswith("0 new")
+
+
+def test_metrics_and_cells_that_lack_are_added_and_nothing_else_is_touched(tmp_path):
+    cells = [Cell.parse(name) for name in ("inter/l", "inter/lav", "intra/0.5")]
+    for method in ("mult", "umdf"):
+        add_runs(tmp_path, method, noisy(0.8), seeds=(1, 2), mask_seeds=(0,), cells=cells, n=40)
+    store, path = ResultStore(tmp_path), tmp_path / "synth" / FILENAME
+    update_intervals(store)
+    whole = path.read_text().splitlines()
+    planted = [",".join([*line.split(",")[:3], "-0.5000", "0.5000", line.rpartition(",")[2]]) for line in whole[1:]]
+    partial = {
+        number: line
+        for number, line in enumerate(planted, start=1)
+        if line.split(",")[1] != "corr" and line.split(",")[2] not in ("inter/lav", "retention_0.5")
+    }
+    # The predictions of the second row are not here: it stays as it was.
+    first, second = dict.fromkeys(line.split(",")[0] for line in planted)
+    [gone] = [m for m in ("mult", "umdf") if row_of(store, m) == second]
+    for file in (tmp_path / "predictions/synth" / gone).iterdir():
+        file.unlink()
+    path.write_text("\n".join([whole[0], *partial.values()]) + "\n")
+    added = sum(number not in partial and line.startswith(first) for number, line in enumerate(whole))
+    assert update_intervals(store) == [
+        f"synth: 2 of 2 rows and changes of regime have intervals, 0 new, {added} added to 1 that had some; the "
+        "predictions of 1 rows are not here, which stay as they were"
+    ]
+    assert path.read_text().splitlines() == [
+        partial.get(number, line)
+        for number, line in enumerate(whole)
+        if number in partial or not line.startswith(second)
+    ]
+
+
+def row_of(store, method):
+    """The name of a method's only row in the file of intervals."""
+    return jobs_hash(job.key.job_id for job in store.jobs() if job.key.method == method)
 
 
 @pytest.mark.parametrize(

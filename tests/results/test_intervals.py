@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from msabench.errors import MSABenchError
 from msabench.metrics.functional import compute
 from msabench.metrics.spec import metric_keys
-from msabench.metrics.weighted import weighted_metric
+from msabench.metrics.weighted import WeightedClips, weighted_metric
 from msabench.missingness.conditions import INTER, Cell
 from msabench.results import predictions
 from msabench.results.intervals import intervals
 from msabench.results.predictions import CellPredictions, Evaluation
+from msabench.results.resample import clip_counts
 
 
 def drawn(metric_set: str, seed: int, n: int = 23, m: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -39,6 +40,20 @@ def test_weights_do_what_repeated_clips_do(seed: int, metric_set: str) -> None:
         for m, pred in enumerate(preds):
             for key, value in compute(metric_set, labels[rows], pred[rows]).items():
                 assert found[key][d, m] == pytest.approx(value, abs=1e-9, nan_ok=True), key
+
+
+@pytest.mark.parametrize("metric_set", ["sentiment", "sims", "emotions"])
+def test_counting_metrics_of_many_predictions_are_those_of_each_to_the_bit(metric_set: str) -> None:
+    labels, preds = drawn(metric_set, 0, n=61, m=40)
+    clips = WeightedClips(metric_set, labels, clip_counts(61, 50))
+    for key in metric_keys(metric_set):
+        each = np.concatenate([weighted_metric(metric_set, key, labels, p[None], clips.weights) for p in preds], axis=1)
+        assert clips.is_exact(key) == (key not in ("mae", "corr"))
+        if clips.is_exact(key):
+            assert np.array_equal(clips.metric(key, preds), each, equal_nan=True), key
+        else:
+            assert np.allclose(clips.metric(key, preds), each)
+    assert not WeightedClips(metric_set, labels, clips.weights).is_exact("acc2_has0"), "these may be any numbers"
 
 
 def test_undefined_in_a_resample_is_nan() -> None:
