@@ -42,8 +42,8 @@ def compare(
     Only records of one protocol are compared. Needs the predictions that `msabench run` leaves in the store.
 
     Args:
-        baseline: Method to compare with; METHOD, METHOD/VARIANT, or either with its regime, e.g. "prlf (mixed)". Where
-            default and tuned settings are compared, "mult tuned" is the tuned one.
+        baseline: Method to compare with; METHOD, METHOD/VARIANT, or either with its regime, e.g. "prlf (mixed)". "mult
+            tuned" is the one with tuned settings.
         datasets: Corpora; all in the store if not given.
         metric: Metric key, e.g. corr; each corpus's usual one if not given.
         methods: Methods to compare; all but the constant predictor if not given.
@@ -60,8 +60,8 @@ def compare(
         scored: Compare and rank predictions from elsewhere as well, which were only scored here; without, only those
             that methods or baseline name.
         revision: Revisions of the data, as tables print them; all if not given. Ranks need one of each corpus.
-        tuning: Rows of default settings, of tuned ones, or all; default ones if not given, tuned ones where there are
-            only these.
+        tuning: Rows of default settings, of tuned ones, or all; if not given all with a tuned baseline, else default
+            ones, and tuned ones where there are only these.
 
     Returns:
         The text to print.
@@ -119,9 +119,11 @@ def _comparable(
 ) -> list[tuple[ChosenRows, int | None]]:
     """Tables with the rows asked for and the baseline, and where the baseline stands in each."""
     from msabench.results.chosen_rows import choose_rows
-    from msabench.results.comparison import baseline_of, named_method
+    from msabench.results.comparison import TUNED, baseline_of, named_method
 
     method, variant = named_method(baseline)
+    if tuning is None and f" {TUNED}" in baseline:
+        tuning = "all"
     shown = variants or ["default"]
     every = list(dict.fromkeys([*shown, variant or "default"]))
     asked = None if methods is None else list(dict.fromkeys([*methods, method]))
