@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import pickle
 import sys
@@ -93,14 +94,12 @@ def main(arguments: Sequence[str]) -> int:
 def _connect(cluster: Cluster) -> ModuleType:
     import ray
 
-    own = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "object_store_memory": STORE_BYTES}
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if cluster.address is None:
+        settings |= {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "object_store_memory": STORE_BYTES}
+        settings["include_dashboard"] = False
     try:
-        ray.init(
-            address=cluster.address or "local",
-            log_to_driver=False,
-            logging_level="ERROR",
-            **({} if cluster.address else {**own, "include_dashboard": False}),
-        )
+        ray.init(address=cluster.address or "local", **settings)
     # Ray raises what it meets, from assertions to exceptions of its transport.
     except Exception as error:
         said = last_line(str(error)) or type(error).__name__

@@ -342,6 +342,7 @@ def test_a_job_goes_with_the_process_of_ray_that_watches_it(
 
     def kill() -> None:
         os.kill(int(starts(held[0])[0][1]), signal.SIGKILL)
+        wait_until(lambda: not alive(int(starts(held[0])[0][0])))
 
     found = run(executor, held, when_two_run(held, kill))
     assert {finished.code for finished in found.values()} == {0}
@@ -349,7 +350,6 @@ def test_a_job_goes_with_the_process_of_ray_that_watches_it(
         f"{held[0].folder}: lost, and handed out again: Ray's process on the node died (node "
         in capsys.readouterr().err
     )
-    assert not alive(int(starts(held[0])[0][0]))
     assert starts(held[0])[1][-2:] == ["--lost", "1"]
     assert_complete(executor, held, (2, 1, 1))
 
@@ -360,13 +360,20 @@ def test_jobs_of_a_node_that_is_lost_run_on_another(
     nodes: Nodes, held: list[Script], capsys: pytest.CaptureFixture[str]
 ) -> None:
     executor = RayExecutor(nodes.address)
-    found = run(executor, held, when_two_run(held, nodes.lose))
+
+    def lose() -> None:
+        nodes.lose()
+        wait_until(lambda: not all(alive(int(starts(task)[0][0])) for task in held[:2]))
+
+    try:
+        found = run(executor, held, when_two_run(held, lose))
+    finally:
+        nodes.add()
     assert {finished.code for finished in found.values()} == {0}
     assert "lost, and handed out again: its node died (node " in capsys.readouterr().err
     again = [task for task in held if len(starts(task)) == 2]
     assert len(again) == 1
     assert starts(again[0])[1][-2:] == ["--lost", "1"]
-    nodes.add()
     assert_complete(executor, held, [len(starts(task)) for task in held])
 
 
