@@ -355,6 +355,15 @@ def signalled(cluster: SlurmCluster, tasks: list[Task], parameters: dict[str, ob
     return list(SlurmExecutor(tasks[0].folder.parent / "submitit", parameters).run(tasks, tick))
 
 
+def test_one_element_runs_all_jobs_without_an_array(cluster: SlurmCluster, tmp_path: Path) -> None:
+    tasks = scripts(tmp_path / "runs", *["import os; print(os.getppid(), os.environ['SLURM_JOB_ID'])"] * 2, "1 / 0")
+    executor = SlurmExecutor(tmp_path / "submitit", jobs_per_element=3)
+    found = {ended.task.job.key.seed: ended.code for ended in executor.run(tasks, nothing)}
+    assert found == {0: 0, 1: 0, 2: 1}
+    assert tasks[0].log.read_text() == tasks[1].log.read_text()
+    assert "ZeroDivisionError" in tasks[2].log.read_text()
+
+
 def test_an_interrupted_run_leaves_nothing_in_the_queue(cluster: SlurmCluster, tmp_path: Path) -> None:
     def stop(running: list[Task]) -> None:
         if len(running) == 2:
