@@ -49,6 +49,7 @@ REFUSALS = {
     "contact": "the controller is down or not to be reached from here; try again later",
     "limit": "ask for less, or choose fewer jobs by --methods, --datasets or --seeds",
     "node configuration": "ask for less by mem_gb, cpus_per_task or gpus_per_node",
+    "generic resource": "the cluster knows no such GPUs; set slurm_gres as it names them, or leave gpus_per_node out",
     "account": "set slurm_account",
 }
 """Word in sbatch's refusal -> the way out."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from msabench.errors import MSABenchError
 from msabench.methods import registry
@@ -438,3 +440,18 @@ def test_a_plan_needs_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     pytest.importorskip("submitit", reason="needs the extra slurm")
     with pytest.raises(MSABenchError, match="there is no srun here, so this is no machine of a SLURM cluster"):
         SlurmExecutor(tmp_path)
+
+
+def test_the_parameters_of_the_page_on_clusters_are_known(cluster: Path) -> None:
+    page = (REPOSITORY / "docs/clusters.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    (cluster / "parameters.yaml").write_text(block)
+    assert SlurmExecutor.from_file(cluster / "parameters.yaml", cluster / "submitit").slots == 32
+    rows = page.partition("| parameter |")[2].partition("\n\n")[0].splitlines()[2:]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert len(named) > 8
+    kinds: dict[str, object] = {"slurm_setup": ["module load x"], "slurm_additional_parameters": {"nice": 1}}
+    text = ("slurm_partition", "slurm_account", "slurm_qos", "slurm_constraint")
+    given = {name: "x" if name in text else kinds.get(name, 1) for name in named}
+    (cluster / "parameters.yaml").write_text(yaml.safe_dump(given))
+    assert SlurmExecutor.from_file(cluster / "parameters.yaml", cluster / "submitit").slots == 1

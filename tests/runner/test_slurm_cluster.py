@@ -321,7 +321,7 @@ def test_a_disk_that_is_full_or_read_only_costs_the_jobs_at_hand(
         assert given.run(store) == 0
         assert given.complete(store)
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_the_signal_before_the_time_limit_and_that_of_preemption(cluster: SlurmCluster, tmp_path: Path) -> None:
@@ -355,6 +355,15 @@ def signalled(cluster: SlurmCluster, tasks: list[Task], parameters: dict[str, ob
     return list(SlurmExecutor(tasks[0].folder.parent / "submitit", parameters).run(tasks, tick))
 
 
+def test_one_element_runs_all_jobs_without_an_array(cluster: SlurmCluster, tmp_path: Path) -> None:
+    tasks = scripts(tmp_path / "runs", *["import os; print(os.getppid(), os.environ['SLURM_JOB_ID'])"] * 2, "1 / 0")
+    executor = SlurmExecutor(tmp_path / "submitit", jobs_per_element=3)
+    found = {ended.task.job.key.seed: ended.code for ended in executor.run(tasks, nothing)}
+    assert found == {0: 0, 1: 0, 2: 1}
+    assert tasks[0].log.read_text() == tasks[1].log.read_text()
+    assert "ZeroDivisionError" in tasks[2].log.read_text()
+
+
 def test_an_interrupted_run_leaves_nothing_in_the_queue(cluster: SlurmCluster, tmp_path: Path) -> None:
     def stop(running: list[Task]) -> None:
         if len(running) == 2:
@@ -370,13 +379,16 @@ def test_an_interrupted_run_leaves_nothing_in_the_queue(cluster: SlurmCluster, t
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ({"slurm_partition": "gpu"}, r".*Invalid partition name specified; set slurm_partition$"),
-        ({"mem_gb": 500}, r"Memory specification can not be satisfied|.*node configuration.*; ask for less by mem_gb"),
-        ({"gpus_per_node": 1}, r".*"),
+        ({"slurm_partition": "gpu"}, r".*Invalid partition name specified; set slurm_partition"),
+        (
+            {"mem_gb": 500},
+            r".*node configuration is not available; ask for less by mem_gb, cpus_per_task or gpus_per_node",
+        ),
+        ({"gpus_per_node": 1}, r"Invalid generic resource \(gres\) specification; .*leave gpus_per_node out"),
     ],
 )
 def test_what_the_cluster_does_not_have_is_refused_in_a_sentence(
     cluster: SlurmCluster, tmp_path: Path, parameters: dict[str, object], sentence: str
 ) -> None:
-    with pytest.raises(MSABenchError, match=f"SLURM refuses the array of 2 jobs: {sentence}"):
+    with pytest.raises(MSABenchError, match=f"SLURM refuses the array of 2 jobs: {sentence}$"):
         list(SlurmExecutor(tmp_path / "submitit", parameters).run(scripts(tmp_path / "runs", "", ""), nothing))

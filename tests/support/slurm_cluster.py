@@ -27,7 +27,7 @@ COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 """Daemons are not on everybody's path."""
 
-PATIENCE = 180.0
+PATIENCE = 300.0
 """Seconds after which what is waited for will not come, on a busy machine."""
 
 CONFIGURATION = """\
