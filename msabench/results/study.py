@@ -8,12 +8,12 @@ under ``TUNING``, holds ``Study.reference``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import NoneType
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from msabench.errors import MSABenchError
 from msabench.files import creating
@@ -27,6 +27,9 @@ State = Literal["complete", "pruned", "failed"]
 Sampler = Literal["random", "tpe"]
 
 SCHEMA_VERSION = 1
+
+MAX_STUDY_BYTES = 16 << 20
+"""A study's file has less than a kilobyte a trial."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,15 @@ class Study:
 
     @property
     def reference(self) -> dict[str, Any]:
-        """What the provenance of a record of the winner says: study, content, trial, settings, and what was spent."""
+        """What the provenance of a record of the winner says.
+
+        Study, content, label, trial, settings, and what was spent: trials, and seconds of the wall's clock.
+        """
         best = self.best
         return {
             "study": self.study_id,
             "content": self.content,
+            "label": self.label,
             "trial": best.number,
             "settings": best.settings,
             "trials": len(self.trials),
@@ -138,28 +145,70 @@ class Study:
 
     def to_json(self) -> dict[str, Any]:
         """The study as plain data."""
-        return {"schema_version": SCHEMA_VERSION, "study_id": self.study_id, **asdict(self)}
+        head = {"schema_version": SCHEMA_VERSION, "study_id": self.study_id, "content": self.content}
+        return {**head, **asdict(self)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Study:
+    def from_json(cls, data: Any) -> Study:
         """Read what ``to_json`` made.
 
         Raises:
-            MSABenchError: The content does not make a study, or not the one of its id.
+            MSABenchError: The content does not make a study, or not the one of its id and its hash.
         """
-        given = {name: value for name, value in data.items() if name not in ("schema_version", "study_id")}
-        try:
-            study = cls(**{**given, "trials": tuple(Trial(**trial) for trial in given["trials"])})
-        except (TypeError, KeyError) as error:
-            raise MSABenchError(f"this is no study of schema {SCHEMA_VERSION}: {error}") from error
-        states = [trial.state for trial in study.trials if trial.state not in get_args(State)]
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != SCHEMA_VERSION:
+            raise MSABenchError(f"schema version {version!r} of a study is not allowed; allowed: {SCHEMA_VERSION}")
+        given = _fields_of(cls, {name: value for name, value in data.items() if name not in _HEAD})
+        study = cls(**{**given, "trials": tuple(Trial(**_fields_of(Trial, trial)) for trial in given["trials"])})
         numbers = [trial.number for trial in study.trials]
-        if states or numbers != list(range(len(numbers))) or data.get("study_id") != study.study_id:
-            raise MSABenchError("this study was changed after it was written: its id, trials or states do not agree")
+        lacking = [
+            trial.number for trial in study.trials if (trial.state == "complete") != (trial.val_task is not None)
+        ]
+        if numbers != list(range(len(numbers))) or lacking:
+            raise MSABenchError(
+                "the trials of a study are numbered from 0 on, and those that are complete have a val_task, the others "
+                f"none; this one has trials {numbers}"
+            )
+        said = [data.get("study_id"), data.get("content")]
+        if said != [study.study_id, study.content]:
+            raise MSABenchError(
+                f"this study was changed after it was written: study_id and content are {said}, what it holds gives "
+                f"{[study.study_id, study.content]}; restore the file"
+            )
         return study
 
 
 _OUTCOME = ("trials", "hours")
+_HEAD = ("schema_version", "study_id", "content")
+_BEYOND = 1 << 63
+"""Beyond what any number of a study can be; so are infinities, which JSON has no word for but reads 1e999 as."""
+
+
+def _fields_of(record: type, data: Any) -> dict[str, Any]:
+    """The fields of a study or trial, once each has the type that it is declared with."""
+    what, expected = record.__name__.lower(), get_type_hints(record)
+    if not isinstance(data, dict) or data.keys() != expected.keys():
+        names = sorted(data) if isinstance(data, dict) else type(data).__name__
+        raise MSABenchError(f"a {what} has the fields {', '.join(expected)}; this one has {names}")
+    for name, kind in expected.items():
+        if not _fits(data[name], kind):
+            raise MSABenchError(
+                f"{name} = {data[name]!r} of a {what} is not allowed; expected {record.__annotations__[name]}"
+            )
+    return data
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether plain data are of an annotated type; tuples are lists there, and a float may be whole."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return type(value) is str and value in parts
+    if origin is not None and NoneType in parts:
+        return any(_fits(value, part) for part in parts)
+    if kind is float:
+        # In Python, but not in JSON, a bool is an int: hence no isinstance.
+        return type(value) in (int, float) and abs(value) < _BEYOND
+    return type(value) is (list if origin is tuple else origin or kind)
 
 
 def study_file(store: Path, study: Study) -> Path:
@@ -195,17 +244,43 @@ def read_study(path: Path) -> Study:
         MSABenchError: It is missing, no JSON, or no study.
     """
     try:
-        return Study.from_json(json.loads(path.read_text(encoding="utf-8")))
+        # Opening a pipe would wait for its other end.
+        if path.exists() and not path.is_file():
+            raise MSABenchError("this is a pipe, folder or device, not a file; take it out of the store")
+        if path.stat().st_size > MAX_STUDY_BYTES:
+            raise MSABenchError(f"{path.stat().st_size} bytes are too many; a study has at most {MAX_STUDY_BYTES}")
+        return Study.from_json(json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse))
     except OSError as error:
         raise MSABenchError(f"the study {path} cannot be read: {error.strerror or error}") from error
-    except (json.JSONDecodeError, MSABenchError) as error:
+    except (ValueError, RecursionError, MSABenchError) as error:
         raise MSABenchError(f"{path}: {error}") from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def study_files(store: Path) -> list[Path]:
+    """The files of a store's studies, by dataset, method and id."""
+    return sorted((store / STUDIES).glob("*/*/*.json"))
 
 
 def studies(store: Path) -> list[Study]:
     """All studies of a store, by dataset, method and id.
 
     Raises:
-        MSABenchError: A file is damaged.
+        MSABenchError: A file is damaged, or in another place than its study's.
     """
-    return [read_study(path) for path in sorted((store / STUDIES).glob("*/*/*.json"))]
+    return [study_in(store, path) for path in study_files(store)]
+
+
+def study_in(store: Path, path: Path) -> Study:
+    """Read one of a store's studies.
+
+    Raises:
+        MSABenchError: It is damaged, or in another place than its study's.
+    """
+    study = read_study(path)
+    if path != study_file(store, study):
+        raise MSABenchError(f"{path} holds a study that belongs in {study_file(Path(), study)} below the store")
+    return study
