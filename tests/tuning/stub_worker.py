@@ -11,7 +11,6 @@ from msabench.interruption import die_at_once
 from msabench.results.study import Trial
 from msabench.runner.trials import TrialTask, load_task
 from msabench.runner.worker import placed
-from msabench.tuning.folder import Ended
 
 
 def cost(settings):
@@ -33,12 +32,11 @@ def main(arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(given.wait)
     if given.end == "failed":
-        task.place.end(Ended(Trial(task.number, chosen.settings, "failed", seconds=1.0, error="no number")))
+        task.end(Trial(task.number, chosen.settings, "failed", seconds=1.0, error="no number"))
         print("no number")
         return 3
     value = cost(chosen.settings)
-    trial = Trial(task.number, chosen.settings, "complete", value, epochs=1, seconds=900.0)
-    task.place.end(Ended(trial, [value]))
+    task.end(Trial(task.number, chosen.settings, "complete", value, epochs=1, seconds=900.0), [value])
     return 0
 
 
