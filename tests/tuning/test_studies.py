@@ -247,6 +247,7 @@ def test_no_trial_starts_after_the_hours(tmp_path, capsys, monkeypatch):
     assert "not run: the 0.7 hours of its study are over" in said
     assert "ended by its limit of 0.7 hours" in said
     # What is kept stays as it is, whatever is allowed later.
+    assert read_study(study_file(store, study)) == study
     later = Studies([planned(8)], runs, store)
     assert later.open_trials() == []
     assert later.planned[0].finished(runs, store) == study
@@ -445,6 +446,7 @@ def test_the_plan_says_what_is_left(tmp_path):
     assert lines[1].endswith("complete, tuned(2, random, seed 1); then seeds 1 2")
     assert lines[2].endswith("2 of 4 trials to run; then seeds 1 2")
     assert lines[3] == "estimated time of the trials: unknown"
+    assert not store.exists(), "a plan writes nothing"
 
 
 def test_a_study_without_data_is_one_sentence(tmp_path):

@@ -1,5 +1,9 @@
 """Trials that are really trained: reproducible, blind to the test split, failed ones among them."""
 
+import random
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,6 +196,49 @@ def test_the_whole_way_from_trials_to_records(elsewhere, capsys):
         dispatch([*words, "--trial", "3"])
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends workers on Linux only")
+def test_real_trials_killed_ten_times_have_the_values_of_those_that_were_not(elsewhere):
+    (elsewhere / "space.yaml").write_text(SPACE)
+    words = [
+        "tune",
+        "--config",
+        "lf_dnn_synth",
+        "--trials",
+        "6",
+        "--space",
+        "space.yaml",
+        "--no-retrain",
+        "--slots",
+        "2",
+    ]
+    words += ["--overrides", *TINY]
+
+    def command(place):
+        places = ["--runs", place, "--store", f"{place}/store"]
+        return [sys.executable, "-m", "msabench", *words, *places]
+
+    assert subprocess.run(command("whole"), check=False).returncode == 0
+    chance = random.Random(3)
+    for _ in range(10):
+        process = subprocess.Popen(command("killed"), start_new_session=True)
+        # Some time after the first trial of this round says a word, which is where it matters.
+        begun, until = time.time(), time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < until:
+            if any(file.stat().st_mtime > begun for file in Path("killed").rglob("progress.json")):
+                break
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 3))
+        process.kill()
+        process.wait()
+    assert subprocess.run(command("killed"), check=False).returncode == 0
+    [whole], [killed] = (studies(Path(place) / "store") for place in ("whole", "killed"))
+    told = [[(trial.number, trial.settings, trial.val_task) for trial in study.trials] for study in (whole, killed)]
+    assert told[0] == told[1]
+    assert [trial.state for trial in killed.trials] == ["complete"] * 6
+    assert whole.content == killed.content
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -209,8 +256,6 @@ def test_what_the_command_does_not_allow(words, said, elsewhere):
 
 
 def test_without_optuna_there_is_one_sentence(elsewhere, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MSABenchError, match=r'optuna is not installed .* `pip install "msabench\[tune\]"`'):
         dispatch(["tune", "--config", "lf_dnn_synth", "--overrides", *TINY])
