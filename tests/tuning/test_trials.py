@@ -119,7 +119,7 @@ def test_a_loss_that_is_no_number_ends_the_trial_as_failed(made, elsewhere):
         trained(planned, 1)
     failed = planned.folder(Path("runs")).ended(1).trial
     assert failed.state == "failed"
-    assert failed.error == "val/task of its 2 epochs is not a number"
+    assert failed.error == "8 of 8 predictions are not finite; the model has diverged"
 
 
 def test_what_says_nothing_of_the_settings_ends_no_trial(made, monkeypatch):
