@@ -92,7 +92,7 @@ class PlannedStudy:
         return [task for task in tasks if not task.is_recorded()]
 
     def finished(self, runs: Path, store: Path) -> Study | None:
-        """The study with its trials, which the store keeps from now on; None while trials are to be run.
+        """The study with its trials, as the store keeps it if it does; None while trials are to be run.
 
         Raises:
             MSABenchError: A file of it was changed.
@@ -110,9 +110,7 @@ class PlannedStudy:
         spent = len(trials) == self.study.budget
         if not spent and not folder.is_out_of_time(len(trials), self.study.budget, self.budget.hours):
             return None
-        study = replace(self.study, trials=tuple(trials), hours=None if spent else self.budget.hours)
-        write_study(store, study)
-        return read_study(kept)
+        return replace(self.study, trials=tuple(trials), hours=None if spent else self.budget.hours)
 
     def winners(self, study: Study, resolver: Resolver | None = None) -> list[Job]:
         """The trainings of the winner's settings.
@@ -270,7 +268,7 @@ class Studies:
         return "\n".join([*lines, *self.problems()])
 
     def run(self, engine: Executor, others: Sequence[ResultStore]) -> list[Failure]:
-        """Run the trials that are to be run, and print how each study that is complete by then ended.
+        """Run the trials that are to be run; each study that is complete by then is kept, and printed how it ended.
 
         Args:
             engine: What runs them.
@@ -319,4 +317,5 @@ class Studies:
         study = planned.finished(self.runs, self.store)
         if study is not None:
             shown.add(name)
+            write_study(self.store, study)
             print("\n".join(["", *report(planned.title, study), ""]), flush=True)

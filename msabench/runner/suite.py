@@ -185,7 +185,7 @@ def read_suite(path: Path, including: tuple[Path, ...] = ()) -> Suite:
     suite_seeds = seeds_of(content.get("seeds", [1111]), f"seeds of {where}")
     shared = mapping(content.get("overrides") or {}, f"overrides of {where}")
     folder = config_folder(path, content.get("configs"))
-    tuning = {name: content[name] for name in ("tune", "tuning") if name in content}
+    tuning: dict[str, Any] = {name: content[name] for name in ("tune", "tuning") if name in content}
     mask_seeds = tuple(seeds_of(content.get("mask_seeds", [0, 1, 2]), f"mask_seeds of {where}"))
     found: list[UnresolvedJob] = []
     for name in listed(content.get("include", []), str, f"include of {where}"):

@@ -61,7 +61,8 @@ def run_suite(
     if dry_run:
         if studies.planned:
             print(studies.describe(trials, at_once()))
-        print(plan.describe(at_once()))
+        if jobs or not studies.planned:
+            print(plan.describe(at_once()))
         return 0
     if (plan.todo or trials.todo or reasons) and not (plan.runnable or trials.runnable):
         print("\n".join([plan.describe(0), *reasons]), file=sys.stderr)

@@ -90,7 +90,7 @@ class TrialTask(Task):
             return
         chosen = self.place.chosen(self.number)
         error = f"its process ended {MOST_LOSSES} times without a word, at last: {error}"
-        self._end(Trial(self.number, chosen.settings if chosen else {}, "failed", error=error))
+        self.end(Trial(self.number, chosen.settings if chosen else {}, "failed", error=error))
 
     def run(self, accelerator: str, lost: int = 0) -> None:
         """Choose the settings, train, and write down what came of it; a lost worker changes nothing of that.
@@ -122,7 +122,7 @@ class TrialTask(Task):
         except (OSError, ImportError):
             raise
         except Exception as error:
-            self._end(ended("failed", error=one_line(error)))
+            self.end(ended("failed", error=one_line(error)))
             raise
         trial = ended(
             "pruned" if fitted.pruned else "complete",
@@ -130,7 +130,7 @@ class TrialTask(Task):
             epochs=fitted.epochs,
             processor_seconds=fitted.processor_seconds,
         )
-        self._end(trial, fitted.values)
+        self.end(trial, fitted.values)
         self.say("done", fitted.epochs)
 
     def choose(self) -> Chosen:
@@ -168,6 +168,12 @@ class TrialTask(Task):
                 f"{self.study.revision}; run the same command again"
             )
 
-    def _end(self, trial: Trial, values: Sequence[float | None] = ()) -> None:
+    def end(self, trial: Trial, values: Sequence[float | None] = ()) -> None:
+        """Write down how it ended.
+
+        Args:
+            trial: What is reported of it.
+            values: ``val/task`` of its validations; None where it is no number.
+        """
         self.place.end(Ended(trial, list(values)))
         settle(self.store, self.job.key.job_id)
