@@ -10,7 +10,8 @@ Such a test follows from these sources, the settings of pytest, the libraries an
 of them, and the hashes with which a test passed are kept in a file of its own. Whatever the hash may not tell is not
 kept: a test that failed, was skipped or draws other examples every time; one that opened another file of the
 repository, data, or what is cached, or started processes and does not say so; any test once a source is newer than
-this process.
+this process. Not watched are what started processes read, whether files exist, variables of the environment and time: a
+test that turns on one of these is not to be marked.
 
 ``MSABENCH_TESTS_ANEW=1`` runs every test, and keeps what passes.
 """
@@ -115,6 +116,7 @@ class BySources:
         self._watched_places = tuple(map(_absolute, (repository, data_folder(None), cache_folder())))
         self._seen: dict[str, set[str]] = {}
         self._sets: dict[tuple[Any, ...], tuple[frozenset[Path], str] | None] = {}
+        self._of_methods: dict[str, list[Path]] = {}
 
     # What tests open.
 
@@ -166,12 +168,12 @@ class BySources:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, Any, Any]:
         report = yield
-        if item.get_closest_marker(MARKER) is None or _RECALLED in item.user_properties:
+        if item.get_closest_marker(MARKER) is None:
             return report
         if report.failed:
             item.stash[_PASSED] = False
             self._file(item).unlink(missing_ok=True)
-        elif report.when == "call":
+        elif report.when == "call" and _RECALLED not in item.user_properties:
             item.stash[_PASSED] = report.passed and not hasattr(report, "wasxfail")
         elif report.when == "teardown" and item.stash.get(_PASSED, False) and (why_not := self._keep(item)):
             report.user_properties.append((_NOT_KEPT, why_not))
@@ -242,7 +244,9 @@ class BySources:
             yield from inside if place.is_dir() else [place]
         yield from with_what_they_import(begin, root, PACKAGES)
         for name in [method] if method else sorted(registry.methods(external=False)):
-            yield from sources(name, root / "msabench")
+            if name not in self._of_methods:
+                self._of_methods[name] = sources(name, root / "msabench")
+            yield from self._of_methods[name]
         yield root / "pyproject.toml"
 
     def _keep(self, item: pytest.Function) -> str:
