@@ -343,7 +343,7 @@ def test_one_model_for_all_conditions_beside_one_for_each(
     gains: set[tuple[str, str]],
     losses: set[tuple[str, str]],
 ) -> None:
-    text = specialists(["synth"], "corr", against=regime, store=STORE, format="csv")
+    text = specialists(["synth"], "corr", against=regime, store=STORE, format="csv", revision=[OTHER_PROTOCOLS])
     rows = [row for row in csv.DictReader(io.StringIO(text)) if not row["home"].startswith("avg")]
     differences = [
         [float(row["difference"]) for row in rows if row["home"].startswith(kind)] for kind in ("inter", "random")

@@ -160,8 +160,10 @@ def _update(store: Path, dataset: str, by_set: dict[str, dict[RowKey, dict[int, 
             completed += len(kept[name]) > len(known[name])
             added += len(kept[name]) - len(known[name])
         elif all(job_id in files for job_id in job_ids):
-            kept[name] = {key: interval for make in made_by for key, interval in make().items()}
-            made += 1
+            # Nothing, where a specialist was not evaluated at home.
+            if found := {key: interval for make in made_by for key, interval in make().items()}:
+                kept[name] = found
+                made += 1
         else:
             lacking += 1
     _write(store / dataset / FILENAME, kept)
@@ -232,10 +234,16 @@ def _versus(
 ) -> Intervals:
     ours = {seed: files[job_id] for seed, job_id in one.items()}
     theirs = {home: {seed: files[job_id] for seed, job_id in jobs.items()} for home, jobs in specialists.items()}
+    if not all(_have(home, [*ours.values(), *jobs.values()]) for home, jobs in theirs.items()):
+        return {}
     cell = next(iter(theirs)) if len(theirs) == 1 else AVERAGE
     return {
         (name, metric, cell): bounds_at_home(ours, theirs, metric_set, metric)[1] for metric in metric_keys(metric_set)
     }
+
+
+def _have(cell: str, files: Sequence[Path]) -> bool:
+    return all(any(entry.cell == cell for entry in predictions.read(path)) for path in files)
 
 
 def _write(path: Path, rows: dict[str, Intervals]) -> None:

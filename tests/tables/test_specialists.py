@@ -145,3 +145,12 @@ def test_stored_intervals_serve_where_predictions_are_not(store: Path, tmp_path:
             assert float(kept[name][bound]) == pytest.approx(float(row[bound]), abs=5e-5)
     (tmp_path / "synth" / "intervals.csv").unlink()
     assert "No interval: the predictions that it is made of are not here." in specialists(store=tmp_path)
+
+
+def test_a_specialist_that_was_not_evaluated_at_home_has_no_comparison_and_no_interval(tmp_path: Path) -> None:
+    add_runs(tmp_path, "dicmor", noisy(1.0), regime="random-table(0.5)", config_hash="d", cells=INTER, n=80)
+    add_runs(tmp_path, "dicmor", noisy(1.0), regime="mixed", config_hash="m", cells=INTER, n=80)
+    [said] = update_intervals(ResultStore(tmp_path))
+    assert "2 of 3 rows and changes of regime have intervals, 2 new" in said
+    with pytest.raises(MSABenchError, match="train some"):
+        specialists(store=tmp_path)
