@@ -41,7 +41,9 @@ RECORD = """
 import os, sys, time
 from pathlib import Path
 from msabench.results.store import ResultStore
+from msabench.runner.worker import die_with
 from tests.support import records
+die_with(int(sys.argv[sys.argv.index("--parent") + 1]))
 folder = Path(sys.argv[1])
 with (folder / "starts").open("a") as starts:
     starts.write(" ".join([str(os.getpid()), str(os.getppid()), *sys.argv[2:]]) + "\\n")
