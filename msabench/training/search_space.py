@@ -179,8 +179,8 @@ def space_of(method: str, configs: Path = Path(CONFIGS)) -> Space:
     path = beside_or_packaged(f"{method}.yaml", configs / SPACES, f"{CONFIGS}/{SPACES}")
     if path is None:
         raise MSABenchError(
-            f"{method} has no search space; write {configs / SPACES / f'{method}.yaml'}, which maps settings to ranges, "
-            f"e.g. {ADDRESS}lr: {{low: 1.0e-5, high: 1.0e-2, log: true}}"
+            f"{method} has no search space; write {configs / SPACES / f'{method}.yaml'}, which maps settings to "
+            f"ranges, e.g. {ADDRESS}lr: {{low: 1.0e-5, high: 1.0e-2, log: true}}"
         )
     return read_space(path)
 
@@ -233,8 +233,8 @@ def space_from(content: Mapping[Any, Any]) -> Space:
 def draw(space: Mapping[str, Range], seed: int, number: int) -> dict[str, Value]:
     """The settings that the random sampler gives a trial: a pure function of its arguments.
 
-    Each setting has a draw of its own, by Philox under the key (``seed``, ``number``) at a counter made from the name of
-    the setting. So no trial depends on another, and no setting on which others there are.
+    Each setting has a draw of its own, by Philox under the key (``seed``, ``number``) at a counter made from its name.
+    So no trial depends on another, and no setting on which others there are.
 
     Args:
         space: Key -> range.
