@@ -12,6 +12,7 @@ from typing import Literal
 from msabench.errors import MSABenchError
 from msabench.interruption import interruptible
 from msabench.missingness.conditions import parse_grid
+from msabench.missingness.named import naming
 from msabench.packaged import config_file
 from msabench.results.job_identity import method_name
 from msabench.results.places import store_to_write
@@ -40,6 +41,7 @@ SEEDS, GRID, MASK_SEEDS = (1111, 1112, 1113), ("paper",), (0, 1, 2)
 """What the winner is trained under and evaluated on where nobody says."""
 
 
+@naming()
 def tune(
     config: Path,
     trials: int = 50,
@@ -86,7 +88,8 @@ def tune(
         regime: Training regime instead of the config's.
         overrides: Further settings of the config, as KEY=VALUE, e.g. trainer.max_epochs=8.
         seeds: Seeds that the best settings are trained under, not that of the trials; 1111 1112 1113 if not given.
-        grid: Grids and cells to evaluate the best settings on; paper if not given.
+        grid: Grids ({grids})
+            and cells to evaluate the best settings on; paper if not given.
         mask_seeds: Seeds of the test masks; 0 1 2 if not given.
         no_retrain: Stop once the settings are found.
         trial: Run this trial alone, beside the study, and print its settings and val/task.

@@ -15,7 +15,7 @@ pytest.importorskip("optuna", reason="needs the extra tune")
 
 
 def commands():
-    blocks = re.findall(r"^```\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```\w*\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
     return [line for block in blocks for line in block.splitlines() if line.startswith("msabench ")]
 
 
