@@ -250,7 +250,7 @@ def test_ranks_are_those_of_the_records() -> None:
     tables = choose_rows(STORE, ["synth"], None, "corr")
     chosen_tables = [chosen for chosen in tables if chosen.table.protocol["revision"] == QUARTER]
     ranked = rank_rows(chosen_tables, cells_of(["avg_missing", "avg_intra"])).ranking
-    assert len(ranked.names) == 75
+    assert len(ranked.names) == 105
     page = (Path(__file__).parents[1] / "docs/findings.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| ([\w().]+) \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \|$", page, re.MULTILINE)
     printed = [(f"{method} ({regime})", rank) for method, regime, rank, _, _ in rows]
@@ -262,12 +262,59 @@ def test_ranks_are_those_of_the_records() -> None:
     assert printed == found[: len(printed)]
     assert len(printed) == 10
     last = dict(found[-10:])
-    assert (last["tfn (complete)"], last["rmfn (mixed)"], last["mfm (complete)"]) == ("71.56", "70.44", "70.06")
+    assert (last["tfn (complete)"], last["rmfn (mixed)"], last["mfm (complete)"]) == ("100.94", "100.06", "99.75")
     assert max(float(low) for *_, low, _ in rows) < min(float(high) for *_, high in rows), "all intervals overlap"
     video = rank_rows(choose_rows(STORE, ["mosei_video"], None, "corr"), cells_of(["avg_missing", "avg_intra"])).ranking
-    assert len(video.names) == 75
+    assert len(video.names) == 105
     first = [(name, f"{rank:.2f}") for name, rank in zip(video.names, video.average, strict=True)][:2]
-    assert first == [("smil (mixed)", "3.62"), ("tetfn (complete)", "6.38")]
+    assert first == [("smil (mixed)", "4.81"), ("mmin (inter(proper))", "5.31")]
+
+
+@lru_cache
+def to_own(dataset: str, cell: str) -> dict[str, dict[str, float]]:
+    """Each method for incomplete data -> change from complete data to the regime of its paper."""
+    return {name: all_changes(dataset, "corr", cell, regime=own)[name] for name, own in INCOMPLETE_DATA.items()}
+
+
+def to_mixed(dataset: str, cell: str) -> dict[str, dict[str, float]]:
+    found = all_changes(dataset, "corr", cell)
+    return {name: found[name] for name in INCOMPLETE_DATA}
+
+
+def shown(changes: dict[str, dict[str, float]]) -> dict[str, tuple[float, ...]]:
+    """Changes beyond chance, with their bounds."""
+    apart = {name: change for name, change in changes.items() if change["low"] > 0 or change["high"] < 0}
+    return {name: tuple(round(change[of], 3) for of in ("change", "low", "high")) for name, change in apart.items()}
+
+
+SITUATIONS = ("avg_missing", "avg_random", "inter/lav")
+
+
+def test_what_the_regimes_of_methods_for_incomplete_data_change() -> None:
+    found = [to_own("synth", cell) for cell in SITUATIONS]
+    assert [round(sum(c["change"] for c in each.values()) / 10, 3) for each in found] == [0.027, 0.031, 0.019]
+    assert [shown(each) for each in found] == [
+        {"imder": (0.081, 0.031, 0.135)},
+        {"dicmor": (0.054, 0.001, 0.109), "hme": (0.072, 0.028, 0.122)},
+        {},
+    ]
+    assert [shown(to_mixed("synth", cell)) for cell in SITUATIONS] == [{}, {}, {}]
+    best = found[0]["p_rmf"]
+    assert max(change["value_before"] for change in found[0].values()) == best["value_before"]
+    assert (round(best["value_before"], 3), round(best["value_before"] + best["change"], 3)) == (0.520, 0.517)
+    real = [shown(to_own("mosei_video", cell)) for cell in SITUATIONS]
+    assert real == [{"tate": (0.081, 0.004, 0.158)}, {}, {"mplmm": (-0.051, -0.101, -0.005)}]
+    assert [shown(to_mixed("mosei_video", cell)) for cell in SITUATIONS] == [{"tate": (0.078, 0.022, 0.138)}, {}, {}]
+
+
+def test_methods_for_incomplete_data_collapse_as_well() -> None:
+    def one_class(dataset: str, cell: str) -> set[str]:
+        return {name for name, own in INCOMPLETE_DATA.items() if collapsed(dataset, own, cell, (name,))}
+
+    assert one_class("synth", "inter/a") == {"emt_dlfr", "hme", "imder"}
+    assert len(one_class("mosei_video", "inter/v")) == 9
+    for dataset in ("synth", "mosei_video"):
+        assert all("emt_dlfr" in one_class(dataset, cell) for cell in ("inter/a", "inter/v", "inter/av"))
 
 
 PROTOCOLS = {
