@@ -7,13 +7,13 @@ DEMO := runs/demo
 
 SITE := site
 
-.PHONY: install demo site test anew slow lint format clean
+.PHONY: install demo site test anew cluster slow lint format clean
 
 # torch comes first and exactly pinned: a looser request may draw a build for another accelerator.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install $(PIPFLAGS) --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install $(PIPFLAGS) --constraint constraints.txt --editable ".[dev,slurm,ray]"
+	$(BIN)/pip install $(PIPFLAGS) --constraint constraints.txt --editable ".[dev,slurm]"
 	touch $@
 
 install: $(READY)
@@ -34,6 +34,10 @@ test: $(READY)
 # Also what passed before with equal sources; every F1 is measured.
 anew:
 	MSABENCH_TESTS_ANEW=1 $(MAKE) test
+
+# On a real SLURM and a real Ray on this machine, where their programs are installed.
+cluster: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster
 
 # The tests take F1 that was measured before from equal inputs; here every method is trained anew.
 slow: $(READY)

@@ -31,7 +31,7 @@ from msabench.missingness.philox import draws24
 from msabench.missingness.regimes import BUILT_IN, external_regime, regimes
 from msabench.results.job_identity import config_hash
 from msabench.results.store import ResultStore
-from msabench.runner.suite import _regimes
+from msabench.runner.suite_values import regimes_of
 from msabench.training.build import resolve
 from tests.support.outside_folder import OUTSIDE, outside_folder, plug_in
 
@@ -86,7 +86,7 @@ def test_an_unknown_one_is_guessed() -> None:
     with pytest.raises(MSABenchError, match=r"allowed: .*lnln, .*per_modality, bad_audio; did you mean bad_audio\?"):
         config_hash(resolve([CONFIG], ["--data.missing.regime=bad_audoi"]))
     with pytest.raises(MSABenchError, match="unknown training regime 'bad_adio'"):
-        _regimes({"regimes": ["bad_adio"]}, "jobs 1")
+        regimes_of({"regimes": ["bad_adio"]}, "jobs 1", [])
 
 
 @pytest.mark.parametrize(

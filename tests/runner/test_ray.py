@@ -23,7 +23,7 @@ from msabench.methods.registry import method_info
 from msabench.results.claims import claim
 from msabench.results.store import ResultStore
 from msabench.runner import command as run_command
-from msabench.runner import ray_cluster, ray_node
+from msabench.runner import execution, ray_cluster, ray_node
 from msabench.runner.executor import LOST, NOT_STARTED, RUNNING_ELSEWHERE, Finished, Task
 from msabench.runner.job import LOST_WORKERS, run_job
 from msabench.runner.ray_cluster import RayExecutor
@@ -399,9 +399,9 @@ def test_a_job_that_is_lost_too_often_fails_with_the_number(
     assert found.error.startswith("lost 2 times: Ray's process on the node died (node ")
     assert found.error.count("Ray's process on the node died") == 2
     # The screen and the record carry it.
-    assert run_command._error_of(
-        Finished(Task(found.task.job, tmp_path / "run", held[0].store), LOST, found.error)
-    ) == (found.error)
+    assert execution.error_of(Finished(Task(found.task.job, tmp_path / "run", held[0].store), LOST, found.error)) == (
+        found.error
+    )
     assert [failure.error for failure in ResultStore(held[0].store).failures()] == [found.error]
     (held[0].store / "hold").unlink()
     assert {finished.code for finished in run(executor, held).values()} == {0}
@@ -518,7 +518,7 @@ def test_jobs_share_a_gpu(nodes: Nodes, tmp_path: Path) -> None:
 def test_a_node_that_cannot_run_jobs_ends_the_run_with_a_sentence(
     nodes: Nodes, held: list[Script], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    executor = RayExecutor(nodes.address)
+    executor = RayExecutor(nodes.address, gpus=False)
     with monkeypatch.context() as patch:
         patch.setattr(ray_cluster, "__version__", "0.0.1")
         with pytest.raises(MSABenchError) as caught:

@@ -234,7 +234,8 @@ def test_shipped_suites_resolve(path, resolved):
     suite = read_suite(path)
     assert suite.name == path.stem
     jobs = expand(suite, resolved)
-    assert len(jobs) == len(suite.jobs)
+    # Those of tuned settings are known when their studies are complete.
+    assert len(jobs) == sum(unresolved.budget is None for unresolved in suite.jobs)
     assert len({job.key.job_id for job in jobs}) == len(jobs)
 
 
