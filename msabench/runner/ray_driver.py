@@ -110,7 +110,9 @@ def _connect(cluster: Cluster) -> ModuleType:
             "`ray start --head` or join one with `ray start --address`, or leave --address out for a cluster of this "
             "machine alone"
         ) from error
-    return ray
+    # Where Ray is not installed, type checkers know nothing of it.
+    module: ModuleType = ray
+    return module
 
 
 def _nodes(ray: ModuleType) -> list[Node]:
