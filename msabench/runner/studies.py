@@ -122,7 +122,8 @@ class PlannedStudy:
         Raises:
             MSABenchError: No trial is complete.
         """
-        settings, reference = study.best.settings, study.reference
+        # In one order, whether the study was just made or read from its file.
+        settings, reference = dict(sorted(study.best.settings.items())), study.reference
         first = self.jobs[0]
         words = [word for word in first.overrides if not word.startswith("--seed_everything=")]
         config = resolver_of(resolver)(list(first.config_files), [*words, *as_words(settings)])

@@ -35,7 +35,8 @@ def report(title: str, study: Study) -> Iterator[str]:
     if not complete:
         yield f"no trial is complete: {next((trial.error for trial in study.trials if trial.error), '')}"
         return
-    names = list(study.space)
+    # In one order, whether the study was just made or read from its file.
+    names = sorted(study.space)
     ranked = sorted(complete, key=lambda trial: (trial.val_task, trial.number))
     own = [trial for trial in ranked[BEST_SHOWN:] if trial.number == 0]
     grid = [["trial", "val/task", *(name.rpartition(".")[2] for name in names)]]
