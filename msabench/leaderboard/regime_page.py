@@ -10,7 +10,6 @@ from msabench.results.chosen_rows import ChosenRows
 from msabench.results.record import JobRecord
 from msabench.results.records import Records
 from msabench.results.regime_changes import COMPLETE, MIXED
-from msabench.results.table import Table
 from msabench.tables.regimes import CELLS, grid, heading, kept_changes, legend
 
 BESIDE = ("corr", "mae")
@@ -32,30 +31,23 @@ def write_regimes(
         MSABenchError: A record or interval file is malformed.
     """
     parts = [part for dataset in datasets for part in kept_changes(store, dataset, BESIDE, records)]
-    sections = [
-        table_entry(part.chosen.table, title_of(part.chosen, heading(part)), grid(part, CELLS), legend(part, CELLS))
-        for part in parts
-    ]
+    sections = [table_entry(part.chosen, heading(part), grid(part, CELLS), legend(part, CELLS)) for part in parts]
     writer.write("regimes.html", "regimes.html", "regimes", sections=sections, before=COMPLETE, after=MIXED)
 
 
-def title_of(chosen: ChosenRows, heading: str) -> str:
-    """A table's heading, with the revision of the data where there are several."""
-    return f"{heading}, revision {chosen.revision}" if chosen.revision else heading
-
-
-def table_entry(table: Table, title: str, lines: list[list[str]], below: Sequence[str]) -> dict[str, object]:
+def table_entry(chosen: ChosenRows, title: str, lines: list[list[str]], below: Sequence[str]) -> dict[str, object]:
     """A table of changes as templates show it.
 
     Args:
-        table: The table that the rows are of.
-        title: The heading.
+        chosen: The table that the rows are of.
+        title: The heading; the revision of the data is added where there are several.
         lines: Header and rows.
         below: Sentences below.
     """
     header, *rows = lines
+    table = chosen.table
     return {
-        "heading": title,
+        "heading": f"{title}, revision {chosen.revision}" if chosen.revision else title,
         "protocol": f"{table.protocol_text}.",
         "caveat": table.caveat,
         "header": header,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msabench.leaderboard.pages import Writer
-from msabench.leaderboard.regime_page import BESIDE, table_entry, title_of
+from msabench.leaderboard.regime_page import BESIDE, table_entry
 from msabench.results.record import JobRecord
 from msabench.results.records import Records
 from msabench.tables.regimes import CELLS
@@ -28,8 +28,5 @@ def write_tuning(
         MSABenchError: A record, study or interval file is malformed.
     """
     parts = [part for dataset in datasets for part in kept_tuning(store, dataset, records, BESIDE)]
-    sections = [
-        table_entry(part.chosen.table, title_of(part.chosen, heading(part)), grid(part, CELLS), legend(part, CELLS))
-        for part in parts
-    ]
+    sections = [table_entry(part.chosen, heading(part), grid(part, CELLS), legend(part, CELLS)) for part in parts]
     writer.write("tuning.html", "tuning.html", "tuning", sections=sections)

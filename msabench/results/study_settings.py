@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from msabench.results.study import Study
+from msabench.results.study import Study, Trial
 
 
 def value_at(config: Mapping[str, Any], key: str) -> Any:
@@ -42,6 +42,11 @@ def with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dic
         else:
             place[name] = value
     return made
+
+
+def settings_of(study: Study, trial: Trial) -> dict[str, Any]:
+    """A trial's settings, for trial 0 those of the config; None for one that the config leaves to the method."""
+    return trial.settings or {key: value_at(study.config, key) for key in study.space}
 
 
 def chosen_settings(study: Study) -> list[tuple[str, Any, Any]]:

@@ -176,7 +176,6 @@ def engine_of(
     Raises:
         MSABenchError: There is no such GPU or cluster, or an argument is not allowed.
     """
-    require_fitting(executor, devices, slurm, jobs_per_element, address)
     if executor == "slurm":
         return _slurm(slurm, runs, jobs_per_element, workers)
     if executor == "ray":

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from msabench.results.study import Study
+from msabench.results.study_settings import settings_of
 from msabench.runner.plan import duration
 from msabench.tables.render import grid_text
-from msabench.tuning.settings import settings_of
 
 BEST_SHOWN = 5
 """Trials that are shown of a study."""

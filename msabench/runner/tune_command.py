@@ -18,6 +18,7 @@ from msabench.results.job_identity import method_name
 from msabench.results.places import store_to_write
 from msabench.results.store import ResultStore
 from msabench.results.study import Sampler
+from msabench.results.study_settings import settings_of
 from msabench.runner.command import engine_of, require_fitting, slots_of, stores_at_hand
 from msabench.runner.execution import execute, show
 from msabench.runner.executor import Executor
@@ -29,7 +30,6 @@ from msabench.runner.suite_values import seeds_of
 from msabench.training.config_words import as_words
 from msabench.tuning.budget import TRAINING_SEED, Budget, Pruning
 from msabench.tuning.folder import StudyFolder
-from msabench.tuning.settings import settings_of
 
 SUITE = "tune"
 """Label that records of the winners carry as their suite."""

@@ -23,9 +23,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from msabench.files import locked
 from msabench.results.study import Study
+from msabench.results.study_settings import settings_of
 from msabench.training.search_space import DIGITS, Choice, Float, Integer, Range
 from msabench.tuning.folder import Ended, StudyFolder
-from msabench.tuning.settings import settings_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
